@@ -1,0 +1,1 @@
+"""Many samples, moving as one."""

@@ -1,0 +1,220 @@
+"""What a model is asked and what it answers: small frozen values, hashable, encoded by msgspec."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+_encode = msgspec.json.Encoder(order="sorted").encode
+
+
+class Json(Struct, frozen=True, cache_hash=True):
+    """Any JSON value as its canonical text: hashable, comparable and sent as it is."""
+
+    text: str
+
+    @classmethod
+    def of(cls, value: Any) -> "Json":
+        """Freeze a JSON-like value; keys are sorted so that equal values are equal."""
+        return value if isinstance(value, Json) else cls(_encode(value).decode())
+
+    def value(self) -> Any:
+        return msgspec.json.decode(self.text)
+
+
+class Message(Struct, frozen=True, cache_hash=True, omit_defaults=True):
+    """One turn of a conversation.
+
+    `content` is text, or `Json` holding a list of content parts (images and the like), which passes through untouched.
+    """
+
+    role: str
+    content: str | Json | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+    tool_calls: tuple[Json, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The readable text of the message, whatever form its content has."""
+        if isinstance(self.content, str):
+            return self.content
+        if self.content is None:
+            return ""
+        parts = self.content.value()
+        return "\n".join(p["text"] for p in parts if isinstance(p, dict) and isinstance(p.get("text"), str))
+
+
+class SamplingParams(Struct, frozen=True, cache_hash=True, omit_defaults=True):
+    """How to sample. None means the backend's own default.
+
+    At most one of `json_schema`, `regex`, `choices` and `grammar` constrains the text. `logprobs` asks for the
+    log-probability of each token, `top_logprobs` for that many alternatives as well. `extra` holds further wire
+    fields as a JSON object.
+    """
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logprobs: bool = False
+    top_logprobs: int = 0
+    json_schema: Json | None = None
+    regex: str | None = None
+    choices: tuple[str, ...] = ()
+    grammar: str | None = None
+    extra: Json | None = None
+
+
+class Request(Struct, frozen=True, cache_hash=True, omit_defaults=True):
+    """One draw asked of a model: a conversation, or a bare `prompt` to continue, and how to sample.
+
+    `sample` names the draw. It is part of equality and of the cache key and is never sent: equal request and equal path
+    are the same draw, and different paths are independent draws of the same question.
+    """
+
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    params: SamplingParams = SamplingParams()
+    tools: tuple[Json, ...] = ()
+    sample: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, text: str, *, system: str | None = None, **params: Any) -> "Request":
+        """A one-turn conversation: `Request.of("Hi", system="Be brief.", temperature=0.7)`."""
+        turns = (Message("user", text),)
+        if system is not None:
+            turns = (Message("system", system), *turns)
+        return cls(messages=turns, params=sampling_params(**params))
+
+    def draw(self, *path: int) -> "Request":
+        """The same question, with `path` appended to the draw's name."""
+        return structs.replace(self, sample=self.sample + path)
+
+    def question(self) -> "Request":
+        """The same request without its draw: what equal draws share."""
+        return structs.replace(self, sample=()) if self.sample else self
+
+    def with_params(self, **changes: Any) -> "Request":
+        return structs.replace(self, params=structs.replace(self.params, **changes))
+
+    @property
+    def text(self) -> str:
+        """The last user turn (or the bare prompt): what is being asked."""
+        if self.prompt is not None:
+            return self.prompt
+        return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
+
+
+def sampling_params(**params: Any) -> SamplingParams:
+    """SamplingParams from plain Python values: lists become tuples, schemas and extras become Json."""
+    for name in ("stop", "choices"):
+        if name in params:
+            value = params[name]
+            params[name] = (value,) if isinstance(value, str) else tuple(value)
+    for name in ("json_schema", "extra"):
+        if params.get(name) is not None:
+            params[name] = Json.of(params[name])
+    return SamplingParams(**params)
+
+
+class TokenLogprob(Struct, frozen=True, omit_defaults=True):
+    """A generated token, its natural-log probability and, where asked for, the likeliest alternatives."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+class Usage(Struct, frozen=True, omit_defaults=True):
+    """What calls cost. Sums with `+`.
+
+    `calls` are draws paid for, `cached_calls` draws that came for nothing (from the cache, or shared with an equal
+    draw); tokens are those of the paid draws only, `cached_tokens` those the cached draws would have cost.
+    `estimated` says that a server did not report its usage.
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    calls: int = 0
+    cached_calls: int = 0
+    cached_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            self.calls + other.calls,
+            self.cached_calls + other.cached_calls,
+            self.cached_tokens + other.cached_tokens,
+            self.estimated or other.estimated,
+        )
+
+    def as_cached(self) -> "Usage":
+        """The same draws had for nothing."""
+        return Usage(
+            cached_calls=self.calls + self.cached_calls,
+            cached_tokens=self.total_tokens + self.cached_tokens,
+            estimated=self.estimated,
+        )
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """The sum of many usages."""
+    sum_ = Usage()
+    for usage in usages:
+        sum_ = sum_ + usage
+    return sum_
+
+
+class Completion(Struct, frozen=True, omit_defaults=True):
+    """One whole answer.
+
+    `answer` is the short answer where a technique determined one, else None. `finish_reason` is the server's word:
+    "stop", "length", "tool_calls", "content_filter". For a technique, `usage` sums every call it made.
+    """
+
+    text: str
+    finish_reason: str = "stop"
+    usage: Usage = Usage()
+    model: str = ""
+    answer: str | None = None
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    tool_calls: tuple[Json, ...] = ()
+    reasoning: str | None = None
+
+    def cached(self) -> "Completion":
+        """The same answer, had for nothing."""
+        return structs.replace(self, usage=self.usage.as_cached())
+
+
+class Delta(Struct, frozen=True):
+    """A piece of an answer on its way."""
+
+    text: str = ""
+    reasoning: str = ""
+
+
+__all__ = [
+    "Completion",
+    "Delta",
+    "Json",
+    "Message",
+    "Request",
+    "SamplingParams",
+    "TokenLogprob",
+    "Usage",
+    "sampling_params",
+    "total",
+]

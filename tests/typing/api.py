@@ -1,0 +1,1 @@
+"""The public API in typed code: never run, only type-checked."""
