@@ -13,13 +13,14 @@ class Capabilities(Struct, frozen=True):
     """What a backend can do. What it cannot is done another way by the scheduler, or refused before the call.
 
     max_n         draws of one prompt in one wire request (1: the scheduler asks for each by itself)
-    max_batch     different prompts in one wire request
+    max_batch     different prompts in one wire request; conversations too where `batch_chat`
     max_in_flight wire requests at once
     """
 
     max_n: int = 1
     max_batch: int = 1
     max_in_flight: int = 64
+    batch_chat: bool = False
     chat: bool = True
     text: bool = False
     stream: bool = False

@@ -88,10 +88,7 @@ class Request(Struct, frozen=True, cache_hash=True, omit_defaults=True):
     @classmethod
     def of(cls, text: str, *, system: str | None = None, **params: Any) -> "Request":
         """A one-turn conversation: `Request.of("Hi", system="Be brief.", temperature=0.7)`."""
-        turns = (Message("user", text),)
-        if system is not None:
-            turns = (Message("system", system), *turns)
-        return cls(messages=turns, params=sampling_params(**params))
+        return cls(messages=turns(text, system), params=sampling_params(**params))
 
     def draw(self, *path: int) -> "Request":
         """The same question, with `path` appended to the draw's name."""
@@ -110,6 +107,12 @@ class Request(Struct, frozen=True, cache_hash=True, omit_defaults=True):
         if self.prompt is not None:
             return self.prompt
         return next((m.text for m in reversed(self.messages) if m.role == "user"), "")
+
+
+def turns(text: str, system: str | None = None) -> tuple[Message, ...]:
+    """A conversation of one user turn, after a system message where there is one."""
+    user = Message("user", text)
+    return (user,) if system is None else (Message("system", system), user)
 
 
 def sampling_params(**params: Any) -> SamplingParams:

@@ -1,0 +1,108 @@
+"""A model whose answers a function gives: for tests, documentation, planning and dry runs."""
+
+import importlib.util
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+from msgspec import structs
+
+from shoal.errors import ModelError, UsageError, did_you_mean
+from shoal.runtime.backend import Capabilities, Draws, Outcome
+from shoal.runtime.types import Completion, Delta, Request, Usage
+
+Script = Callable[[Request], "str | Completion | Awaitable[str | Completion]"]
+
+
+class ScriptedBackend:
+    """Answers from `script`, a function (async or not) from a Request to text or a Completion.
+
+    A ModelError it raises befalls that draw. Tokens are counted as words. `requests` lists every draw asked, in order,
+    and `batches` the number of draws of each wire request. With `waves=True` everything that is ready is answered
+    together, so that `len(batches)` is the program's critical path in calls.
+    """
+
+    def __init__(self, script: Script, *, name: str = "scripted", waves: bool = False, max_n: int = 1) -> None:
+        self.script = script
+        self.name = name
+        self.identity = f"scripted|{name}"
+        self.capabilities = Capabilities(
+            max_n=1 << 30 if waves else max_n,
+            max_batch=1 << 30 if waves else 1,
+            max_in_flight=1 if waves else 1 << 30,
+            batch_chat=True,
+            text=True,
+            stream=True,
+            logprobs=True,
+            top_logprobs=20,
+            json_schema=True,
+            regex=True,
+            choices=True,
+            grammar=True,
+            tools=True,
+            images=True,
+        )
+        self.requests: list[Request] = []
+        self.batches: list[int] = []
+
+    async def generate(self, batch: Sequence[Draws]) -> list[Outcome]:
+        self.batches.append(sum(draws.n for draws in batch))
+        return [await self._outcome(draws) for draws in batch]
+
+    async def _outcome(self, draws: Draws) -> Outcome:
+        try:
+            return [await self._answer(request) for request in _each(draws)]
+        except ModelError as error:
+            return error
+
+    async def _answer(self, request: Request) -> Completion:
+        self.requests.append(request)
+        said = self.script(request)
+        if inspect.isawaitable(said):
+            said = await said
+        completion = Completion(said) if isinstance(said, str) else said
+        if completion.usage == Usage():
+            usage = Usage(prompt_tokens=_words(request), completion_tokens=len(completion.text.split()), calls=1)
+            completion = structs.replace(completion, usage=usage, model=completion.model or self.name)
+        return completion
+
+    async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
+        self.batches.append(1)
+        completion = await self._answer(request)
+        for word in completion.text.split(" "):
+            yield Delta(word if word == completion.text else word + " ")
+        yield completion
+
+    async def aclose(self) -> None:
+        pass
+
+
+def _each(draws: Draws) -> list[Request]:
+    *outer, last = draws.request.sample or (0,)
+    if draws.n == 1:
+        return [draws.request]
+    return [structs.replace(draws.request, sample=(*outer, last + i)) for i in range(draws.n)]
+
+
+def _words(request: Request) -> int:
+    return len((request.prompt or "").split()) + sum(len(message.text.split()) for message in request.messages)
+
+
+def script_from_file(spec: str) -> Script:
+    """The function that `FILE.py:function` names. The file is the user's own program and is run."""
+    path, _, name = spec.rpartition(":")
+    file = Path(path)
+    if not path or not name:
+        raise UsageError(f"scripted/{spec}: expected scripted/FILE.py:function")
+    if not file.is_file():
+        raise UsageError(f"scripted/{spec}: no file {path}")
+    module_spec = importlib.util.spec_from_file_location(file.stem, file)
+    if module_spec is None or module_spec.loader is None:
+        raise UsageError(f"scripted/{spec}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise UsageError(f"scripted/{spec}: {path} has no function {name}; {did_you_mean(name, functions)}")
+    return function  # type: ignore[no-any-return]

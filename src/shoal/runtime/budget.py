@@ -1,0 +1,113 @@
+"""A bound on what a run may spend: calls, tokens, seconds. Cached and shared draws cost nothing."""
+
+import asyncio
+from time import monotonic
+
+from shoal.errors import BudgetExceeded, UsageError, did_you_mean
+from shoal.runtime import scope
+from shoal.runtime.limits import expected_tokens
+from shoal.runtime.model import Model
+from shoal.runtime.types import Completion, Request, Usage
+
+
+class Budget:
+    """Limits for everything that runs in its scope; the clock starts at the first call.
+
+    Calls are exact: never one more. Tokens are reserved before a call (prompt length / 4 + max_tokens) and corrected
+    after it; a call that does not fit waits for reserved tokens to come back and fails only when none will.
+    """
+
+    def __init__(self, calls: int | None = None, tokens: int | None = None, seconds: float | None = None) -> None:
+        self.calls = calls
+        self.tokens = tokens
+        self.seconds = seconds
+        self.spent = Usage()
+        self._reserved_calls = self._reserved_tokens = 0
+        self._deadline: float | None = None
+        self._returns: list[asyncio.Future[None]] = []
+
+    @classmethod
+    def parse(cls, text: str) -> "Budget":
+        """A budget from `calls=100,tokens=1e6,seconds=60`."""
+        limits: dict[str, float] = {}
+        for part in text.split(","):
+            name, _, value = (piece.strip() for piece in part.partition("="))
+            if name not in ("calls", "tokens", "seconds"):
+                raise UsageError(f"budget {name!r}: {did_you_mean(name, ('calls', 'tokens', 'seconds'))}")
+            try:
+                limits[name] = float(value)
+            except ValueError:
+                raise UsageError(f"budget {name}={value!r} is not a number") from None
+            if not 0 <= limits[name] < float("inf"):
+                raise UsageError(f"budget {name}={value} must be a finite number of at least 0")
+        whole = {name: int(value) for name, value in limits.items() if name != "seconds"}
+        return cls(whole.get("calls"), whole.get("tokens"), limits.get("seconds"))
+
+    def seconds_left(self) -> float | None:
+        if self.seconds is None:
+            return None
+        if self._deadline is None:
+            self._deadline = monotonic() + self.seconds
+        return self._deadline - monotonic()
+
+    def _out_of_time(self) -> bool:
+        left = self.seconds_left()
+        return left is not None and left <= 0
+
+    async def reserve(self, tokens: int) -> None:
+        """Take one call and `tokens` from the budget, waiting for what other calls may give back."""
+        while (short := self._short_of(tokens)) is not None:
+            if not self._reserved_calls or self._out_of_time():
+                raise BudgetExceeded(short)
+            back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._returns.append(back)
+            await back
+        self._reserved_calls += 1
+        self._reserved_tokens += tokens
+
+    def _short_of(self, tokens: int) -> str | None:
+        if self._out_of_time():
+            return f"the budget of {self.seconds:g} seconds is spent"
+        if self.calls is not None and self.spent.calls + self._reserved_calls >= self.calls:
+            return f"the budget of {self.calls} calls is spent"
+        if self.tokens is not None and self.spent.total_tokens + self._reserved_tokens + tokens > self.tokens:
+            spent = self.spent.total_tokens
+            return f"the budget of {self.tokens} tokens is spent ({spent} used, the next call may need {tokens})"
+        return None
+
+    def settle(self, tokens: int, usage: Usage) -> None:
+        """Give back a reservation and note what was really spent."""
+        self._reserved_calls -= 1
+        self._reserved_tokens -= tokens
+        self.spent = self.spent + usage
+        returns, self._returns = self._returns, []
+        for back in returns:
+            if not back.done():
+                back.set_result(None)
+
+
+class Budgeted:
+    """A Model that spends from the budget in scope, where there is one."""
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    async def __call__(self, request: Request, /) -> Completion:
+        budget = scope.budget.get()
+        if budget is None:
+            return await self.model(request)
+        tokens = expected_tokens(request) if budget.tokens is not None else 0
+        await budget.reserve(tokens)
+        usage = Usage()
+        timer = asyncio.timeout(budget.seconds_left())
+        try:
+            async with timer:
+                completion = await self.model(request)
+            usage = completion.usage
+            return completion
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise BudgetExceeded(f"the budget of {budget.seconds:g} seconds is spent") from None
+        finally:
+            budget.settle(tokens, usage)

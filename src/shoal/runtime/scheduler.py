@@ -1,0 +1,369 @@
+"""Many concurrent draws become few wire requests: equal draws asked once, draws of one question fused, oldest first.
+
+There is no timer and no barrier. A draw that becomes ready waits only until nothing else can run without an answer
+(a few turns of the event loop), so that draws which belong together leave together.
+"""
+
+import asyncio
+import heapq
+from asyncio import Future
+from collections import deque
+from collections.abc import Callable
+from copy import copy
+from itertools import count
+
+from shoal.errors import BadRequest, DeadlineExceeded, EngineError, MalformedResponse, ModelError, RateLimited
+from shoal.runtime import scope
+from shoal.runtime.backend import Backend, Draws, Outcome
+from shoal.runtime.limits import AdaptiveConcurrency, Limits, RateLimit, expected_tokens
+from shoal.runtime.retry import RetryBudget, RetryPolicy, retry_delay
+from shoal.runtime.types import Completion, Delta, Request
+
+# Turns of the event loop without a new draw after which nothing else is taken to be running. A backend that batches
+# loses a whole batch to a draw that comes late, so it is given more turns.
+_QUIET_TURNS = 1
+_QUIET_TURNS_BATCHING = 8
+_LOOK_PAST = 4  # how far past draws that do not fit a batch others are looked for, in batches
+_MOST_TURNS = 32  # programs that never fall silent must not hold back those that wait
+
+
+class _Draw:
+    """A draw somebody waits for."""
+
+    __slots__ = ("age", "alone", "attempts", "deadline", "load", "order", "queued", "request", "sink", "waiters")
+
+    def __init__(self, request: Request, age: int, order: int, sink: Callable[[Delta], None] | None) -> None:
+        self.request = request
+        self.age = age
+        self.order = order
+        self.sink = sink
+        self.waiters: list[Future[Completion]] = []
+        self.attempts = 0
+        self.deadline = 0.0  # set when its first wire request leaves
+        self.alone = False  # refused in company; to be asked by itself
+        self.queued = False
+        self.load: _Load | None = None  # the wire request it is in
+
+    def __lt__(self, other: "_Draw") -> bool:
+        return (self.age, self.order) < (other.age, other.order)
+
+
+class _Load:
+    """One wire request: questions, the draws of each, and the task that waits for it."""
+
+    __slots__ = ("calls", "ordinal", "reserved", "task")
+
+    def __init__(self, calls: list[list[_Draw]], ordinal: int, reserved: int) -> None:
+        self.calls = calls
+        self.ordinal = ordinal
+        self.reserved = reserved
+        self.task: asyncio.Task[None] | None = None
+
+    def draws(self) -> list[_Draw]:
+        return [draw for call in self.calls for draw in call]
+
+
+class Scheduler:
+    """A Model over a backend.
+
+    Calls with an equal request are one draw. A caller that goes away takes with it what only it waited for, up to the
+    wire. An error is raised in the callers whose draw it befell and in no other.
+
+    Counters for observers: `wire_requests`, `draws` (asked of the backend), `retries`, `in_flight`, `waiting`.
+    """
+
+    def __init__(self, backend: Backend, *, limits: Limits | None = None, retry: RetryPolicy | None = None) -> None:
+        self.backend = backend
+        self.retry = retry or RetryPolicy()
+        limits = limits or Limits()
+        can = backend.capabilities
+        self._max_n = can.max_n
+        self._rate = RateLimit(limits)
+        self._concurrency = AdaptiveConcurrency(limits.max_in_flight or can.max_in_flight)
+        self._retry_budget = RetryBudget()
+        self._quiet_turns = _QUIET_TURNS_BATCHING if can.max_batch > 1 else _QUIET_TURNS if can.max_n > 1 else 0
+        self._order = count(1)
+        self.wire_requests = self.draws = self.retries = 0
+        self._not_before = 0.0  # the server asked everybody to wait until then
+        self._parked_until = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._bind(None)
+
+    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Forget what belonged to an event loop that is gone; limits and counters stay."""
+        self._loop = loop
+        self._known: dict[Request, _Draw] = {}
+        self._queue: list[_Draw] = []
+        self._siblings: dict[Request, deque[_Draw]] = {}  # waiting draws by question
+        self._loads: set[_Load] = set()
+        self._turns = self._quiet = 0
+        self._seen = self._arrivals = 0
+        self._waking = False
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._loads)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._known) - sum(len(load.draws()) for load in self._loads)
+
+    async def __call__(self, request: Request) -> Completion:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._bind(loop)
+        sink = scope.deltas.get() if self.backend.capabilities.stream else None
+        draw = self._known.get(request)
+        if draw is None or (sink is not None and draw.sink is not sink):
+            draw = _Draw(request, scope.age.get(), next(self._order), sink)
+            self._known[request] = draw
+            self._enqueue(draw)
+        future: Future[Completion] = loop.create_future()
+        draw.waiters.append(future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            draw.waiters.remove(future)
+            if not draw.waiters:
+                self._abandon(draw)
+            raise
+
+    # Waiting
+
+    def _enqueue(self, draw: _Draw) -> None:
+        draw.queued = True
+        heapq.heappush(self._queue, draw)
+        if self._can_fuse(draw):
+            self._siblings.setdefault(draw.request.question(), deque()).append(draw)
+        self._arrivals += 1
+        self._wake()
+
+    def _can_fuse(self, draw: _Draw) -> bool:
+        # A seed names one draw: k draws of one wire request could not be told apart by theirs.
+        return self._max_n > 1 and draw.sink is None and draw.request.params.seed is None
+
+    def _abandon(self, draw: _Draw) -> None:
+        """Nobody waits for this draw any more."""
+        draw.queued = False
+        if self._known.get(draw.request) is draw:
+            del self._known[draw.request]
+        load = draw.load
+        if load is not None and load.task is not None and not any(d.waiters for d in load.draws()):
+            load.task.cancel()
+
+    def _wake(self) -> None:
+        if not self._waking and self._loop is not None:
+            self._waking = True
+            self._turns = self._quiet = 0
+            self._seen = self._arrivals
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        """Send what may be sent, once nothing else can run without an answer."""
+        assert self._loop is not None
+        if self._seen != self._arrivals:
+            self._seen, self._quiet = self._arrivals, 0
+        if self._quiet < self._quiet_turns and self._turns < _MOST_TURNS:
+            self._turns += 1
+            self._quiet += 1
+            self._loop.call_soon(self._dispatch)
+            return
+        self._waking = False
+        now = self._loop.time()
+        while self._drop_abandoned() and len(self._loads) < int(self._concurrency.limit):
+            if now < self._parked_until:
+                self._refuse_all(self._parked_until - now)
+                return
+            wait = max(self._rate.wait(), self._not_before - now)
+            if wait > 0:
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                self._alarm = self._loop.call_later(wait, self._wake)
+                return
+            self._send(self._take(), now)
+
+    def _drop_abandoned(self) -> bool:
+        while self._queue and not self._queue[0].queued:
+            heapq.heappop(self._queue)
+        return bool(self._queue)
+
+    def _refuse_all(self, seconds: float) -> None:
+        error = RateLimited(
+            f"the server asked to wait {seconds:.0f} s; try again then", endpoint=self.backend.name, retryable=False
+        )
+        while self._drop_abandoned():
+            self._finish(heapq.heappop(self._queue), error)
+
+    # Sending
+
+    def _take(self) -> list[list[_Draw]]:
+        """The oldest draws that fit one wire request: up to max_batch questions, up to max_n draws of each."""
+        calls: list[list[_Draw]] = []
+        put_back: list[_Draw] = []
+        room = self.backend.capabilities.max_batch
+        while len(calls) < room and len(put_back) < _LOOK_PAST * room and self._drop_abandoned():
+            draw = heapq.heappop(self._queue)
+            if calls and (draw.alone or draw.sink or not self._may_share(calls[0][0].request, draw.request)):
+                put_back.append(draw)
+                continue
+            calls.append(self._with_siblings(draw))
+            if draw.alone or draw.sink:
+                break
+        for draw in put_back:
+            heapq.heappush(self._queue, draw)
+        return calls
+
+    def _with_siblings(self, draw: _Draw) -> list[_Draw]:
+        draw.queued = False
+        call = [draw]
+        if self._can_fuse(draw):
+            question = draw.request.question()
+            siblings = self._siblings.get(question, deque())
+            while siblings and len(call) < self._max_n:
+                sibling = siblings.popleft()
+                if sibling.queued:
+                    sibling.queued = False
+                    call.append(sibling)
+            if not siblings:
+                self._siblings.pop(question, None)
+        return call
+
+    def _may_share(self, first: Request, other: Request) -> bool:
+        """Whether two questions can go in one wire request."""
+        if first.params != other.params or first.tools != other.tools:
+            return False
+        if self.backend.capabilities.batch_chat:
+            return True
+        return first.prompt is not None and other.prompt is not None
+
+    def _send(self, calls: list[list[_Draw]], now: float) -> None:
+        assert self._loop is not None
+        self.wire_requests += 1
+        reserved = sum(expected_tokens(call[0].request, len(call)) for call in calls) if self._rate.tokens else 0
+        self._rate.reserve(reserved)
+        load = _Load(calls, self.wire_requests, reserved)
+        for draw in load.draws():
+            draw.load = load
+            draw.attempts += 1
+            draw.deadline = draw.deadline or now + self.retry.deadline
+        self._loads.add(load)
+        load.task = self._loop.create_task(self._carry(load))
+
+    async def _carry(self, load: _Load) -> None:
+        """Ask the backend, then hand each draw its own outcome."""
+        outcomes: list[Outcome] = []
+        try:
+            async with asyncio.timeout_at(min(draw.deadline for draw in load.draws())):
+                outcomes = await self._ask(load)
+        except TimeoutError:
+            error = DeadlineExceeded(
+                f"no whole answer within {self.retry.deadline:g} s", endpoint=self.backend.name, retryable=False
+            )
+            outcomes = [error] * len(load.calls)
+        except ModelError as error:
+            outcomes = [error] * len(load.calls)
+        except Exception as error:  # noqa: BLE001 - a fault in a backend must reach its callers, not hang them
+            fault = EngineError(f"{type(error).__name__}: {error}", endpoint=self.backend.name)
+            fault.__cause__ = error
+            outcomes = [fault] * len(load.calls)
+        finally:
+            self._loads.discard(load)
+            self._wake()
+        used = 0
+        for call, outcome in zip(load.calls, outcomes, strict=True):
+            for draw in call:
+                draw.load = None
+            if isinstance(outcome, list):
+                used += sum(completion.usage.total_tokens for completion in outcome)
+                self._answered(call, outcome)
+            else:
+                self._failed(load, call, outcome)
+        self._rate.settle(load.reserved, used)
+
+    async def _ask(self, load: _Load) -> list[Outcome]:
+        first = load.calls[0][0]
+        if first.sink is None:
+            batch = [Draws(call[0].request, len(call)) for call in load.calls]
+            return await self.backend.generate(batch)
+        emitted = False
+        try:
+            async for piece in self.backend.stream(first.request):
+                if isinstance(piece, Completion):
+                    return [[piece]]
+                emitted = True
+                first.sink(piece)
+        except ModelError as error:
+            if emitted:  # the reader has seen a part: a second try would show it twice
+                error.retryable = False
+            raise
+        raise MalformedResponse("the stream ended without a whole answer", endpoint=self.backend.name)
+
+    # Outcomes
+
+    def _answered(self, call: list[_Draw], completions: list[Completion]) -> None:
+        self.draws += len(completions)
+        self._retry_budget.earn()
+        self._concurrency.succeeded()
+        if not completions:
+            self._finish_all(call, MalformedResponse("no answer in the reply", endpoint=self.backend.name))
+            return
+        if len(completions) < len(call):  # the server gives fewer draws a request than asked: believe it from now on
+            self._max_n = len(completions)
+            for draw in call[len(completions) :]:
+                draw.attempts -= 1
+                if draw.waiters:
+                    self._enqueue(draw)
+        for draw, completion in zip(call, completions, strict=False):
+            self._finish(draw, completion)
+
+    def _failed(self, load: _Load, call: list[_Draw], error: ModelError) -> None:
+        assert self._loop is not None
+        self._concurrency.failed(error, load.ordinal, self.wire_requests)
+        live = [draw for draw in call if draw.waiters]
+        if not live:
+            return
+        if isinstance(error, BadRequest) and len(load.calls) > 1:  # one bad prompt fails alone
+            for draw in live:
+                draw.alone = True
+                draw.attempts -= 1
+                self._enqueue(draw)
+            return
+        now = self._loop.time()
+        if error.retry_after is not None:
+            if error.retry_after > self.retry.max_retry_after:
+                self._parked_until = now + error.retry_after
+            elif error.retryable:
+                self._not_before = max(self._not_before, now + error.retry_after)
+        first = live[0]
+        delay = retry_delay(error, first.attempts, first.deadline - now, self.retry, self._retry_budget)
+        if delay is None:
+            self._finish_all(live, error)
+        else:
+            self.retries += 1
+            self._loop.call_later(delay, self._again, live)
+
+    def _again(self, draws: list[_Draw]) -> None:
+        for draw in draws:
+            if draw.waiters:
+                self._enqueue(draw)
+
+    def _finish_all(self, draws: list[_Draw], error: ModelError) -> None:
+        for draw in draws:
+            self._finish(draw, copy(error))  # one exception object must not collect the tracebacks of many callers
+
+    def _finish(self, draw: _Draw, outcome: Completion | ModelError) -> None:
+        """The first waiter pays; the others shared its draw for nothing."""
+        draw.queued = False
+        if self._known.get(draw.request) is draw:
+            del self._known[draw.request]
+        paid = False
+        for future in draw.waiters:
+            if future.done():
+                continue
+            if isinstance(outcome, Completion):
+                future.set_result(outcome.cached() if paid else outcome)
+                paid = True
+            else:
+                future.set_exception(copy(outcome) if paid else outcome)
+                paid = True

@@ -1,0 +1,196 @@
+"""A SQLite file of ours: checked when opened, written by one thread in groups, every value under a checksum.
+
+Used by the draw cache (disposable, shared by processes) and by run journals (never lost, one process).
+"""
+
+import asyncio
+import contextlib
+import os
+import queue
+import shutil
+import sqlite3
+import threading
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from shoal.errors import CorruptStore, StoreError
+
+_APPLICATION_ID = 0x53484F41  # "SHOA" in the file's header: nobody else's database is ever written to
+_GROUP = 64  # most jobs in one transaction
+_BUSY_SECONDS = 60.0
+
+Statement = tuple[str, Sequence[Any]]
+_Job = tuple[list[Statement], asyncio.AbstractEventLoop, "list[asyncio.Future[None]]"]
+
+
+def checksum(*parts: bytes) -> bytes:
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+class Store:
+    """One SQLite file in WAL mode. `durable`: a write survives a power cut (synchronous=FULL), not only a kill.
+
+    Raises StoreError where the place cannot be used and CorruptStore where the file is damaged or not of this `kind`.
+    """
+
+    def __init__(self, path: Path, *, kind: str, version: int, schema: str, durable: bool) -> None:
+        self.path = path
+        self._durable = durable
+        fresh = not path.exists() or path.stat().st_size == 0
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if fresh:
+                path.touch(mode=0o600)
+            self._reader = self._connect()
+            with self._reading():
+                self._claim(kind, version, schema)
+        except (OSError, sqlite3.OperationalError) as error:
+            raise StoreError(f"{path}: cannot be used ({error})") from error
+        except sqlite3.DatabaseError as error:
+            raise CorruptStore(
+                f"{path}: damaged, or not a {kind} of shoal's ({error}); move it away to go on"
+            ) from error
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._pending: list[Statement] = []
+        self._waiting: list[asyncio.Future[None]] = []
+        self._thread: threading.Thread | None = None
+        self._flushing: asyncio.AbstractEventLoop | None = None  # the loop that will hand over what is pending
+        self.failure: StoreError | None = None
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+        if mode != "wal":
+            raise StoreError(f"{self.path}: this file system cannot hold a write-ahead log; choose a local directory")
+        connection.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
+        return connection
+
+    def _claim(self, kind: str, version: int, schema: str) -> None:
+        """Create the tables in an empty file; accept ours; refuse any other."""
+        run = self._reader.execute
+        run("BEGIN IMMEDIATE")
+        try:
+            identity = run("PRAGMA application_id").fetchone()[0]
+            tables = run("SELECT count(*) FROM sqlite_master").fetchone()[0]
+            if not identity and not tables:
+                run(f"PRAGMA application_id={_APPLICATION_ID}")
+                run("CREATE TABLE about (kind TEXT, version INTEGER)")
+                run("INSERT INTO about VALUES (?, ?)", (kind, version))
+                for statement in schema.split(";"):
+                    run(statement)
+            elif identity != _APPLICATION_ID:
+                raise sqlite3.DatabaseError("another program's database")
+            found = run("SELECT kind, version FROM about").fetchone()
+            if found != (kind, version):
+                raise sqlite3.DatabaseError(f"it holds {found}, expected {(kind, version)}")
+        finally:
+            run("COMMIT")
+
+    @contextlib.contextmanager
+    def _reading(self) -> Any:
+        try:
+            yield
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise CorruptStore(f"{self.path}: damaged ({error}); move it away to go on") from error
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Read committed rows. A local lookup takes microseconds, so it is done where it is asked."""
+        with self._reading():
+            return self._reader.execute(sql, values).fetchall()
+
+    # Writing: statements given in one turn of the event loop are one transaction, wholly on disk or not at all.
+
+    async def write(self, *statements: Statement) -> None:
+        """Returns when the statements are on disk; raises StoreError where they are not."""
+        if self.failure is not None:
+            raise self.failure
+        loop = asyncio.get_running_loop()
+        if loop is not self._flushing:
+            self._flushing = loop
+            loop.call_soon(self._flush, loop)
+        self._pending += statements
+        written: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(written)
+        # A caller that is cancelled does not take its neighbours' transaction with it.
+        await written
+
+    def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._write_jobs, name=f"shoal-store-{self.path.name}", daemon=True)
+            self._thread.start()
+        self._jobs.put((self._pending, loop, self._waiting))
+        self._pending, self._waiting, self._flushing = [], [], None
+
+    def _write_jobs(self) -> None:
+        connection = self._connect()
+        try:
+            while (job := self._jobs.get()) is not None:
+                group = [job]
+                with contextlib.suppress(queue.Empty):
+                    while len(group) < _GROUP and (job := self._jobs.get_nowait()) is not None:
+                        group.append(job)
+                self._write_group(connection, group)
+                if job is None:
+                    break
+        finally:
+            connection.close()
+
+    def _write_group(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
+        error: StoreError | None = self.failure
+        if error is None:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                for statements, _, _ in group:
+                    for sql, values in statements:
+                        connection.execute(sql, values)
+                connection.execute("COMMIT")
+            except sqlite3.Error as cause:
+                # A failed write or fsync leaves what is on disk unknown: no second try on this file.
+                error = self.failure = StoreError(f"{self.path}: {cause}; {_space(self.path)}")
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+        for _, loop, futures in group:
+            with contextlib.suppress(RuntimeError):  # the loop may be gone: then nobody waits
+                loop.call_soon_threadsafe(_settle, futures, error)
+
+    def close(self) -> None:
+        """Write what is pending and let the file go."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread.join()
+            self._thread = None
+        self._reader.close()
+
+
+def _settle(futures: "list[asyncio.Future[None]]", error: StoreError | None) -> None:
+    for future in futures:
+        if future.done():
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(StoreError(*error.args))
+
+
+def _space(path: Path) -> str:
+    try:
+        free = shutil.disk_usage(path.parent).free
+    except OSError:
+        return "free space unknown"
+    return f"{free / 2**20:.0f} MiB free on its disk"
+
+
+def sync_directory(path: Path) -> None:
+    """Make a rename in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,79 @@
+"""What a run tells its observers: a tree of spans, and the chain of calls that its wall time is made of."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import perf_counter
+from typing import Literal
+
+from shoal.runtime import scope
+from shoal.runtime.types import Completion, Request, Usage, total
+
+Kind = Literal["program", "technique", "call"]
+
+
+class Span:
+    """One call, technique or program: what it was asked, what came of it, when (seconds of a monotonic clock)."""
+
+    __slots__ = ("children", "completion", "end", "error", "kind", "name", "request", "start")
+
+    def __init__(self, name: str, kind: Kind, request: Request | None = None) -> None:
+        self.name = name
+        self.kind = kind
+        self.request = request
+        self.completion: Completion | None = None
+        self.error: BaseException | None = None
+        self.start = self.end = 0.0
+        self.children: list[Span] = []
+
+    def child(self, name: str, kind: Kind, request: Request | None = None) -> "Span":
+        span = Span(name, kind, request)
+        self.children.append(span)
+        return span
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        self.start = perf_counter()
+        try:
+            yield
+        except BaseException as error:
+            self.error = error
+            raise
+        finally:
+            self.end = perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.start
+
+    @property
+    def cached(self) -> bool:
+        return self.completion is not None and self.completion.usage.calls == 0
+
+    def calls(self) -> "list[Span]":
+        """The model calls below, in the order in which they were made."""
+        if self.kind == "call":
+            return [self]
+        return [call for child in self.children for call in child.calls()]
+
+    @property
+    def usage(self) -> Usage:
+        """What was spent below, failed and unused branches included."""
+        return total(call.completion.usage for call in self.calls() if call.completion)
+
+    def critical_path(self) -> "list[Span]":
+        """The calls, one after the other, that the wall time is made of: from its end, always the one that ended last."""
+        path: list[Span] = []
+        until = self.end
+        for call in sorted(self.calls(), key=lambda call: call.end, reverse=True):
+            if call.end <= until:
+                path.append(call)
+                until = call.start
+        return path[::-1]
+
+
+@contextmanager
+def tracing(name: str = "run") -> Iterator[Span]:
+    """Record the calls made in the body: `with tracing() as root: await model(request)`."""
+    root = Span(name, "program")
+    with scope.setting(scope.span, root), root.timed():
+        yield root
