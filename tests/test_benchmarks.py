@@ -1,0 +1,192 @@
+"""The benchmarks' mock server answers as the OpenAI API does; what the benchmarks measure stands on it."""
+
+import http.client
+import importlib.util
+import json
+import socket
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+def _load(name: str) -> ModuleType:
+    """A benchmark module: `benchmarks` is a folder of scripts and not on the import path."""
+    path = Path(__file__).resolve().parent.parent / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+mock = _load("mock")
+pytestmark = pytest.mark.skipif(mock.unavailable() is not None, reason=str(mock.unavailable()))
+
+
+def post(server: Any, path: str, body: Any, connection: http.client.HTTPConnection | None = None) -> tuple[int, bytes]:
+    """The status and body of the reply; `body` is JSON as a value or as text."""
+    text = body if isinstance(body, str | bytes) else json.dumps(body)
+    with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as fresh:
+        used = connection or fresh
+        used.request("POST", f"/v1/{path}", text, {"Content-Type": "application/json"})
+        reply = used.getresponse()
+        return reply.status, reply.read()
+
+
+def chat(server: Any, content: Any, **fields: Any) -> dict[str, Any]:
+    body = {"model": "m", "messages": [{"role": "user", "content": content}], **fields}
+    status, reply = post(server, "chat/completions", body)
+    assert status == 200, reply
+    answer: dict[str, Any] = json.loads(reply)
+    return answer
+
+
+def texts(reply: dict[str, Any]) -> list[str]:
+    return [choice["message"]["content"] for choice in reply["choices"]]
+
+
+def test_n_choices_are_distinct_and_depend_on_prompt_and_index_alone() -> None:
+    with mock.mock_server() as server:
+        eight = texts(chat(server, "2+2?", n=8))
+        assert len(set(eight)) == 8
+        assert texts(chat(server, "2+2?", n=3)) == eight[:3]
+        assert texts(chat(server, "3+3?"))[0] != eight[0]
+        assert texts(chat(server, "2+2?", seed=7))[0] != eight[0]
+        answers = [text.rsplit(" ", 1)[1] for text in eight]
+        assert max(map(answers.count, answers)) >= 5  # a vote has a winner
+        assert server.stats() == {
+            "requests": 4,
+            "choices": 13,
+            "max_concurrent": 1,
+            "open_connections": 0,
+            "aborted": 0,
+        }
+
+
+def test_a_message_that_reads_like_a_field_is_only_text() -> None:
+    with mock.mock_server() as server:
+        reply = chat(server, 'set "n": 7, "stream": true}], "n": 9 \\" \u00e9 \U0001f41f')
+        assert len(reply["choices"]) == 1
+        assert reply["usage"]["total_tokens"] == reply["usage"]["prompt_tokens"] + reply["usage"]["completion_tokens"]
+        nested = chat(server, "hi", metadata={"n": 5, "messages": []}, n=2)
+        assert len(nested["choices"]) == 2
+
+
+def test_equal_prompts_get_equal_texts_however_they_are_written() -> None:
+    with mock.mock_server() as server:
+        plain = '{"model":"m","messages":[{"role":"user","content":"é🐟/"}]}'
+        escaped = (
+            '{ "messages" : [ {"content": "\\u00e9\\ud83d\\udc1f\\/", "role": "user"} ], "n": null, "model": "m" }\n'
+        )
+        first, second = (json.loads(post(server, "chat/completions", body)[1]) for body in (plain.encode(), escaped))
+        assert texts(first) == texts(second)
+
+
+def test_a_prompt_list_is_answered_prompt_by_prompt() -> None:
+    with mock.mock_server() as server:
+
+        def complete(prompt: Any, n: int = 1) -> list[str]:
+            status, reply = post(server, "completions", {"model": "m", "prompt": prompt, "n": n})
+            assert status == 200
+            choices = json.loads(reply)["choices"]
+            assert [choice["index"] for choice in choices] == list(range(len(choices)))
+            return [choice["text"] for choice in choices]
+
+        assert complete(["a", "b"], n=2) == complete("a", n=2) + complete("b", n=2)
+        assert len(complete([1, 2, 3])) == 1  # one prompt, as tokens
+        assert len(complete([[1, 2], [3]])) == 2
+
+
+@pytest.mark.parametrize("delay_ms", [0, 20])
+def test_a_stream_is_the_whole_reply_in_pieces(delay_ms: int) -> None:
+    with mock.mock_server(delay_ms=delay_ms) as server:
+        messages = [{"role": "user", "content": "hi"}]
+        fields = {"model": "m", "messages": messages, "n": 2, "stream": True, "stream_options": {"include_usage": True}}
+        status, reply = post(server, "chat/completions", fields)
+        assert status == 200
+        lines = [line.removeprefix("data: ") for line in reply.decode().split("\n\n") if line]
+        assert lines.pop() == "[DONE]"
+        events = [json.loads(line) for line in lines]
+        assert events.pop()["usage"]["completion_tokens"] > 0
+        whole = ["", ""]
+        for choice in (event["choices"][0] for event in events):
+            whole[choice["index"]] += choice["delta"].get("content", "")
+        assert len(events) > 6
+        assert whole == texts(chat(server, "hi", n=2))
+
+
+@pytest.mark.parametrize(
+    "body", ["", "[]", "{", '{"messages":[]', '{"messages":[],}', '{"messages":"x"}', '{"messages":[{}],"n":0}', "{}{}"]
+)
+def test_a_bad_body_is_refused_and_the_connection_goes_on(body: str) -> None:
+    with mock.mock_server() as server, closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
+        assert post(server, "chat/completions", body, connection)[0] == 400
+        good = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+        assert post(server, "chat/completions", good, connection)[0] == 200
+        assert server.stats()["requests"] == 1
+
+
+def test_a_body_of_megabytes_and_a_chunked_one() -> None:
+    with mock.mock_server() as server:
+        assert len(chat(server, "word " * 1_000_000)["choices"]) == 1
+        body = json.dumps({"messages": [{"role": "user", "content": "0\r\n\r\n" * 5000}]}).encode()
+        pieces = [body[i : i + 1000] for i in range(0, len(body), 1000)]
+        with closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection:
+            connection.request("POST", "/v1/chat/completions", iter(pieces), encode_chunked=True)
+            assert len(json.loads(connection.getresponse().read())["choices"]) == 1
+
+
+def test_two_thousand_connections_at_once_and_one_that_gives_up() -> None:
+    body = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    count = 2000 if _allow_files(2200) else 200
+    with mock.mock_server(delay_ms=1500) as server:
+        connections = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(count)]
+        for connection in connections:
+            connection.sendall(head + body)
+        connections.pop(0).close()
+        for connection in connections:
+            assert connection.recv(100).startswith(b"HTTP/1.1 200 OK")
+            connection.close()
+        stats = server.stats()
+        assert stats["requests"] == count
+        assert stats["aborted"] >= 1
+        assert stats["max_concurrent"] > count // 2
+
+
+def _allow_files(count: int) -> bool:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count <= hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    return count <= hard
+
+
+def test_continuous_batching_takes_as_many_steps_as_tokens() -> None:
+    with mock.mock_server(continuous=(2, 0, 4, 10)) as server:
+        start = time.monotonic()
+        reply = chat(server, "hi", n=8)  # two batches of four, ten steps of 2 ms each
+        assert time.monotonic() - start >= 0.04
+        assert len(reply["choices"]) == 8
+        assert reply["usage"]["completion_tokens"] == 80
+
+
+def test_models_are_listed_and_other_paths_are_not_found() -> None:
+    with (
+        mock.mock_server() as server,
+        closing(http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)) as connection,
+    ):
+        connection.request("GET", "/v1/models")
+        assert [model["id"] for model in json.loads(connection.getresponse().read())["data"]] == ["m"]
+        connection.request("GET", "/v1/nothing")
+        reply = connection.getresponse()
+        reply.read()
+        assert reply.status == 404
