@@ -1,0 +1,118 @@
+"""Opening a base model: the backend its name stands for, behind scheduler, budget, cache, journal and trace."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.backends.config import Config, Endpoint, endpoint_named
+from shoal.errors import UsageError, did_you_mean
+from shoal.runtime.backend import Backend, refuse_unsupported
+from shoal.runtime.budget import Budgeted
+from shoal.runtime.cache import Cached, DrawCache
+from shoal.runtime.limits import Limits
+from shoal.runtime.model import Model, Observed
+from shoal.runtime.replay import Recorded
+from shoal.runtime.retry import RetryPolicy
+from shoal.runtime.scheduler import Scheduler
+from shoal.runtime.types import Completion, Request
+
+PROVIDERS = ("local", "gguf", "openai", "scripted")
+
+
+class BaseModel:
+    """A Model over a backend: what `open_model` gives where no technique is named.
+
+    From the outside in: trace, journal, cache, budget, scheduler, backend. A journalled or cached draw costs nothing
+    and reaches no further. `scheduler` has the counters.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        cache: DrawCache | None = None,
+        limits: Limits | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.backend = backend
+        self.name = backend.name
+        self.cache = cache
+        self.scheduler = Scheduler(backend, limits=limits, retry=retry)
+        model: Model = Budgeted(self.scheduler)
+        if cache is not None:
+            model = Cached(model, cache, backend.identity)
+        self._model = Observed(Recorded(model, backend.identity), backend.name)
+
+    async def __call__(self, request: Request | str, /) -> Completion:
+        if isinstance(request, str):
+            request = Request.of(request)
+        refuse_unsupported(request, self.backend.capabilities, self.name)
+        return await self._model(request)
+
+    async def aclose(self) -> None:
+        """Let the backend's connections or engine go."""
+        await self.backend.aclose()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def open_base(
+    spec: str,
+    config: Config,
+    *,
+    cache: DrawCache | None = None,
+    max_in_flight: int | None = None,
+    retry: RetryPolicy | None = None,
+    base_url: str | None = None,
+    api_key: str | None = None,
+) -> BaseModel:
+    """The model a base spec names; UsageError names what is unknown. Nothing is loaded or connected yet."""
+    provider, slash, name = spec.partition("/")
+    if provider in _ENGINES:
+        if (slash and not name) or (not slash and provider != "local"):
+            raise UsageError(f"model {spec!r}: expected {_FORMS[provider]}")
+        return BaseModel(_ENGINES[provider](name), cache=cache, limits=Limits(max_in_flight=max_in_flight), retry=retry)
+    endpoint = Endpoint(base_url, api_key) if base_url else endpoint_named(provider, config)
+    if endpoint is None or not name:
+        known = [*PROVIDERS, *config.endpoints]
+        what = f"unknown model {spec!r}" if endpoint is None else f"model {spec!r}: expected {provider}/MODEL"
+        raise UsageError(f"{what}; {did_you_mean(provider, known)}" if endpoint is None else what)
+    limits = Limits(endpoint.rpm, endpoint.tpm, max_in_flight or endpoint.max_in_flight)
+    backend = _openai(provider, name, endpoint)
+    return BaseModel(backend, cache=cache, limits=limits, retry=retry or RetryPolicy(deadline=endpoint.timeout))
+
+
+def _openai(provider: str, name: str, endpoint: Endpoint) -> Backend:
+    from shoal.backends.openai import OpenAIBackend
+
+    return OpenAIBackend(
+        name,
+        endpoint=provider,
+        base_url=endpoint.base_url,
+        api_key=endpoint.api_key,
+        queries_per_batch=endpoint.queries_per_batch,
+        constraints=endpoint.constraints,
+        timeout=endpoint.timeout,
+    )
+
+
+def _local(_: str) -> Backend:
+    from shoal.backends.embedded import EmbeddedBackend
+
+    return EmbeddedBackend()
+
+
+def _gguf(path: str) -> Backend:
+    from shoal.backends.llama import LlamaBackend
+
+    return LlamaBackend(Path(path))
+
+
+def _scripted(spec: str) -> Backend:
+    from shoal.backends.scripted import ScriptedBackend, script_from_file
+
+    return ScriptedBackend(script_from_file(spec), name=f"scripted/{spec}")
+
+
+_ENGINES: dict[str, Callable[[str], Backend]] = {"local": _local, "gguf": _gguf, "scripted": _scripted}
+_FORMS = {"local": "local", "gguf": "gguf/PATH", "scripted": "scripted/FILE.py:function"}

@@ -78,10 +78,9 @@ class ScriptedBackend:
 
 
 def _each(draws: Draws) -> list[Request]:
-    *outer, last = draws.request.sample or (0,)
     if draws.n == 1:
         return [draws.request]
-    return [structs.replace(draws.request, sample=(*outer, last + i)) for i in range(draws.n)]
+    return [structs.replace(draws.request, sample=path) for path in draws.samples]
 
 
 def _words(request: Request) -> int:

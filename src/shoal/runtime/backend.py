@@ -36,10 +36,14 @@ class Capabilities(Struct, frozen=True):
 
 
 class Draws(Struct, frozen=True):
-    """`n` independent draws of one question; `request.sample` names the first, for seeds derived from it."""
+    """`n` independent draws of one question.
+
+    `request.sample` names the first; `samples` names all of them, in order, where there is more than one.
+    """
 
     request: Request
     n: int = 1
+    samples: tuple[tuple[int, ...], ...] = ()
 
 
 # One entry per Draws: its completions (fewer than n where the server gave fewer), or the error that befell it alone.

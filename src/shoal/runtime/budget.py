@@ -1,10 +1,10 @@
 """A bound on what a run may spend: calls, tokens, seconds. Cached and shared draws cost nothing."""
 
 import asyncio
+from contextvars import ContextVar
 from time import monotonic
 
 from shoal.errors import BudgetExceeded, UsageError, did_you_mean
-from shoal.runtime import scope
 from shoal.runtime.limits import expected_tokens
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, Usage
@@ -86,6 +86,9 @@ class Budget:
                 back.set_result(None)
 
 
+current: ContextVar[Budget | None] = ContextVar("budget", default=None)
+
+
 class Budgeted:
     """A Model that spends from the budget in scope, where there is one."""
 
@@ -93,7 +96,7 @@ class Budgeted:
         self.model = model
 
     async def __call__(self, request: Request, /) -> Completion:
-        budget = scope.budget.get()
+        budget = current.get()
         if budget is None:
             return await self.model(request)
         tokens = expected_tokens(request) if budget.tokens is not None else 0

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Concatenate, Protocol
 
-from shoal.runtime import scope
+from shoal.errors import UsageError
+from shoal.runtime import scope, trace
 from shoal.runtime.concurrency import gather
 from shoal.runtime.types import Completion, Delta, Message, Request, SamplingParams, turns
 
@@ -26,7 +27,9 @@ class Applied:
         self.model = model
         self.options = dict(options)
 
-    async def __call__(self, request: Request, /) -> Completion:
+    async def __call__(self, request: Request | str, /) -> Completion:
+        if isinstance(request, str):
+            request = Request.of(request)
         sink = scope.deltas.get()
         if sink is None and scope.answer_sink.get() is None:
             return await self._traced(request)
@@ -35,11 +38,11 @@ class Applied:
             return await self._traced(request)
 
     async def _traced(self, request: Request) -> Completion:
-        parent = scope.span.get()
+        parent = trace.current.get()
         if parent is None:
             return await self.technique(self.model, request, **self.options)
         span = parent.child(getattr(self.technique, "__name__", "technique"), "technique", request)
-        with scope.setting(scope.span, span), span.timed():
+        with scope.setting(trace.current, span), span.timed():
             span.completion = await self.technique(self.model, request, **self.options)
         return span.completion
 
@@ -59,6 +62,8 @@ async def sample(model: Model, request: Request, n: int, *, start: int = 0) -> l
 
     Asking for 8 where 5 are cached costs 3 calls. One failed draw fails the whole: the others are kept in the cache.
     """
+    if n < 1:
+        raise UsageError(f"n={n}: at least one sample is needed")
     return await gather(*(model(request.draw(i)) for i in range(start, start + n)))
 
 
@@ -117,7 +122,7 @@ class Observed:
         self.name = name
 
     async def __call__(self, request: Request, /) -> Completion:
-        parent = scope.span.get()
+        parent = trace.current.get()
         if parent is None:
             return await self.model(request)
         span = parent.child(self.name, "call", request)

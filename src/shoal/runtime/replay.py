@@ -1,8 +1,21 @@
 """A Model that records its draws with the program that asked for them, where a recorder is in scope."""
 
-from shoal.runtime import scope
+from contextvars import ContextVar
+from typing import Protocol
+
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request
+
+
+class Recorder(Protocol):
+    """Keeps a program's finished draws, and gives them back when the program is run again."""
+
+    def replay(self, identity: str, request: Request) -> Completion | None: ...
+
+    async def record(self, identity: str, request: Request, completion: Completion) -> None: ...
+
+
+current: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
 
 
 class Recorded:
@@ -13,7 +26,7 @@ class Recorded:
         self.identity = identity
 
     async def __call__(self, request: Request, /) -> Completion:
-        recorder = scope.recorder.get()
+        recorder = current.get()
         if recorder is None:
             return await self.model(request)
         known = recorder.replay(self.identity, request)

@@ -284,7 +284,7 @@ class Scheduler:
     async def _ask(self, load: _Load) -> list[Outcome]:
         first = load.calls[0][0]
         if first.sink is None:
-            batch = [Draws(call[0].request, len(call)) for call in load.calls]
+            batch = [Draws(c[0].request, len(c), tuple(draw.request.sample for draw in c)) for c in load.calls]
             return await self.backend.generate(batch)
         emitted = False
         try:

@@ -1,35 +1,20 @@
-"""What a running program carries without saying so: its age, its observers and its budget.
+"""What a running program carries without saying so: its age, and where the deltas of its answer go.
 
-A scheduler's task has a context of its own, so all of this is read on the caller's side of the scheduler.
+A scheduler's task has a context of its own, so all of this is read on the caller's side of the scheduler. Budget, journal
+and trace are carried the same way; each keeps its variable (`current`) beside what it is for.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from contextvars import ContextVar
+from typing import TypeVar
 
-from shoal.runtime.types import Completion, Delta, Request
-
-if TYPE_CHECKING:
-    from shoal.runtime.budget import Budget
-    from shoal.runtime.trace import Span
-
+from shoal.runtime.types import Delta
 
 T = TypeVar("T")
 
-
-class Recorder(Protocol):
-    """Keeps a program's finished draws, and gives them back when the program is run again."""
-
-    def replay(self, identity: str, request: Request) -> Completion | None: ...
-
-    async def record(self, identity: str, request: Request, completion: Completion) -> None: ...
-
-
 age: ContextVar[int] = ContextVar("age", default=0)  # older programs (smaller) are served first
-budget: "ContextVar[Budget | None]" = ContextVar("budget", default=None)
-recorder: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
-span: "ContextVar[Span | None]" = ContextVar("span", default=None)
+
 # Where the deltas of the very next call go, and where those of the call that gives the program's answer would go.
 deltas: ContextVar[Callable[[Delta], None] | None] = ContextVar("deltas", default=None)
 answer_sink: ContextVar[Callable[[Delta], None] | None] = ContextVar("answer_sink", default=None)
@@ -38,7 +23,7 @@ answer_sink: ContextVar[Callable[[Delta], None] | None] = ContextVar("answer_sin
 @contextmanager
 def setting(variable: ContextVar[T], value: T) -> Iterator[None]:
     """Set a context variable for the body."""
-    token: Token[T] = variable.set(value)
+    token = variable.set(value)
     try:
         yield
     finally:

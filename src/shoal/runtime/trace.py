@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from time import perf_counter
 from typing import Literal
 
-from shoal.runtime import scope
+from shoal.runtime.scope import setting
 from shoal.runtime.types import Completion, Request, Usage, total
 
 Kind = Literal["program", "technique", "call"]
@@ -61,7 +62,7 @@ class Span:
         return total(call.completion.usage for call in self.calls() if call.completion)
 
     def critical_path(self) -> "list[Span]":
-        """The calls, one after the other, that the wall time is made of: from its end, always the one that ended last."""
+        """The calls, one after another, that the wall time is made of: from its end, always the one that ended last."""
         path: list[Span] = []
         until = self.end
         for call in sorted(self.calls(), key=lambda call: call.end, reverse=True):
@@ -71,9 +72,12 @@ class Span:
         return path[::-1]
 
 
+current: ContextVar[Span | None] = ContextVar("span", default=None)
+
+
 @contextmanager
 def tracing(name: str = "run") -> Iterator[Span]:
     """Record the calls made in the body: `with tracing() as root: await model(request)`."""
     root = Span(name, "program")
-    with scope.setting(scope.span, root), root.timed():
+    with setting(current, root), root.timed():
         yield root

@@ -1,0 +1,109 @@
+"""Where models are: endpoints named in `shoal.toml` or by environment variables.
+
+[endpoints.lab]
+base_url = "http://10.0.0.7:8000/v1"
+api_key = "${LAB_KEY}"      # taken from the environment, never written here
+rpm = 600
+tpm = 200_000
+max_in_flight = 256
+"""
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from shoal.errors import UsageError, did_you_mean
+
+CONFIG_FILE = "shoal.toml"
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+class Endpoint(Struct, frozen=True):
+    """A server: where it is, how to get in, and what it allows.
+
+    `api_key` never shows in a repr. `queries_per_batch` is how many bare prompts go in one request; `constraints` is
+    the server's spelling of regex, choices and grammar ("vllm", "llamacpp" or none).
+    """
+
+    base_url: str
+    api_key: str | None = None
+    rpm: float | None = None
+    tpm: float | None = None
+    max_in_flight: int | None = None
+    queries_per_batch: int = 1
+    constraints: str | None = None
+    timeout: float = 600.0
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.base_url!r})"
+
+
+class Config(Struct, frozen=True):
+    endpoints: dict[str, Endpoint] = {}
+
+
+def load_config(path: Path | None = None) -> Config:
+    """The configuration in `path`, else in `$SHOAL_CONFIG`, else in ./shoal.toml where there is one."""
+    named = path or (Path(os.environ["SHOAL_CONFIG"]) if os.environ.get("SHOAL_CONFIG") else None)
+    file = named or Path(CONFIG_FILE)
+    if not file.exists():
+        if named:
+            raise UsageError(f"no configuration file {file}")
+        return Config()
+    try:
+        data = tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file}: {error}") from None
+    _only(data, Config.__struct_fields__, str(file))
+    tables = data.get("endpoints", {})
+    if not isinstance(tables, dict):
+        raise UsageError(f"{file}: endpoints must be tables, [endpoints.NAME]")
+    return Config({name: _endpoint(table, f"{file} [endpoints.{name}]") for name, table in tables.items()})
+
+
+def _endpoint(table: Any, where: str) -> Endpoint:
+    if not isinstance(table, dict):
+        raise UsageError(f"{where}: must be a table")
+    _only(table, Endpoint.__struct_fields__, where)
+    try:
+        return msgspec.convert(table, Endpoint)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {error}") from None
+
+
+def _only(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}; {did_you_mean(key, known)}")
+
+
+def _expand(value: str, where: str) -> str:
+    """`${NAME}` becomes the environment variable NAME, when the endpoint is used and not before."""
+
+    def variable(match: re.Match[str]) -> str:
+        try:
+            return os.environ[match[1]]
+        except KeyError:
+            raise UsageError(f"{where}: the environment has no variable {match[1]}") from None
+
+    return _VARIABLE.sub(variable, value)
+
+
+def endpoint_named(name: str, config: Config) -> Endpoint | None:
+    """The endpoint of that name: from the configuration, else from NAME_BASE_URL and NAME_API_KEY."""
+    if name in config.endpoints:
+        endpoint = config.endpoints[name]
+        where = f"[endpoints.{name}]"
+        api_key = _expand(endpoint.api_key, f"{where} api_key") if endpoint.api_key else None
+        return structs.replace(endpoint, base_url=_expand(endpoint.base_url, f"{where} base_url"), api_key=api_key)
+    prefix = re.sub(r"\W", "_", name).upper()
+    base_url = os.environ.get(f"{prefix}_BASE_URL")
+    api_key = os.environ.get(f"{prefix}_API_KEY") or None
+    if name == "openai":
+        return Endpoint(base_url or "https://api.openai.com/v1", api_key)
+    return Endpoint(base_url, api_key) if base_url else None

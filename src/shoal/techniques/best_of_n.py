@@ -1,0 +1,29 @@
+"""Best-of-n: sample n answers and keep the one a judge rates highest (arXiv:2009.01325, with a model as the judge)."""
+
+from msgspec import structs
+
+from shoal.prompting.answers import rating
+from shoal.prompting.template import prompt
+from shoal.runtime.concurrency import gather
+from shoal.runtime.model import Model, sample
+from shoal.runtime.types import Completion, Request, total
+from shoal.techniques._conversation import aside, transcript
+
+
+async def best_of_n(model: Model, request: Request, *, n: int = 4, judge: Model | None = None) -> Completion:
+    """Sample n answers and keep the one a judge rates highest.
+
+    The judge sees the whole conversation, reasons, then scores from 0 to 10. A score that cannot be read is missing: it
+    ranks below every readable one. Ties go to the earliest sample.
+    """
+    judge = judge or model
+    answers = await sample(model, request, n)
+    verdicts = await gather(*(judge(_rate(request, answer)) for answer in answers))
+    ratings = [rating(verdict.text) for verdict in verdicts]
+    best = max(range(n), key=lambda i: (-1.0 if ratings[i] is None else ratings[i], -i))
+    return structs.replace(answers[best], usage=total(c.usage for c in (*answers, *verdicts)))
+
+
+def _rate(request: Request, answer: Completion) -> Request:
+    text = prompt("rate_answer").fill({"conversation": transcript(request), "answer": answer.text})
+    return aside(request, text, temperature=0.0)

@@ -1,0 +1,75 @@
+"""`open_model`: from a spec to a Model, the one assembly line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from shoal.backends import BaseModel, open_base
+from shoal.backends.config import Config, load_config
+from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.runtime.model import Applied
+from shoal.runtime.retry import RetryPolicy
+from shoal.techniques.spec import parse_spec
+
+
+def open_model(
+    spec: str,
+    *,
+    cache: DrawCache | Path | str | bool | None = True,
+    config: Config | Path | None = None,
+    max_in_flight: int | None = None,
+    retry: RetryPolicy | None = None,
+    base_url: str | None = None,
+    api_key: str | None = None,
+) -> BaseModel | Applied:
+    """The Model that `spec` names: a base, or techniques on one.
+
+    `open_model("local")`, `open_model("self_consistency(n=8)@openai/gpt-x")`. Opening loads and connects nothing; the
+    first call does. `cache` is True for the user's own cache, a path for another, None or False for none. `base_url`
+    and `api_key` stand in for an endpoint's configuration. Raises UsageError naming what is unknown and what is near.
+    """
+    if not isinstance(config, Config):
+        config = load_config(config)
+    draws = _open_cache(cache)
+    opened: dict[str, BaseModel] = {}
+
+    def open_once(base: str) -> BaseModel:
+        if base not in opened:
+            opened[base] = open_base(
+                base,
+                config,
+                cache=draws,
+                max_in_flight=max_in_flight,
+                retry=retry,
+                base_url=base_url,
+                api_key=api_key,
+            )
+        return opened[base]
+
+    model = parse_spec(spec, open_once)
+    assert isinstance(model, BaseModel | Applied)
+    return model
+
+
+def _open_cache(cache: DrawCache | Path | str | bool | None) -> DrawCache | None:
+    if isinstance(cache, DrawCache):
+        return cache
+    if cache is None or cache is False:
+        return None
+    return DrawCache(default_cache_path() if cache is True else Path(cache))
+
+
+def bases(model: object) -> Iterator[BaseModel]:
+    """The base models under a model, each once."""
+    seen: set[int] = set()
+    stack = [model]
+    while stack:
+        item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, BaseModel):
+            yield item
+        elif isinstance(item, Applied):
+            stack += [item.model, *item.options.values()]
+        elif isinstance(item, list | tuple):
+            stack += item

@@ -1,0 +1,40 @@
+"""Self-consistency: sample n answers and keep the one most of them agree on (arXiv:2203.11171)."""
+
+from collections.abc import Callable, Sequence
+from operator import eq
+
+from msgspec import structs
+
+from shoal.prompting.answers import extract, normalise
+from shoal.runtime.model import Model, sample
+from shoal.runtime.types import Completion, Request, total
+
+Similarity = Callable[[str, str], float]
+
+
+async def self_consistency(
+    model: Model, request: Request, *, n: int = 8, kind: str = "auto", similarity: Similarity | None = None
+) -> Completion:
+    """Sample n answers and keep the one most of them agree on.
+
+    What is compared is the final answer extracted from each (a number, a choice letter, a boxed expression...) and
+    normalised, never the wording; `kind` says which sort to expect. An answer that cannot be found does not vote. Ties
+    go to the earliest sample. With `similarity(a, b)` the answer most similar to all the others wins instead.
+    """
+    samples = await sample(model, request, n)
+    answers = [extract(completion.text, kind) for completion in samples]
+    voters = [i for i, answer in enumerate(answers) if answer is not None]
+    usage = total(completion.usage for completion in samples)
+    if not voters:
+        return structs.replace(samples[0], usage=usage)
+    votes = [answers[i] or "" for i in voters]
+    if similarity is None:
+        votes, similarity = [normalise(vote, kind) for vote in votes], eq
+    winner = voters[_most_similar(votes, similarity)]
+    return structs.replace(samples[winner], usage=usage, answer=answers[winner])
+
+
+def _most_similar(answers: Sequence[str], similarity: Similarity) -> int:
+    """The first of the answers whose summed similarity to the others is highest: with equality, the plurality."""
+    sums = [sum(similarity(a, b) for j, b in enumerate(answers) if j != i) for i, a in enumerate(answers)]
+    return max(range(len(answers)), key=lambda i: (sums[i], -i))
