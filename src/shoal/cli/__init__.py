@@ -1,0 +1,76 @@
+"""The command line: parse, call, print. Commands are imported when they are used, so that `--help` is quick."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from shoal.errors import ShoalError, UsageError, did_you_mean
+
+# command -> (module, what --help says of it)
+_COMMANDS = {
+    "ask": ("shoal.cli.ask", "Ask one question and print the answer."),
+    "run": ("shoal.cli.run", "Run a prompt over every row of a data file."),
+    "models": ("shoal.cli.catalogue", "List what can stand in a model spec."),
+    "techniques": ("shoal.cli.catalogue", "List the techniques, their options and what they cost."),
+    "cache": ("shoal.cli.cache", "Look at the draw cache, or empty it."),
+}
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            raise UsageError(f"no command {args[0]!r}; {did_you_mean(args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in _COMMANDS.items()])
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shoal", prog_name="shoal")
+def shoal() -> None:
+    """Run LLM programs in bulk and spend test-time compute well.
+
+    MODEL is `local`, `gguf/PATH`, `openai/NAME`, `ENDPOINT/NAME` or `scripted/FILE.py:function`, with techniques before
+    it: `self_consistency(n=8)@openai/gpt-x`.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point. Exit codes: 0 all well, 1 something failed, 2 bad usage, 130 interrupted."""
+    sys.exit(_main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    try:
+        result = shoal.main(args=argv, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except UsageError as error:
+        click.echo(f"shoal: {error}", err=True)
+        return 2
+    except ShoalError as error:
+        click.echo(f"shoal: {type(error).__name__}: {error}", err=True)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away
+        sys.stdout = None  # type: ignore[assignment]
+        return 1

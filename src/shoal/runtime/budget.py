@@ -25,6 +25,7 @@ class Budget:
         self._reserved_calls = self._reserved_tokens = 0
         self._deadline: float | None = None
         self._returns: list[asyncio.Future[None]] = []
+        self._stopped: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
@@ -43,6 +44,11 @@ class Budget:
         whole = {name: int(value) for name, value in limits.items() if name != "seconds"}
         return cls(whole.get("calls"), whole.get("tokens"), limits.get("seconds"))
 
+    def stop(self, reason: str) -> None:
+        """Allow no further call; those under way go on."""
+        self._stopped = reason
+        self._wake()
+
     def seconds_left(self) -> float | None:
         if self.seconds is None:
             return None
@@ -57,7 +63,7 @@ class Budget:
     async def reserve(self, tokens: int) -> None:
         """Take one call and `tokens` from the budget, waiting for what other calls may give back."""
         while (short := self._short_of(tokens)) is not None:
-            if not self._reserved_calls or self._out_of_time():
+            if not self._reserved_calls or self._stopped or self._out_of_time():
                 raise BudgetExceeded(short)
             back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._returns.append(back)
@@ -66,6 +72,8 @@ class Budget:
         self._reserved_tokens += tokens
 
     def _short_of(self, tokens: int) -> str | None:
+        if self._stopped is not None:
+            return self._stopped
         if self._out_of_time():
             return f"the budget of {self.seconds:g} seconds is spent"
         if self.calls is not None and self.spent.calls + self._reserved_calls >= self.calls:
@@ -80,6 +88,9 @@ class Budget:
         self._reserved_calls -= 1
         self._reserved_tokens -= tokens
         self.spent = self.spent + usage
+        self._wake()
+
+    def _wake(self) -> None:
         returns, self._returns = self._returns, []
         for back in returns:
             if not back.done():

@@ -12,7 +12,15 @@ from collections.abc import Callable
 from copy import copy
 from itertools import count
 
-from shoal.errors import BadRequest, DeadlineExceeded, EngineError, MalformedResponse, ModelError, RateLimited
+from shoal.errors import (
+    BadRequest,
+    DeadlineExceeded,
+    EngineError,
+    MalformedResponse,
+    ModelError,
+    RateLimited,
+    ShoalError,
+)
 from shoal.runtime import scope
 from shoal.runtime.backend import Backend, Draws, Outcome
 from shoal.runtime.limits import AdaptiveConcurrency, Limits, RateLimit, expected_tokens
@@ -102,6 +110,11 @@ class Scheduler:
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
+    def max_in_flight(self) -> int:
+        """Wire requests allowed at once, when the server is not overloaded."""
+        return self._concurrency.ceiling
+
+    @property
     def in_flight(self) -> int:
         return len(self._loads)
 
@@ -173,7 +186,7 @@ class Scheduler:
         now = self._loop.time()
         while self._drop_abandoned() and len(self._loads) < int(self._concurrency.limit):
             if now < self._parked_until:
-                self._refuse_all(self._parked_until - now)
+                self.refuse_waiting(self._parked(self._parked_until - now))
                 return
             wait = max(self._rate.wait(), self._not_before - now)
             if wait > 0:
@@ -188,10 +201,12 @@ class Scheduler:
             heapq.heappop(self._queue)
         return bool(self._queue)
 
-    def _refuse_all(self, seconds: float) -> None:
-        error = RateLimited(
-            f"the server asked to wait {seconds:.0f} s; try again then", endpoint=self.backend.name, retryable=False
-        )
+    def _parked(self, seconds: float) -> RateLimited:
+        message = f"the server asked to wait {seconds:.0f} s; try again then"
+        return RateLimited(message, endpoint=self.backend.name, retryable=False)
+
+    def refuse_waiting(self, error: ShoalError) -> None:
+        """Raise `error` in the callers of all draws not sent yet."""
         while self._drop_abandoned():
             self._finish(heapq.heappop(self._queue), error)
 
@@ -352,7 +367,7 @@ class Scheduler:
         for draw in draws:
             self._finish(draw, copy(error))  # one exception object must not collect the tracebacks of many callers
 
-    def _finish(self, draw: _Draw, outcome: Completion | ModelError) -> None:
+    def _finish(self, draw: _Draw, outcome: Completion | ShoalError) -> None:
         """The first waiter pays; the others shared its draw for nothing."""
         draw.queued = False
         if self._known.get(draw.request) is draw:

@@ -1,6 +1,6 @@
 """What a running program carries without saying so: its age, and where the deltas of its answer go.
 
-A scheduler's task has a context of its own, so all of this is read on the caller's side of the scheduler. Budget, journal
+A scheduler's task has a context of its own, so all of this is read on the caller's side of it. Budget, journal
 and trace are carried the same way; each keeps its variable (`current`) beside what it is for.
 """
 

@@ -1,0 +1,104 @@
+"""A run's journal: every finished draw and every finished row, on disk before anybody sees it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from shoal.batch.records import Record, encode
+from shoal.errors import CorruptStore
+from shoal.runtime.cache import draw_key, question_key
+from shoal.runtime.store import Store, checksum
+from shoal.runtime.types import Completion, Request, Usage
+
+_VERSION = 1
+_SCHEMA = """
+    CREATE TABLE row (number INTEGER PRIMARY KEY, failed INTEGER NOT NULL, sum BLOB NOT NULL, record BLOB NOT NULL);
+    CREATE TABLE draw (key BLOB PRIMARY KEY, owner INTEGER NOT NULL, sum BLOB NOT NULL, value BLOB NOT NULL)
+"""
+_decode = msgspec.json.Decoder(Completion).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Journal:
+    """The SQLite file of one run. Raises StoreError where it cannot be written: then the run must stop."""
+
+    def __init__(self, path: Path) -> None:
+        self.store = Store(path, kind="run journal", version=_VERSION, schema=_SCHEMA, durable=True)
+
+    def done(self) -> set[int]:
+        """The numbers of the rows that need no more work: finished, and not failed."""
+        return {number for (number,) in self.store.rows("SELECT number FROM row WHERE NOT failed")}
+
+    async def finish(self, number: int, record: Record) -> None:
+        """Keep a row's result. A row finished once stays as it is; a failed one may be replaced."""
+        value = encode(record)
+        sum_ = checksum(b"%d" % number, value)
+        await self.store.write(
+            (
+                "INSERT INTO row VALUES (?, ?, ?, ?) ON CONFLICT (number) DO UPDATE "
+                "SET failed = excluded.failed, sum = excluded.sum, record = excluded.record WHERE failed",
+                (number, record.error is not None, sum_, value),
+            )
+        )
+
+    def records(self) -> Iterator[tuple[int, bytes]]:
+        """The rows kept, in order, as the JSON they were kept as; read in steps, so that any number fits in memory."""
+        last = -1
+        while page := self.store.rows(
+            "SELECT number, sum, record FROM row WHERE number > ? ORDER BY number LIMIT 1000", (last,)
+        ):
+            for number, sum_, value in page:
+                if checksum(b"%d" % number, value) != sum_:
+                    raise CorruptStore(f"{self.store.path}: the result of row {number} is damaged")
+                yield number, value
+            last = page[-1][0]
+
+    def draw(self, key: bytes) -> tuple[int, Completion] | None:
+        """A kept draw and the number of the row that asked for it first."""
+        rows = self.store.rows("SELECT owner, sum, value FROM draw WHERE key = ?", (key,))
+        if not rows:
+            return None
+        owner, sum_, value = rows[0]
+        if checksum(key, value) != sum_:
+            raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
+        return owner, _decode(value)
+
+    async def keep_draw(self, key: bytes, owner: int, completion: Completion) -> None:
+        value = _encode(completion)
+        statement = "INSERT OR IGNORE INTO draw VALUES (?, ?, ?, ?)"
+        await self.store.write((statement, (key, owner, checksum(key, value), value)))
+
+    def close(self) -> None:
+        self.store.close()
+
+
+class RowRecorder:
+    """Keeps the draws of one row, and replays them when it is run again. `usage` sums them, also of a row that fails.
+
+    The row that asked first gets its draw back as it was paid for; for another row it is a cached one: so a resumed run
+    counts the same as one that was never interrupted.
+    """
+
+    def __init__(self, journal: Journal, number: int) -> None:
+        self.journal = journal
+        self.number = number
+        self.usage = Usage()
+
+    def replay(self, identity: str, request: Request) -> Completion | None:
+        kept = self.journal.draw(self._key(identity, request))
+        if kept is None:
+            return None
+        owner, completion = kept
+        completion = completion if owner == self.number else completion.cached()
+        self.usage = self.usage + completion.usage
+        return completion
+
+    async def record(self, identity: str, request: Request, completion: Completion) -> None:
+        self.usage = self.usage + completion.usage
+        await self.journal.keep_draw(self._key(identity, request), self.number, completion)
+
+    @staticmethod
+    def _key(identity: str, request: Request) -> bytes:
+        question, _ = question_key(identity, request)
+        return draw_key(question, request.sample)

@@ -1,0 +1,80 @@
+"""What is kept of a row: one record, the same for a row that failed."""
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from shoal.batch.rows import Row
+from shoal.runtime.types import Completion, Usage
+
+encode = msgspec.json.Encoder(enc_hook=str).encode  # dates and the like, from Parquet, as text
+
+
+NOTHING = Usage()
+
+
+class Failure(Struct, frozen=True):
+    """Why a row failed: the error's type and its message."""
+
+    type: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        return cls(type(error).__name__, str(error))
+
+
+class RowUsage(Struct, frozen=True):
+    """What a row cost; as in `Usage`."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_calls: int = 0
+    calls: int = 0
+
+    @classmethod
+    def of(cls, usage: Usage) -> "RowUsage":
+        return cls(usage.prompt_tokens, usage.completion_tokens, usage.cached_calls, usage.calls)
+
+
+class Record(Struct, frozen=True):
+    """One row's result, as it stands in the output.
+
+    `id` is the row's own `id` where it has one, else its number from 0. `answer` is the short answer, `score` what the
+    scorer gave, `error` None or why there is no output.
+    """
+
+    id: Any
+    input: Row
+    output: str | None
+    answer: str | None
+    model: str
+    technique: str | None
+    finish_reason: str | None
+    usage: RowUsage
+    score: float | UnsetType = UNSET
+    error: Failure | None = None
+
+
+def succeeded(
+    number: int, row: Row, completion: Completion, *, model: str, technique: str | None, answer: str | None, score: Any
+) -> Record:
+    return Record(
+        row.get("id", number),
+        row,
+        completion.text,
+        answer,
+        model,
+        technique,
+        completion.finish_reason,
+        RowUsage.of(completion.usage),
+        score,
+    )
+
+
+def failed(
+    number: int, row: Row, error: BaseException, *, model: str, technique: str | None, usage: Usage = NOTHING
+) -> Record:
+    spent, failure = RowUsage.of(usage), Failure.of(error)
+    return Record(row.get("id", number), row, None, None, model, technique, None, spent, error=failure)

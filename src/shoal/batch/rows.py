@@ -1,0 +1,131 @@
+"""Data files as rows: JSONL, JSON, CSV and Parquet, read as a stream, with errors that name file and line."""
+
+import csv
+import sys
+from collections.abc import Iterator
+from hashlib import blake2b
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shoal.errors import UsageError, did_you_mean
+
+Row = dict[str, Any]
+_FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_encode_sorted = msgspec.json.Encoder(order="sorted", enc_hook=str).encode
+
+
+def read_rows(path: Path, limit: int | None = None) -> Iterator[Row]:
+    """The rows of a data file, one after another; its ending says the format.
+
+    Raises UsageError naming the file, the line and what is wrong there.
+    """
+    readers = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+    suffix = path.suffix.lower()
+    if suffix not in _FORMATS:
+        raise UsageError(f"{path}: unknown kind of data file {suffix!r}; {did_you_mean(suffix, _FORMATS)}")
+    if not path.is_file():
+        raise UsageError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}")
+    try:
+        yield from islice(readers.get(suffix, _jsonl)(path), limit)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    decode = msgspec.json.Decoder().decode
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if number == 1:
+                line = line.removeprefix(b"\xef\xbb\xbf")
+            if not line.strip():
+                continue
+            try:
+                value = decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise UsageError(f"{path}, line {number}: not JSON ({error})") from None
+            yield _row(value, f"{path}, line {number}")
+
+
+def _json(path: Path) -> Iterator[Row]:
+    try:
+        value = msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path}: not JSON ({error})") from None
+    if not isinstance(value, list):
+        raise UsageError(f"{path}: expected a list of objects, found {type(value).__name__}")
+    for number, item in enumerate(value, 1):
+        yield _row(item, f"{path}, item {number}")
+
+
+def _csv(path: Path) -> Iterator[Row]:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    csv.field_size_limit(sys.maxsize)  # a cell may be a whole document
+    with path.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        try:
+            for row in reader:
+                if None in row or None in row.values():
+                    expected = len(reader.fieldnames or ())
+                    raise UsageError(f"{path}, line {reader.line_num}: not {expected} cells, as the header has")
+                yield row
+        except csv.Error as error:
+            raise UsageError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow as arrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise UsageError(f"{path}: Parquet needs pyarrow; pip install 'shoal[parquet]'") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                yield from batch.to_pylist()
+    except arrow.ArrowException as error:
+        raise UsageError(f"{path}: not a Parquet file ({error})") from None
+
+
+def _row(value: Any, where: str) -> Row:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: expected an object, found {type(value).__name__}")
+    return value
+
+
+class Input:
+    """The rows of one run: counted, checked and fingerprinted before anything is spent.
+
+    `digest` is over the rows' content, not the file's bytes, and `prefix(n)` over the first n: a run can be resumed
+    with rows added at the end, and a changed row is noticed.
+    """
+
+    def __init__(self, path: Path, limit: int | None = None) -> None:
+        self.path = path
+        self.limit = limit
+        self.columns: dict[str, None] = {}
+        self.count = 0
+        digest = blake2b(digest_size=16)
+        for row in self:
+            self.columns.update(dict.fromkeys(row))
+            digest.update(_encode_sorted(row))
+            self.count += 1
+        if not self.count:
+            raise UsageError(f"{path}: no rows")
+        self.digest = digest.hexdigest()
+
+    def __iter__(self) -> Iterator[Row]:
+        return read_rows(self.path, self.limit)
+
+    def prefix(self, count: int) -> str:
+        """The digest of the first `count` rows."""
+        if count == self.count:
+            return self.digest
+        digest = blake2b(digest_size=16)
+        for row in islice(self, count):
+            digest.update(_encode_sorted(row))
+        return digest.hexdigest()

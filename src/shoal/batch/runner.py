@@ -1,0 +1,181 @@
+"""A program over many rows: bounded in memory, every result kept before it counts, one failure one record."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from time import monotonic
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from shoal.batch.directory import RunDirectory, write_lines
+from shoal.batch.journal import RowRecorder
+from shoal.batch.records import Record, encode, failed, succeeded
+from shoal.batch.rows import Input, Row
+from shoal.errors import BudgetExceeded, StoreError
+from shoal.runtime import budget, replay, scope
+from shoal.runtime.budget import Budget
+from shoal.runtime.concurrency import map_bounded
+from shoal.runtime.types import Completion, Usage
+
+RowProgram = Callable[[Row], Awaitable[Completion]]
+# From a completion and its row: the short answer, and its score where there is something to score against.
+Judge = Callable[[Completion, Row], tuple[str | None, float | UnsetType]]
+
+
+class Progress(Struct):
+    """Where a run stands. `resumed` rows were finished by an earlier process; `usage` is of this process only."""
+
+    total: int
+    resumed: int = 0
+    finished: int = 0
+    failed: int = 0
+    scored: int = 0
+    score: float = 0.0
+    usage: Usage = Usage()
+    running: int = 0
+    started: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return monotonic() - self.started
+
+
+class Summary(Struct):
+    """A run in numbers. `finished` rows have a result, `failed` ones an error; `score` is the mean over scored rows."""
+
+    rows: int
+    finished: int = 0
+    failed: int = 0
+    scored: int = 0
+    right: float = 0.0
+    calls: int = 0
+    cached_calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def score(self) -> float | None:
+        return self.right / self.scored if self.scored else None
+
+    def add(self, record: Record) -> None:
+        self.finished += record.error is None
+        self.failed += record.error is not None
+        if record.score is not UNSET:
+            self.scored += 1
+            self.right += record.score
+        self.calls += record.usage.calls
+        self.cached_calls += record.usage.cached_calls
+        self.prompt_tokens += record.usage.prompt_tokens
+        self.completion_tokens += record.usage.completion_tokens
+
+
+_decode_record = msgspec.json.Decoder(Record).decode
+
+
+class BatchRun:
+    """One run of a program over the rows of an input, in its directory.
+
+    `window` rows are under way at once. After `execute`, `errors` counts failures by type and `stopped` holds the
+    BudgetExceeded that ended the run early, if one did.
+    """
+
+    def __init__(
+        self, directory: RunDirectory, rows: Input, *, model: str, technique: str | None, window: int, judge: Judge
+    ) -> None:
+        self.directory = directory
+        self.rows = rows
+        self.model = model
+        self.technique = technique
+        self.window = window
+        self.judge = judge
+        self.progress = Progress(rows.count)
+        self.errors: Counter[str] = Counter()
+        self.stopped: BudgetExceeded | None = None
+        self.interrupted = False
+        self.limit = Budget()
+
+    async def execute(self, program: RowProgram, limit: Budget | None = None) -> None:
+        """Run what is not done yet. Cancelling it stops cleanly; StoreError (a full disk) stops it too."""
+        self.limit = limit or Budget()
+        done = self.directory.journal.done()
+        done = {number for number in done if number < self.rows.count}
+        self.progress = Progress(self.rows.count, resumed=len(done), started=monotonic())
+        todo = ((number, row) for number, row in enumerate(self.rows) if number not in done and not self.stopped)
+
+        async def one(item: tuple[int, Row]) -> None:
+            await self._row(*item, program)
+
+        with scope.setting(budget.current, self.limit):
+            async for _ in map_bounded(one, todo, self.window):
+                pass
+
+    async def _row(self, number: int, row: Row, program: RowProgram) -> None:
+        recorder = RowRecorder(self.directory.journal, number)
+        self.progress.running += 1
+        try:
+            with scope.setting(scope.age, number), scope.setting(replay.current, recorder):
+                record = await self._attempt(number, row, program, recorder)
+            if record is not None:
+                await self.directory.journal.finish(number, record)
+                self._count(record)
+        finally:
+            self.progress.running -= 1
+            self.progress.usage = self.progress.usage + recorder.usage
+
+    async def _attempt(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Record | None:
+        try:
+            completion = await program(row)
+            answer, score = self.judge(completion, row)
+        except BudgetExceeded as error:  # the run ends; the row stays undone, to be resumed with a larger budget
+            self.stopped = self.stopped or error
+            return None
+        except (StoreError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever befalls a row is that row's record, and no other's
+            return failed(number, row, error, model=self.model, technique=self.technique, usage=recorder.usage)
+        return succeeded(
+            number, row, completion, model=self.model, technique=self.technique, answer=answer, score=score
+        )
+
+    def _count(self, record: Record) -> None:
+        self.progress.finished += 1
+        if record.error is not None:
+            self.progress.failed += 1
+            self.errors[record.error.type] += 1
+        if record.score is not UNSET:
+            self.progress.scored += 1
+            self.progress.score += record.score
+
+    def interrupt(self) -> None:
+        """Begin no row and make no call from here on; calls under way finish and are kept."""
+        self.interrupted = True
+        self.limit.stop("the run was interrupted")
+
+    def write_output(self, path: Path) -> None:
+        """The output, rebuilt from the journal in input order: the same rows always give the same bytes."""
+        write_lines(path, self.lines())
+
+    def summary(self) -> "Summary":
+        """The whole run so far, earlier processes included."""
+        summary = Summary(rows=self.rows.count, seconds=self.progress.seconds)
+        for number, line in self.directory.journal.records():
+            if number < self.rows.count:
+                summary.add(_decode_record(line))
+        return summary
+
+    def lines(self) -> Iterator[bytes]:
+        """A record a row. Rows that a spent budget left undone say so; those of an interrupted run are missing."""
+        kept = self.directory.journal.records()
+        if self.stopped is None or self.interrupted:
+            yield from (line for number, line in kept if number < self.rows.count)
+            return
+        number_kept, line = next(kept, (-1, b""))
+        for number, row in enumerate(self.rows):
+            if number == number_kept:
+                yield line
+                number_kept, line = next(kept, (-1, b""))
+            else:
+                yield encode(failed(number, row, self.stopped, model=self.model, technique=self.technique))

@@ -1,0 +1,60 @@
+"""Options that several commands share, and what they mean."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from shoal.backends import BaseModel
+from shoal.runtime.model import Applied
+from shoal.runtime.types import SamplingParams, sampling_params
+from shoal.techniques.opening import open_model
+from shoal.techniques.spec import join_spec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+model_options = _stack(
+    click.option("-m", "--model", default="local", show_default=True, metavar="SPEC", help="The model to ask."),
+    click.option("-t", "--technique", metavar="TECHNIQUE", help="A technique, as in self_consistency(n=8)."),
+    click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Endpoints; default ./shoal.toml.",
+    ),
+    click.option("--no-cache", is_flag=True, help="Neither read nor write the draw cache."),
+)
+
+sampling_options = _stack(
+    click.option("--system", metavar="TEXT", help="System message."),
+    click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; default: the server's own."),
+    click.option("--top-p", type=click.FloatRange(0, 1)),
+    click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, in tokens."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End the answer before this text; repeatable."),
+    click.option("--seed", type=int, help="Sent to backends that take one; each draw gets a seed of its own."),
+)
+
+SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
+
+
+def sampling_of(options: dict[str, Any]) -> SamplingParams:
+    """The sampling parameters among a command's options."""
+    return sampling_params(**{name: options[name] for name in SAMPLING})
+
+
+def open_from(options: dict[str, Any], max_in_flight: int | None = None) -> BaseModel | Applied:
+    """The model that -m, -t, --config and --no-cache name."""
+    spec = join_spec(options["technique"], options["model"])
+    cache = not options["no_cache"]
+    return open_model(spec, cache=cache, config=options["config"], max_in_flight=max_in_flight)

@@ -1,0 +1,209 @@
+"""`shoal run`: a prompt over every row of a data file."""
+
+import asyncio
+import re
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from msgspec import UNSET, UnsetType, structs
+
+from shoal.backends.loop import run as run_program
+from shoal.batch.directory import RunDirectory
+from shoal.batch.rows import Input, Row
+from shoal.batch.runner import BatchRun, RowProgram
+from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options
+from shoal.errors import BudgetExceeded, UsageError, did_you_mean
+from shoal.evaluation.scorers import SCORERS
+from shoal.prompting.answers import extract
+from shoal.prompting.messages import parse_messages
+from shoal.prompting.template import Template
+from shoal.runtime.budget import Budget
+from shoal.runtime.model import Model
+from shoal.runtime.types import Completion, Message, Request
+from shoal.techniques.opening import bases
+
+_LEAST_WINDOW, _WIDEST_WINDOW = 64, 4096
+_DRAIN_SECONDS = 30.0
+_KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answer, by scorer
+
+
+@click.command()
+@click.argument("data")
+@click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.')
+@click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p.")
+@model_options
+@sampling_options
+@click.option("-o", "--output", metavar="OUT.jsonl", help="Also write the output here; - for standard output.")
+@click.option("--answer", metavar="COLUMN", help="The column with the expected answer.")
+@click.option("--scorer", metavar="|".join(SCORERS), help="How to compare with it; default exact.")
+@click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
+@click.option("--max-in-flight", type=click.IntRange(1), metavar="K", help="Most requests at once.")
+@click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
+@click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
+@click.option("--quiet", is_flag=True, help="No progress and no table.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def run(data: str, **options: Any) -> int:
+    """Run a prompt over every row of DATA (JSONL, JSON, CSV, TSV, Parquet, or - for JSON Lines on standard input).
+
+    Every finished call is kept in the run directory: the same command continues a run that was stopped or killed.
+    """
+    budget = Budget.parse(options["budget"]) if options["budget"] else None
+    directory = options["run_dir"] or Path("runs", _run_name(data, options))
+    rows = Input(_spooled(directory) if data == "-" else Path(data), options["limit"])
+    request_of = _request_maker(rows, options)
+    judge = _judge(rows, options)
+    model = open_from(options, options["max_in_flight"])
+    with RunDirectory(directory, _identity(options, model), rows) as place:
+        batch = BatchRun(
+            place, rows, model=options["model"], technique=options["technique"], window=_window(model), judge=judge
+        )
+        return run_program(_execute(batch, model, lambda row: model(request_of(row)), budget, options))
+
+
+async def _execute(
+    batch: BatchRun, model: Model, program: RowProgram, budget: Budget | None, options: dict[str, Any]
+) -> int:
+    quiet = options["quiet"] or options["as_json"]
+    task = asyncio.ensure_future(batch.execute(program, budget))
+    _stop_on_signals(batch, model, task)
+    try:
+        with nullcontext() if quiet else _progress(batch, model):
+            await task
+    except asyncio.CancelledError:
+        if not batch.interrupted:
+            raise
+    finally:
+        for base in bases(model):
+            await base.aclose()
+    return _report(batch, options, quiet=quiet)
+
+
+def _progress(batch: BatchRun, model: Model) -> Any:
+    from shoal.cli.show import RunProgress
+
+    return RunProgress(batch, model)
+
+
+def _stop_on_signals(batch: BatchRun, model: Model, task: "asyncio.Future[None]") -> None:
+    """The first Ctrl-C (or SIGTERM) lets the calls under way finish; a second, or half a minute, cuts them off."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if batch.interrupted:
+            task.cancel()
+            return
+        batch.interrupt()
+        for base in bases(model):
+            base.scheduler.refuse_waiting(BudgetExceeded("the run was interrupted"))
+        click.echo("stopping: calls under way are let finish; Ctrl-C again cuts them off", err=True)
+        loop.call_later(_DRAIN_SECONDS, task.cancel)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+
+
+def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
+    """Write the output, say what came of the run, and give the exit code."""
+    kept = batch.directory.path / "output.jsonl"
+    batch.write_output(kept)
+    output = options["output"]
+    if output == "-":
+        for line in batch.lines():
+            sys.stdout.buffer.write(line + b"\n")
+    elif output:
+        batch.write_output(Path(output))
+    summary = batch.summary()
+    if options["as_json"]:
+        facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept)}
+        click.echo(msgspec.json.encode(facts), err=output == "-")
+    if not quiet:
+        from shoal.cli.show import print_run
+
+        print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"])
+    left = summary.rows - summary.finished - summary.failed
+    if batch.interrupted:
+        click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)
+        return 130
+    if batch.stopped is not None:
+        click.echo(f"stopped: {batch.stopped}; the same command with a larger --budget resumes", err=True)
+    return 1 if summary.failed or left else 0
+
+
+# From options to what the run needs
+
+
+def _request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Request]:
+    """How a row becomes a request: checked against the columns before anything is spent."""
+    params, system = sampling_of(options), options["system"]
+    column = options["messages"]
+    if column and options["prompt"]:
+        raise UsageError("give --prompt or --messages, not both")
+    if column:
+        _known_column("--messages", column, rows)
+    elif options["prompt"] is None and "prompt" not in rows.columns and "messages" in rows.columns:
+        column = "messages"
+    if column:
+        before = (Message("system", system),) if system else ()
+        return lambda row: Request(messages=before + parse_messages(row.get(column)), params=params)
+    template = Template(options["prompt"] or "{prompt}")
+    for name in sorted(template.names):
+        _known_column("the template", name, rows)
+    return lambda row: structs.replace(Request.of(template.fill(row), system=system), params=params)
+
+
+def _known_column(where: str, name: str, rows: Input) -> None:
+    if name not in rows.columns:
+        raise UsageError(f"{where} names column {name!r}; {rows.path} has none: {did_you_mean(name, rows.columns)}")
+
+
+def _judge(rows: Input, options: dict[str, Any]) -> Callable[[Completion, Row], tuple[str | None, float | UnsetType]]:
+    """How an answer is found in a completion, and scored."""
+    target, name = options["answer"], options["scorer"]
+    if name and not target:
+        raise UsageError("--scorer needs --answer COLUMN to compare with")
+    if name and name not in SCORERS:
+        raise UsageError(f"unknown scorer {name!r}; {did_you_mean(name, SCORERS)}")
+    kind = _KINDS.get(name, "auto")
+    if not target:
+        return lambda completion, row: (completion.answer or extract(completion.text, kind), UNSET)
+    _known_column("--answer", target, rows)
+    scorer = SCORERS[name or "exact"]
+
+    def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
+        answer = completion.answer or extract(completion.text, kind)
+        return answer, scorer(completion.text, answer, row.get(target))
+
+    return judge
+
+
+def _identity(options: dict[str, Any], model: Model) -> dict[str, Any]:
+    """What makes a run this run: changing any of it makes another."""
+    names = ("prompt", "messages", "system", "technique", "answer", "scorer", *SAMPLING)
+    models = sorted(base.backend.identity for base in bases(model))
+    return {name: options[name] or None for name in names} | {"temperature": options["temperature"], "model": models}
+
+
+def _window(model: Model) -> int:
+    """Rows under way at once: enough to keep every model busy, whatever the technique, and no more."""
+    widest = max(int(base.scheduler.max_in_flight) for base in bases(model))
+    return min(max(2 * widest, _LEAST_WINDOW), _WIDEST_WINDOW)
+
+
+def _run_name(data: str, options: dict[str, Any]) -> str:
+    stem = "stdin" if data == "-" else Path(data).stem
+    parts = [stem, options["technique"] or "plain", options["model"]]
+    return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts)[:120]
+
+
+def _spooled(directory: Path) -> Path:
+    """Standard input kept in the run directory, so that it can be read more than once."""
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path = directory / "input.jsonl"
+    path.write_bytes(sys.stdin.buffer.read())
+    return path
