@@ -3,7 +3,9 @@
 import http.client
 import importlib.util
 import json
+import os
 import socket
+import subprocess
 import sys
 import time
 from contextlib import closing
@@ -13,11 +15,12 @@ from typing import Any
 
 import pytest
 
+_BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
+
 
 def _load(name: str) -> ModuleType:
     """A benchmark module: `benchmarks` is a folder of scripts and not on the import path."""
-    path = Path(__file__).resolve().parent.parent / "benchmarks" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", path)
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", _BENCHMARKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -162,12 +165,30 @@ def test_two_thousand_connections_at_once_and_one_that_gives_up() -> None:
 
 
 def _allow_files(count: int) -> bool:
-    import resource
+    import resource  # Linux alone has what this file tests; elsewhere it must still import
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count <= hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
     return count <= hard
+
+
+def test_it_ends_with_the_process_that_started_it() -> None:
+    program = "import mock, sys\nwith mock.mock_server() as server: print(server.port, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=_BENCHMARKS,
+        env={**os.environ, "PYTHONPATH": "."},
+    ) as parent:
+        assert parent.stdout is not None
+        port = int(parent.stdout.readline())
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            parent.kill()
+            assert connection.recv(1) == b""  # closed by its end, not by us
 
 
 def test_continuous_batching_takes_as_many_steps_as_tokens() -> None:
