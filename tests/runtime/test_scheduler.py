@@ -1,9 +1,10 @@
-"""One draw is asked once, equal draws fuse, the oldest goes first, errors and cancellation reach only those concerned."""
+"""One draw is asked once, equal draws fuse, the oldest goes first, failures reach only those concerned."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
+from tests.scripting import AT_ONCE, run
 
 from shoal.errors import (
     AuthenticationFailed,
@@ -24,7 +25,6 @@ from shoal.runtime.model import sample, stream
 from shoal.runtime.retry import RetryPolicy
 from shoal.runtime.scheduler import Scheduler
 from shoal.runtime.types import Completion, Delta, Request, Usage
-from tests.scripting import AT_ONCE, run
 
 
 class Board:

@@ -109,9 +109,9 @@ def _gguf(path: str) -> Backend:
 
 
 def _scripted(spec: str) -> Backend:
-    from shoal.backends.scripted import ScriptedBackend, script_from_file
+    from shoal.backends.scripted import open_scripted
 
-    return ScriptedBackend(script_from_file(spec), name=f"scripted/{spec}")
+    return open_scripted(spec)
 
 
 _ENGINES: dict[str, Callable[[str], Backend]] = {"local": _local, "gguf": _gguf, "scripted": _scripted}

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
 
 from msgspec import structs
@@ -17,15 +18,18 @@ Script = Callable[[Request], "str | Completion | Awaitable[str | Completion]"]
 class ScriptedBackend:
     """Answers from `script`, a function (async or not) from a Request to text or a Completion.
 
-    A ModelError it raises befalls that draw. Tokens are counted as words. `requests` lists every draw asked, in order,
+    A ModelError it raises befalls that draw. `version` tells two scripts of one name apart in caches. Tokens are
+    counted as words. `requests` lists every draw asked, in order,
     and `batches` the number of draws of each wire request. With `waves=True` everything that is ready is answered
     together, so that `len(batches)` is the program's critical path in calls.
     """
 
-    def __init__(self, script: Script, *, name: str = "scripted", waves: bool = False, max_n: int = 1) -> None:
+    def __init__(
+        self, script: Script, *, name: str = "scripted", version: str = "", waves: bool = False, max_n: int = 1
+    ) -> None:
         self.script = script
         self.name = name
-        self.identity = f"scripted|{name}"
+        self.identity = f"scripted|{name}|{version}"
         self.capabilities = Capabilities(
             max_n=1 << 30 if waves else max_n,
             max_batch=1 << 30 if waves else 1,
@@ -87,8 +91,17 @@ def _words(request: Request) -> int:
     return len((request.prompt or "").split()) + sum(len(message.text.split()) for message in request.messages)
 
 
-def script_from_file(spec: str) -> Script:
-    """The function that `FILE.py:function` names. The file is the user's own program and is run."""
+def open_scripted(spec: str) -> ScriptedBackend:
+    """The backend of `scripted/FILE.py:function`. The file is the user's own program and is run.
+
+    Its content is part of the model's identity: a changed script gets no draws of the old one.
+    """
+    function = _function(spec)
+    content = Path(spec.rpartition(":")[0]).read_bytes()
+    return ScriptedBackend(function, name=f"scripted/{spec}", version=blake2b(content, digest_size=8).hexdigest())
+
+
+def _function(spec: str) -> Script:
     path, _, name = spec.rpartition(":")
     file = Path(path)
     if not path or not name:

@@ -6,7 +6,7 @@ from time import monotonic
 
 from shoal.errors import BudgetExceeded, UsageError, did_you_mean
 from shoal.runtime.limits import expected_tokens
-from shoal.runtime.model import Model
+from shoal.runtime.scheduler import Scheduler
 from shoal.runtime.types import Completion, Request, Usage
 
 
@@ -101,14 +101,16 @@ current: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
 class Budgeted:
-    """A Model that spends from the budget in scope, where there is one."""
+    """A scheduler that spends from the budget in scope, where there is one."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Scheduler) -> None:
         self.model = model
 
     async def __call__(self, request: Request, /) -> Completion:
         budget = current.get()
         if budget is None:
+            return await self.model(request)
+        if self.model.has_under_way(request):  # shared with the caller who pays for it
             return await self.model(request)
         tokens = expected_tokens(request) if budget.tokens is not None else 0
         await budget.reserve(tokens)

@@ -122,6 +122,10 @@ class Scheduler:
     def waiting(self) -> int:
         return len(self._known) - sum(len(load.draws()) for load in self._loads)
 
+    def has_under_way(self, request: Request) -> bool:
+        """Whether this very draw is already waited for, so that asking for it costs nothing."""
+        return request in self._known
+
     async def __call__(self, request: Request) -> Completion:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:

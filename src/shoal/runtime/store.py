@@ -10,6 +10,7 @@ import queue
 import shutil
 import sqlite3
 import threading
+import weakref
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -40,13 +41,12 @@ class Store:
 
     def __init__(self, path: Path, *, kind: str, version: int, schema: str, durable: bool) -> None:
         self.path = path
-        self._durable = durable
         fresh = not path.exists() or path.stat().st_size == 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if fresh:
                 path.touch(mode=0o600)
-            self._reader = self._connect()
+            self._reader = _connect(path, durable)
             with self._reading():
                 self._claim(kind, version, schema)
         except (OSError, sqlite3.OperationalError) as error:
@@ -55,20 +55,11 @@ class Store:
             raise CorruptStore(
                 f"{path}: damaged, or not a {kind} of shoal's ({error}); move it away to go on"
             ) from error
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._writer = _Writer(path, durable)
         self._pending: list[Statement] = []
         self._waiting: list[asyncio.Future[None]] = []
-        self._thread: threading.Thread | None = None
         self._flushing: asyncio.AbstractEventLoop | None = None  # the loop that will hand over what is pending
-        self.failure: StoreError | None = None
-
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
-        if mode != "wal":
-            raise StoreError(f"{self.path}: this file system cannot hold a write-ahead log; choose a local directory")
-        connection.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
-        return connection
+        weakref.finalize(self, self._writer.stop)
 
     def _claim(self, kind: str, version: int, schema: str) -> None:
         """Create the tables in an empty file; accept ours; refuse any other."""
@@ -109,8 +100,8 @@ class Store:
 
     async def write(self, *statements: Statement) -> None:
         """Returns when the statements are on disk; raises StoreError where they are not."""
-        if self.failure is not None:
-            raise self.failure
+        if self._writer.failure is not None:
+            raise self._writer.failure
         loop = asyncio.get_running_loop()
         if loop is not self._flushing:
             self._flushing = loop
@@ -122,28 +113,54 @@ class Store:
         await written
 
     def _flush(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._write_jobs, name=f"shoal-store-{self.path.name}", daemon=True)
-            self._thread.start()
-        self._jobs.put((self._pending, loop, self._waiting))
+        self._writer.submit((self._pending, loop, self._waiting))
         self._pending, self._waiting, self._flushing = [], [], None
 
-    def _write_jobs(self) -> None:
-        connection = self._connect()
+    def close(self) -> None:
+        """Write what is pending and let the file go."""
+        self._writer.stop()
+        self._reader.close()
+
+
+class _Writer:
+    """The one thread that writes a file: whatever jobs have come meanwhile are one transaction."""
+
+    def __init__(self, path: Path, durable: bool) -> None:
+        self.path = path
+        self.failure: StoreError | None = None
+        self._durable = durable
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def submit(self, job: _Job) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name=f"shoal-store-{self.path.name}", daemon=True)
+            self._thread.start()
+        self._jobs.put(job)
+
+    def stop(self) -> None:
+        if self._thread is not None:
+            self._jobs.put(None)
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+            self._thread = None
+
+    def _work(self) -> None:
+        connection = _connect(self.path, self._durable)
         try:
             while (job := self._jobs.get()) is not None:
                 group = [job]
                 with contextlib.suppress(queue.Empty):
                     while len(group) < _GROUP and (job := self._jobs.get_nowait()) is not None:
                         group.append(job)
-                self._write_group(connection, group)
+                self._write(connection, group)
                 if job is None:
                     break
         finally:
             connection.close()
 
-    def _write_group(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
-        error: StoreError | None = self.failure
+    def _write(self, connection: sqlite3.Connection, group: list[_Job]) -> None:
+        error = self.failure
         if error is None:
             try:
                 connection.execute("BEGIN IMMEDIATE")
@@ -160,13 +177,14 @@ class Store:
             with contextlib.suppress(RuntimeError):  # the loop may be gone: then nobody waits
                 loop.call_soon_threadsafe(_settle, futures, error)
 
-    def close(self) -> None:
-        """Write what is pending and let the file go."""
-        if self._thread is not None:
-            self._jobs.put(None)
-            self._thread.join()
-            self._thread = None
-        self._reader.close()
+
+def _connect(path: Path, durable: bool) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    if mode != "wal":
+        raise StoreError(f"{path}: this file system cannot hold a write-ahead log; choose a local directory")
+    connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+    return connection
 
 
 def _settle(futures: "list[asyncio.Future[None]]", error: StoreError | None) -> None:
