@@ -15,7 +15,7 @@ ROWS = [{"question": 'Why {"x": 1}?', "answer": "7"}, {"question": "Où, là?\nT
 
 def written(tmp_path: Path, name: str) -> Path:
     path = tmp_path / name
-    if name.endswith("l") or name.endswith("ndjson"):
+    if name.endswith(("l", "ndjson")):
         path.write_text("\n\n".join(json.dumps(row) for row in ROWS) + "\n", "utf-8")
     elif name.endswith(".json"):
         path.write_text(json.dumps(ROWS), "utf-8-sig")

@@ -124,7 +124,7 @@ def test_a_budget_stops_the_run_and_a_larger_one_resumes_it(tmp_path: Path) -> N
 
 
 def test_a_draw_is_not_asked_again_when_its_row_did_not_finish(tmp_path: Path) -> None:
-    """Two of three draws done, then the budget is spent: resuming asks for the third, and counts as if never stopped."""
+    """Two of three draws done, then the budget is spent: resuming asks for the third, and counts all three."""
     rows = data(tmp_path, "a")
     first = Job(tmp_path, rows, lambda r: f"The answer is {r.sample[0] % 2}", technique=True)
     first.backend.capabilities = ScriptedBackend(lambda r: "").capabilities  # one draw a request
@@ -219,7 +219,7 @@ def test_a_damaged_config_is_named(tmp_path: Path) -> None:
     rows = data(tmp_path, "a")
     Job(tmp_path, rows, lambda r: "x")()
     (tmp_path / "run" / "config.json").write_text("{")
-    with pytest.raises(CorruptStore, match="config.json: damaged"):
+    with pytest.raises(CorruptStore, match=r"config\.json: damaged"):
         Job(tmp_path, rows, lambda r: "x")()
 
 

@@ -48,13 +48,12 @@ def test_ties_go_to_the_earliest_and_no_score_at_all_is_a_tie() -> None:
 
 
 def test_the_judge_sees_the_whole_conversation_and_not_the_users_limits() -> None:
+    picture = {"type": "image_url", "image_url": {"url": "data:x"}}
     turns = (
         Message("system", "Be kind."),
         Message("user", "First?"),
         Message("assistant", "One."),
-        Message(
-            "user", Json.of([{"type": "image_url", "image_url": {"url": "data:x"}}, {"type": "text", "text": "Q?"}])
-        ),
+        Message("user", Json.of([picture, {"type": "text", "text": "Q?"}])),
     )
     request = Request(turns).with_params(max_tokens=3, stop=("\n",), temperature=1.0).draw(7)
     _, backend = answer_of(best_of_n, judged(*["Score: 5"] * 4), request, n=2)

@@ -33,10 +33,9 @@ def test_contract(slug: str) -> None:
 @pytest.mark.parametrize("slug", TECHNIQUES)
 def test_calls_and_critical_path_are_as_the_catalogue_says(slug: str) -> None:
     entry = TECHNIQUES[slug]
-    known = {name: default for name, default in entry.options.items()}
     model, backend = scripted(lambda r: f"Score: 5. The answer is {r.sample}", waves=True)
     completion = run(entry.function(model, Request.of("Q?")))
-    scope = {"max": max, "len": len, "model": model, **known}
+    scope = {"max": max, "len": len, "model": model, **entry.options}
     assert completion.usage.calls == len(backend.requests) == eval(entry.calls, scope)  # noqa: S307 - our own table
     assert len(backend.batches) == eval(entry.critical_path, scope)  # noqa: S307
 

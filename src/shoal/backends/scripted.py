@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -73,8 +74,8 @@ class ScriptedBackend:
     async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
         self.batches.append(1)
         completion = await self._answer(request)
-        for word in completion.text.split(" "):
-            yield Delta(word if word == completion.text else word + " ")
+        for piece in re.findall(r"\S+\s*|\s+", completion.text):
+            yield Delta(piece)
         yield completion
 
     async def aclose(self) -> None:

@@ -59,8 +59,9 @@ def _main(argv: Sequence[str] | None) -> int:
     try:
         result = shoal.main(args=argv, standalone_mode=False)
         return result if isinstance(result, int) else 0
-    except click.ClickException as error:
-        error.show()
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "shoal"
+        click.echo(f"{where}: {error.format_message()}", err=True)
         return error.exit_code
     except UsageError as error:
         click.echo(f"shoal: {error}", err=True)

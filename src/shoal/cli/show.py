@@ -35,6 +35,10 @@ def _count(number: float) -> str:
     return f"{number:,.0f}" if number < 1e6 else f"{number / 1e6:,.1f} M"
 
 
+def _plural(number: int, noun: str) -> str:
+    return f"{_count(number)} {noun}" if number == 1 else f"{_count(number)} {noun}s"
+
+
 # The call tree
 
 
@@ -48,9 +52,9 @@ def print_trace(root: Span) -> None:
     errors.print(tree)
     usage = root.usage
     errors.print(
-        f"{usage.calls} calls ({usage.cached_calls} cached), {_count(usage.prompt_tokens)} prompt + "
+        f"{_plural(usage.calls, 'call')} ({usage.cached_calls} cached), {_count(usage.prompt_tokens)} prompt + "
         f"{_count(usage.completion_tokens)} completion tokens, {_seconds(root.seconds)}; "
-        f"critical path [red]●[/red] {len(path)} {'call' if len(path) == 1 else 'calls'}, "
+        f"critical path [red]●[/red] {_plural(len(path), 'call')}, "
         f"{_seconds(sum(span.seconds for span in path))}"
     )
 
@@ -63,7 +67,7 @@ def _branch(tree: Tree, span: Span, on_path: set[int]) -> None:
     if span.request is not None and span.request.sample:
         line.append(f" #{'.'.join(map(str, span.request.sample))}", style="dim")
     usage = span.usage
-    calls = f"{usage.calls + usage.cached_calls} calls, " if span.kind == "technique" else ""
+    calls = f"{_plural(usage.calls + usage.cached_calls, 'call')}, " if span.kind == "technique" else ""
     line.append(f"  {calls}{usage.prompt_tokens}+{usage.completion_tokens} tokens, {_seconds(span.seconds)}", "dim")
     if usage.cached_calls and not usage.calls:
         line.append("  cached", style="green")

