@@ -1,8 +1,9 @@
 """The command line as people use it: what it prints where, its exit codes, and one line for every mistake."""
 
+import contextlib
 import json
-import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_rows_from_standard_input(shoal: Shell, monkeypatch: pytest.MonkeyPatch)
         (["run", "data.jsonl", "-p", "x", "--messages", "id"], "not both"),
         (["run", "data.jsonl", "-p", "x", "-m", "locl"], "unknown model 'locl'; did you mean local?"),
         (["run", "data.jsonl", "-p", "x", "-t", "bonn"], "unknown technique 'bonn'"),
-        (["run", "data.jsonl", "-p", "x", "-t", "bon(m=1)"], "best_of_n has no option 'm'"),
+        (["run", "data.jsonl", "-p", "x", "-t", "bon(m=1)"], "bon has no option 'm'"),
         (["run", "data.jsonl", "-p", "x", "--answer", "god"], "did you mean gold?"),
         (["run", "data.jsonl", "-p", "x", "--answer", "gold", "--scorer", "numbr"], "did you mean number?"),
         (["run", "data.jsonl", "-p", "x", "--scorer", "number"], "--scorer needs --answer"),
@@ -232,8 +233,6 @@ def test_cache_info_and_clear(shoal: Shell) -> None:
 
 
 def test_a_file_that_is_not_a_cache_is_left_alone(shoal: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sqlite3
-
     with sqlite3.connect("theirs.db") as theirs:
         theirs.execute("CREATE TABLE notes (text)")
     monkeypatch.setenv("SHOAL_CACHE", "theirs.db")
@@ -248,33 +247,65 @@ def test_version_and_help(shoal: Shell) -> None:
     assert "techniques" in shoal("--help")[1]
 
 
-STUCK = """
+SLOW = """
 import asyncio, pathlib
 
 async def answer(request):
-    number = int(request.text)
-    pathlib.Path(f"asked-{number}").touch()
-    if number >= 3:
+    with open("asked", "a") as asked:
+        asked.write(request.text + "\\n")
+    await asyncio.sleep(0.05)
+    if request.text == "stuck":
         await asyncio.Event().wait()
     return "done"
 """
 
 
-@pytest.mark.parametrize("signals", [1, 2])
-def test_ctrl_c_stops_cleanly_and_says_how_to_resume(signals: int) -> None:
-    """Three rows are done, the others hang: the first Ctrl-C waits for them, the second cuts them off."""
-    Path("stuck.py").write_text(STUCK)
-    Path("n.jsonl").write_text("".join(json.dumps({"prompt": str(i)}) + "\n" for i in range(6)))
-    command = [sys.executable, "-m", "shoal", "run", "n.jsonl", "-m", "scripted/stuck.py:answer", "-o", "out.jsonl"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"COLUMNS": "100"})
-    assert process.stderr is not None
-    while not Path("asked-5").exists():
+def started(*prompts: str) -> "subprocess.Popen[str]":
+    """A run of slow prompts, two at once, as a process of its own."""
+    Path("slow.py").write_text(SLOW)
+    Path("n.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    command = [sys.executable, "-m", "shoal", "run", "n.jsonl", "-m", "scripted/slow.py:answer", "-o", "out.jsonl"]
+    return subprocess.Popen([*command, "--max-in-flight", "2"], stderr=subprocess.PIPE, text=True)
+
+
+def finished() -> int:
+    """Rows in the journal of the only run."""
+    for journal in Path("runs").glob("*/journal.sqlite"):
+        with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as reader:
+            tables = reader.execute("SELECT count(*) FROM sqlite_master WHERE name = 'row'").fetchone()[0]
+            return int(reader.execute("SELECT count(*) FROM row").fetchone()[0]) if tables else 0
+    return 0
+
+
+def test_ctrl_c_lets_calls_under_way_finish_and_the_same_command_resumes() -> None:
+    prompts = [str(i) for i in range(20)]
+    process = started(*prompts)
+    while finished() < 4:
         assert process.poll() is None
-    process.send_signal(signal.SIGINT)
-    if signals == 1:
-        assert "stopping: calls under way are let finish" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted with 3 rows left; the same command resumes in runs" in err
-    assert [r["id"] for r in records(Path("out.jsonl"))] == [0, 1, 2]
+    assert "stopping: calls under way are let finish" in err
+    assert "the same command resumes in runs" in err
+    done = records(Path("out.jsonl"))
+    assert 4 <= len(done) < 20
+    assert len(done) == len(Path("asked").read_text().split())
+    again = started(*prompts)
+    again.communicate(timeout=60)
+    assert again.returncode == 0
+    assert [r["id"] for r in records(Path("out.jsonl"))] == list(range(20))
+    assert sorted(Path("asked").read_text().split(), key=int) == prompts
+
+
+def test_a_second_ctrl_c_cuts_calls_off() -> None:
+    process = started("a", "stuck")
+    assert process.stderr is not None
+    while finished() < 1:
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert "Ctrl-C again cuts them off" in process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted with 1 rows left" in err
+    assert [r["id"] for r in records(Path("out.jsonl"))] == [0]

@@ -55,12 +55,13 @@ def print_trace(root: Span) -> None:
         f"{_plural(usage.calls, 'call')} ({usage.cached_calls} cached), {_count(usage.prompt_tokens)} prompt + "
         f"{_count(usage.completion_tokens)} completion tokens, {_seconds(root.seconds)}; "
         f"critical path [red]●[/red] {_plural(len(path), 'call')}, "
-        f"{_seconds(sum(span.seconds for span in path))}"
+        f"{_seconds(sum(span.seconds for span in path))}",
+        soft_wrap=True,
     )
 
 
 def _branch(tree: Tree, span: Span, on_path: set[int]) -> None:
-    line = Text()
+    line = Text(no_wrap=True, overflow="ellipsis")
     if id(span) in on_path:
         line.append("● ", style="red")
     line.append(span.name, style="bold cyan" if span.kind == "technique" else "bold")

@@ -1,0 +1,80 @@
+"""Endpoints from shoal.toml and the environment; mistakes are named, keys are not."""
+
+from pathlib import Path
+
+import pytest
+
+from shoal.backends import open_base
+from shoal.backends.config import Config, Endpoint, endpoint_named, load_config
+from shoal.errors import UsageError
+
+TOML = """
+[endpoints.lab]
+base_url = "http://127.0.0.1:${PORT}/v1"
+api_key = "${LAB_KEY}"
+rpm = 600
+tpm = 2e5
+max_in_flight = 7
+
+[endpoints.other]
+base_url = "http://127.0.0.1:2/v1"
+api_key = "${NEVER_SET}"
+"""
+
+
+def config(text: str = TOML) -> Config:
+    Path("shoal.toml").write_text(text)
+    return load_config()
+
+
+def test_endpoint_from_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "8000")
+    monkeypatch.setenv("LAB_KEY", "secret")
+    endpoint = endpoint_named("lab", config())
+    assert endpoint == Endpoint("http://127.0.0.1:8000/v1", "secret", 600, 2e5, 7)
+    assert "secret" not in repr(endpoint)
+    model = open_base("lab/llama", config())
+    assert model.scheduler.max_in_flight == 7
+    assert "secret" not in repr(model) + model.backend.identity
+
+
+def test_a_variable_that_is_not_set_is_named_when_it_is_needed() -> None:
+    found = config()
+    with pytest.raises(UsageError, match=r"\[endpoints.other\] api_key: the environment has no variable NEVER_SET"):
+        endpoint_named("other", found)
+
+
+def test_endpoint_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_LAB_BASE_URL", "http://127.0.0.1:1/v1")
+    monkeypatch.setenv("MY_LAB_API_KEY", "k")
+    assert endpoint_named("my-lab", Config()) == Endpoint("http://127.0.0.1:1/v1", "k")
+    assert endpoint_named("nowhere", Config()) is None
+    openai = endpoint_named("openai", Config())
+    assert openai is not None
+    assert openai.base_url == "https://api.openai.com/v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:3/v1")
+    openai = endpoint_named("openai", Config())
+    assert openai is not None
+    assert openai.base_url == "http://127.0.0.1:3/v1"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[endpoint.lab]\n", "unknown key 'endpoint'; did you mean endpoints?"),
+        ('[endpoints.lab]\nbase_ulr = "x"\n', r"\[endpoints.lab\]: unknown key 'base_ulr'; did you mean base_url?"),
+        ("[endpoints.lab]\nrpm = 3\n", "missing required field `base_url`"),
+        ('[endpoints.lab]\nbase_url = "x"\nrpm = "many"\n', r"Expected `float \| null`, got `str` - at `\$.rpm`"),
+        ("endpoints = 3\n", "must be tables"),
+        ("[endpoints\n", "shoal.toml: "),
+    ],
+)
+def test_mistakes_are_named(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        config(text)
+
+
+def test_no_file_is_no_configuration(tmp_path: Path) -> None:
+    assert load_config() == Config()
+    with pytest.raises(UsageError, match=r"no configuration file .*nowhere\.toml"):
+        load_config(tmp_path / "nowhere.toml")

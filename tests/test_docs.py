@@ -1,0 +1,50 @@
+"""Every Python block and every shoal command of the README and the docs runs, on a scripted model."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from shoal.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# Documents name models that need a key, a server or the weights; here a script stands in for all of them.
+STAND_IN = "scripted/stand_in.py:answer"
+REAL = re.compile(r"\b(local|openai/[\w.-]+|lab/[\w./-]+|gguf/[\w./-]+)(?=[\s\"')]|$)")
+SCRIPT = "def answer(request):\n    return 'It is hard to say. Score: 7. The answer is 42.'\n"
+
+
+def blocks(kind: str) -> list[object]:
+    found = []
+    for page in PAGES:
+        for match in BLOCK.finditer(page.read_text("utf-8")):
+            if match[1] == kind:
+                line = page.read_text("utf-8")[: match.start()].count("\n") + 2
+                found.append(pytest.param(match[2], id=f"{page.relative_to(ROOT)}:{line}"))
+    return found
+
+
+@pytest.fixture(autouse=True)
+def workplace(at_home: Path) -> None:
+    (at_home / "stand_in.py").write_text(SCRIPT)
+    (at_home / "questions.jsonl").write_text('{"question": "What is 6 x 7?", "answer": "42"}\n' * 3)
+    (at_home / "examples").symlink_to(ROOT / "examples")
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python(code: str) -> None:
+    exec(compile(REAL.sub(STAND_IN, code), "docs", "exec"), {"__name__": "docs"})  # noqa: S102 - our own documents
+
+
+@pytest.mark.parametrize("text", blocks("console"))
+def test_commands(text: str) -> None:
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if not line.startswith("$ shoal "):
+            continue
+        command = REAL.sub(STAND_IN, line.removeprefix("$ shoal ").split(" #")[0])
+        with pytest.raises(SystemExit) as exit_:
+            main(shlex.split(command))
+        assert exit_.value.code == 0, line
