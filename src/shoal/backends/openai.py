@@ -1,0 +1,191 @@
+"""Any server of the OpenAI API: chat completions, text completions, streams."""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator, Sequence
+from copy import copy
+from typing import Literal
+from urllib.parse import SplitResult, urlsplit, urlunsplit
+
+from shoal.backends.openai_stream import StreamedReply
+from shoal.backends.openai_wire import (
+    Dialect,
+    Server,
+    error_of,
+    from_wire_chat,
+    from_wire_text,
+    to_wire_chat,
+    to_wire_text,
+    wire_seed,
+)
+from shoal.backends.transport import Transport
+from shoal.errors import ModelError, UsageError, did_you_mean
+from shoal.runtime.backend import Capabilities, Draws, Outcome
+from shoal.runtime.types import Completion, Delta, Request
+
+_APIS = ("all", "chat", "text")
+_CONSTRAINTS = ("vllm", "llamacpp")
+_MOST_IN_FLIGHT = 1024
+_OTHER_FILES = 64  # file descriptors left for everything that is no connection
+
+
+class OpenAIBackend:
+    """A model behind an OpenAI-compatible server.
+
+    `base_url` ends where the API's paths begin (usually in /v1). Requests of messages go to chat/completions, bare
+    prompts to completions, up to `queries_per_batch` of them in one request; `api` "chat" or "text" keeps to one of
+    the two. `max_n` is how many draws of one prompt a request may ask for, `constraints` ("vllm", "llamacpp") how the
+    server spells regex, choices and grammar, `timeout` the seconds one wire request may take in all. `endpoint` is
+    the server's name in errors.
+
+    Raises UsageError for a base_url that is no http(s) URL or that holds credentials.
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword for each thing servers differ in
+        self,
+        model: str,
+        *,
+        base_url: str,
+        api_key: str | None = None,
+        endpoint: str = "openai",
+        max_in_flight: int | None = None,
+        max_n: int = 128,
+        queries_per_batch: int = 1,
+        api: Literal["all", "chat", "text"] = "all",
+        constraints: str | None = None,
+        timeout: float = 600.0,
+        transport: Transport | None = None,
+    ) -> None:
+        if api not in _APIS:
+            raise UsageError(f"api {api!r}: {did_you_mean(api, _APIS)}")
+        if constraints not in (None, *_CONSTRAINTS):
+            raise UsageError(f"constraints {constraints!r}: {did_you_mean(str(constraints), _CONSTRAINTS)}")
+        url = _checked(base_url)
+        base = urlunsplit((url.scheme, url.netloc, url.path, "", ""))
+        self.name = f"{endpoint}/{model}"
+        self.identity = f"openai|{base}|{model}|{api}"
+        self.capabilities = _capabilities(max_in_flight, max_n, queries_per_batch, api, constraints)
+        official = url.hostname == "api.openai.com"
+        self._dialect = Dialect("max_completion_tokens" if official else "max_tokens", constraints)
+        self._server = Server(endpoint, model, api_key or "")
+        self._timeout = timeout
+        self._chat_url = urlunsplit((url.scheme, url.netloc, f"{url.path}/chat/completions", url.query, ""))
+        self._text_url = urlunsplit((url.scheme, url.netloc, f"{url.path}/completions", url.query, ""))
+        self._transport = transport or Transport(
+            endpoint=endpoint, headers=_headers(api_key), max_connections=self.capabilities.max_in_flight
+        )
+
+    async def generate(self, batch: Sequence[Draws]) -> list[Outcome]:
+        """One wire request, or several at once where the draws cannot share one (conversations, other n or seed)."""
+        if len(batch) == 1:
+            return await self._ask(batch)
+        groups: dict[object, list[int]] = {}
+        for i, draws in enumerate(batch):
+            groups.setdefault(_shared(draws, i), []).append(i)
+        asked = await asyncio.gather(*(self._ask([batch[i] for i in group]) for group in groups.values()))
+        outcomes: dict[int, Outcome] = {}
+        for group, answered in zip(groups.values(), asked, strict=True):
+            outcomes.update(zip(group, answered, strict=True))
+        return [outcomes[i] for i in range(len(batch))]
+
+    async def _ask(self, batch: Sequence[Draws]) -> list[Outcome]:
+        chat = batch[0].request.prompt is None
+        url = self._chat_url if chat else self._text_url
+        try:
+            status, headers, body = await self._transport.post(url, self._body(batch), timeout=self._timeout)
+            if not 200 <= status < 300:
+                raise error_of(status, headers, body, self._server)
+            if chat:
+                return from_wire_chat(body, batch[0], self._server, headers)
+            return from_wire_text(body, batch, self._server, headers)
+        except ModelError as error:
+            return [error, *(copy(error) for _ in batch[1:])]
+
+    def _body(self, batch: Sequence[Draws], *, stream: bool = False) -> bytes:
+        if batch[0].request.prompt is None:
+            return to_wire_chat(self._server.model, batch[0], dialect=self._dialect, stream=stream)
+        return to_wire_text(self._server.model, batch, dialect=self._dialect, stream=stream)
+
+    async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
+        """Deltas as they come, then the whole Completion; raises where the stream ends before the answer does."""
+        url = self._chat_url if request.prompt is None else self._text_url
+        body = self._body([Draws(request)], stream=True)
+        reply = StreamedReply(request, self._server)
+        async with self._transport.stream(url, body, timeout=self._timeout) as incoming:
+            if "event-stream" not in (incoming.headers.get("content-type") or "").lower():
+                whole = b"".join([chunk async for chunk in incoming.chunks])
+                raise error_of(incoming.status, incoming.headers, whole, self._server)
+            if not 200 <= incoming.status < 300:
+                raise error_of(incoming.status, incoming.headers, b"", self._server)
+            async for chunk in incoming.chunks:
+                for delta in reply.feed(chunk):
+                    yield delta
+                if reply.done:
+                    break
+        yield reply.completion()
+
+    async def aclose(self) -> None:
+        """Close the connections; the backend may be used again afterwards."""
+        await self._transport.aclose()
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _shared(draws: Draws, i: int) -> object:
+    """What draws must have in common to go in one wire request; a conversation shares with none."""
+    request = draws.request
+    return i if request.prompt is None else (request.params, draws.n, wire_seed(request))
+
+
+def _headers(api_key: str | None) -> dict[str, str]:
+    if not api_key:
+        return {}
+    key = api_key.strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError("the API key holds characters that no HTTP header can carry")
+    return {"authorization": f"Bearer {key}"}
+
+
+def _checked(base_url: str) -> SplitResult:
+    """The URL in its normal form. What is wrong with it is said without repeating it: it may hold a secret."""
+    try:
+        url = urlsplit(base_url.strip())
+        host, port = url.hostname, url.port
+    except ValueError:
+        raise UsageError("base_url is not a URL") from None
+    if url.scheme not in ("http", "https") or not host:
+        raise UsageError("base_url must be an http:// or https:// URL")
+    if url.username is not None or url.password is not None:
+        raise UsageError("base_url must hold no credentials; give them as api_key")
+    if ":" in host:
+        host = f"[{host}]"
+    default = {"http": 80, "https": 443}[url.scheme]
+    netloc = host if port in (None, default) else f"{host}:{port}"
+    return SplitResult(url.scheme, netloc, url.path.rstrip("/"), url.query, "")
+
+
+def _capabilities(
+    max_in_flight: int | None, max_n: int, queries_per_batch: int, api: str, constraints: str | None
+) -> Capabilities:
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    most = max_in_flight or _MOST_IN_FLIGHT
+    if files != resource.RLIM_INFINITY:
+        most = max(1, min(most, files - _OTHER_FILES))
+    return Capabilities(
+        max_n=max_n,
+        max_batch=queries_per_batch,
+        max_in_flight=most,
+        chat=api != "text",
+        text=api != "chat",
+        stream=True,
+        seed=True,
+        logprobs=True,
+        top_logprobs=20,
+        json_schema=True,
+        regex=constraints == "vllm",
+        choices=constraints is not None,
+        grammar=constraints is not None,
+        tools=api != "text",
+        images=api != "text",
+    )
