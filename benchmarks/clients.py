@@ -57,6 +57,8 @@ def add_ratios(rows: Rows, delay_ms: float) -> None:
         if client == OURS:
             floors = [rows[name, workload] for name in (FLOOR, FLOOR_SEPARATE) if (name, workload) in rows]
             row["cpu_to_floor"] = round(row["cpu_s"] / rows[FLOOR, workload]["cpu_s"], 2)
+            if (FLOOR_SEPARATE, workload) in rows:
+                row["cpu_to_separate_floor"] = round(row["cpu_s"] / rows[FLOOR_SEPARATE, workload]["cpu_s"], 2)
             row["wall_to_floor"] = round(row["wall_s"] / min(floor["wall_s"] for floor in floors), 2)
             row["wall_to_critical_path"] = round(row["wall_s"] / (delay_ms / 1000), 2)
         elif "unavailable" not in ours:
