@@ -1,0 +1,150 @@
+r"""The parts of a reply: reasoning, code, boxes, bold type, sentences, and the plain text under the markup."""
+
+import re
+from collections.abc import Iterator
+
+Span = tuple[int, str]  # where a piece of text starts, and the piece
+
+_THINKING = re.compile(r"<(think(?:ing)?)>.*?(?:</\1>|(\Z))", re.DOTALL | re.IGNORECASE)
+_LEFT_THINKING = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+
+
+def without_reasoning(text: str) -> str | None:
+    """The reply after its <think>...</think>; None where it never leaves it.
+
+    Where only the closing tag is there (the opening one was part of the prompt), what precedes it is reasoning too.
+    """
+    if "<" not in text:
+        return text
+    unclosed = False
+
+    def drop(match: re.Match[str]) -> str:
+        nonlocal unclosed
+        unclosed = unclosed or match[2] is not None
+        return " "
+
+    text = _THINKING.sub(drop, text)
+    return None if unclosed else _LEFT_THINKING.split(text)[-1]
+
+
+_FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})(.*)")
+
+
+def code(text: str) -> str | None:
+    """The last fenced code block of a reply, without its fences; None where there is no closed one."""
+    shown = without_reasoning(text)
+    last: str | None = None
+    fence, lines = "", list[str]()
+    for line in (shown or "").splitlines():
+        match = _FENCE.fullmatch(line)
+        if not fence:
+            if match and "`" not in match[2]:
+                fence, lines = match[1], []
+        elif match and match[1].startswith(fence) and not match[2].strip():
+            last, fence = "\n".join(lines), ""
+        else:
+            lines.append(line)
+    return last
+
+
+_BRACES = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
+_BARE_BOX = re.compile(r"\\boxed\s{0,9}([\w.+-]{1,40})")
+_LONGEST_BOX = 2000
+
+
+def boxes(text: str) -> list[Span]:
+    r"""What every balanced \boxed{...} or \fbox{...} holds, by where it ends; a box that holds but a box is that one."""
+    if r"\boxed" not in text and r"\fbox" not in text:
+        return []
+    found = [(match.start(1), match[1]) for match in _BARE_BOX.finditer(text)]
+    opened: list[int] = []  # where the contents of open braces start; 0 for braces that are no box
+    inner = (-1, -1)
+    for match in _BRACES.finditer(text):
+        if match[0].endswith("{") and match[0] != r"\{":
+            opened.append(match.end() if len(match[0]) > 1 else 0)
+        elif match[0] == "}" and opened:
+            start = opened.pop()
+            holds_a_box = inner[0] == start and inner[1] == match.start()
+            if start and match.start() - start <= _LONGEST_BOX and not holds_a_box:
+                found.append((match.start(), text[start : match.start()]))
+            if start:
+                inner = (start - len(r"\boxed{"), match.end())
+    return sorted(found, key=lambda span: span[0])
+
+
+_BOLD = re.compile(r"(?<!\*)\*\*(?![*\s])([^*\n]{1,200})\*\*(?!\*)|(?<![_\w])__(?!_)([^_\n]{1,200})__(?![_\w])")
+
+
+def bold(text: str) -> Iterator[Span]:
+    """What is in bold type, in order, without headings and labels: `**Step 1:**`, `**2.** Divide`."""
+    for match in _BOLD.finditer(text):
+        piece = match[1] or match[2]
+        if (
+            not re.search(r":\s*$|^\s*\(?\w{1,3}[.)]\s*$|^\s*step\b", piece, re.IGNORECASE)
+            and text[match.end() :][:1] != ":"
+        ):
+            yield match.start(), piece
+
+
+_END = re.compile(r"[.!?](?=[\"'”’*_)\]]{0,4}(?:\s|$))")
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:mr|mrs|ms|dr|st|mt|jr|sr|vs|no|approx|e\.g|i\.e|\w\.\w)|(?<![\w'’])[a-z])$", re.IGNORECASE
+)
+
+
+def sentence_ends(text: str) -> Iterator[int]:
+    """Where sentences end (the index of the stop), abbreviations and initials left alone."""
+    for match in _END.finditer(text):
+        at = match.start()
+        if text[at] != "." or not _ABBREVIATION.search(text[max(0, at - 8) : at]):
+            yield at
+
+
+def last_sentence(text: str) -> str:
+    """The last sentence of the last line."""
+    line = text.rstrip()[-1000:].rsplit("\n", 1)[-1]
+    ends = [at for at in sentence_ends(line) if line[at + 1 :].strip("*_\"'”’) ")]
+    return line[ends[-1] + 1 :].strip() if ends else line.strip()
+
+
+_WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("[[", "]]"), ("<", ">"))
+_LATEX_WRAPPER = re.compile(
+    r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mathit|operatorname|boxed|fbox)\s{0,9}\{([^{}]*)\}"
+)
+_LATEX = (
+    (re.compile(r"\\[dt]frac\b|\\[dt]frac(?=\d)"), r"\\frac"),
+    (re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\!"), ""),
+    (re.compile(r"\^\s?\{?\\circ\}?|\\degree"), "°"),
+    (re.compile(r"\\(?:times|cdot)(?![a-zA-Z])"), "×"),
+    (re.compile(r"\\([%$#&_])"), r"\1"),
+    (re.compile(r"\\[,;: ]|~|\\quad(?![a-zA-Z])"), " "),
+)
+
+
+def without_latex(text: str) -> str:
+    r"""Without the spacing, sizing and font commands: `\text{5}\,\%` becomes `5 %`. Formulas stay formulas."""
+    if "\\" in text or "~" in text or "{,}" in text:
+        text = text.replace("{,}", ",").replace(r"\,\!", "").replace(r"\!", "")
+        text = re.sub(r"(?<=\d)\\,(?=\d{3})", ",", text)
+        for _ in range(3):
+            text = _LATEX_WRAPPER.sub(r" \1", text)
+        for pattern, plain_form in _LATEX:
+            text = pattern.sub(plain_form, text)
+    return text
+
+
+def plain(text: str) -> str:
+    """Without the markup around it: emphasis, quotes, dollars, brackets of formulas, a closing stop."""
+    for _ in range(6):
+        before = text
+        text = text.strip().strip("*`_\"“”‘’'#").strip()
+        text = re.sub(r"[.,;:!\s]{1,9}$", "", text)
+        for opening, closing in _WRAPPERS:
+            inside = text[len(opening) : len(text) - len(closing)]
+            if inside and text.startswith(opening) and text.endswith(closing) and "\n\n" not in inside:
+                text = inside
+        wrapped = _LATEX_WRAPPER.fullmatch(text)
+        text = wrapped[1] if wrapped else text
+        if text == before:
+            break
+    return text.removesuffix(r"\]").removesuffix(r"\)").rstrip(" .")
