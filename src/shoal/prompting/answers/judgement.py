@@ -26,7 +26,7 @@ _LABEL = re.compile(
     re.IGNORECASE,
 )
 _COPULA = re.compile(
-    r"(?:\b(?:is|are|was|were|be|seems?|looks?|appears?(?: to be)?|remains?|it|being|as|answer|solution|response)|['’]s)"
+    r"(?:\b(?:is|are|was|were|be|seems?|looks?|appears?(?: to be)?|it|being|as|answer|solution|response)|['’]s)"
     r"[\s*_\"']{0,4}$",
     re.IGNORECASE,
 )
@@ -93,6 +93,7 @@ _RATING = re.compile(
     rf"|^[ \t#>(*]{{0,9}}{_POINTS.format('alone')}[ \t.)*]{{0,9}}$",
     re.IGNORECASE | re.MULTILINE,
 )
+_BOXED = re.compile(_POINTS.format("points") + _OUT_OF.format("of") + "?")
 
 
 def rating(text: str, low: float = 0.0, high: float = 10.0) -> float | None:
@@ -109,8 +110,8 @@ def rating(text: str, low: float = 0.0, high: float = 10.0) -> float | None:
         out_of = match["of"] or match["among"] or match["whole"]
         scores[form] = None if match["rest"] else _points(match[form], out_of, low, high)
     boxed = boxes(shown)[-1:]
-    if boxed and (match := re.fullmatch(_POINTS.format("p") + _OUT_OF.format("q") + "?", plain(boxed[0][1]))):
-        scores["boxed"] = _points(match["p"], match["q"], low, high)
+    if boxed and (inside := _BOXED.fullmatch(plain(boxed[0][1]))):
+        scores["boxed"] = _points(inside["points"], inside["of"], low, high)
     explicit = {scores[form] for form in ("said", "double", "boxed") if form in scores}
     if explicit:
         return explicit.pop() if len(explicit) == 1 else None

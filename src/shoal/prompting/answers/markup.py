@@ -53,7 +53,7 @@ _LONGEST_BOX = 2000
 
 
 def boxes(text: str) -> list[Span]:
-    r"""What every balanced \boxed{...} or \fbox{...} holds, by where it ends; a box that holds but a box is that one."""
+    r"""What every balanced \boxed{...} or \fbox{...} holds, by where it ends; a box just around a box is that one."""
     if r"\boxed" not in text and r"\fbox" not in text:
         return []
     found = [(match.start(1), match[1]) for match in _BARE_BOX.finditer(text)]

@@ -47,8 +47,8 @@ _VULGAR = {
 _SUPERSCRIPTS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 
 _SMALL = (
-    ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-    + ("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _WORDS = {word: value for value, word in enumerate(_SMALL)} | {word: 20 + 10 * i for i, word in enumerate(_TENS)}
@@ -159,7 +159,7 @@ def _in_words(text: str) -> Fraction | None:
 
 
 def written(text: str) -> list[tuple[int, str]]:
-    """The last numbers (at most 50) written in a text, by where they end, without list markers ("2." opening a line)."""
+    """The last numbers (at most 50) a text has, by where they end, without list markers ("2." opening a line)."""
     text = _fractions(without_latex(text))
     found: deque[tuple[int, str]] = deque(maxlen=50)
     for match in _TOKEN.finditer(text):
