@@ -8,6 +8,9 @@ print(completion.text)
 """
 
 from shoal.backends.loop import run as run
+from shoal.batch.mapping import amap as amap
+from shoal.batch.mapping import map as map
+from shoal.batch.records import Record as Record
 from shoal.errors import ShoalError as ShoalError
 from shoal.runtime.budget import Budget as Budget
 from shoal.runtime.concurrency import gather as gather

@@ -26,7 +26,18 @@ async def answer(request):
 
 def command(directory: Path) -> list[str]:
     run = ["run", "data.jsonl", "-p", "{q}", "-m", "scripted/s.py:answer", "-t", "self_consistency(n=3)"]
-    return [sys.executable, "-m", "shoal", *run, "--run-dir", str(directory), "--no-cache", "--quiet", "--max-in-flight", "8"]
+    return [
+        sys.executable,
+        "-m",
+        "shoal",
+        *run,
+        "--run-dir",
+        str(directory),
+        "--no-cache",
+        "--quiet",
+        "--max-in-flight",
+        "8",
+    ]
 
 
 def asked(tmp_path: Path) -> list[str]:

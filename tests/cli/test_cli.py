@@ -200,7 +200,7 @@ def test_ask_with_trace(shoal: Shell) -> None:
         "ask", "What is 2 plus 3 ?", "-m", "scripted/s.py:sums", "-t", "self_consistency(n=3)", "--trace"
     )
     assert out == "That makes 5. The answer is 5.\n"
-    assert "self_consistency  3 calls" in err
+    assert "self_consistency(n=3)  3 calls" in err
     assert "scripted/s.py:sums #2" in err
     assert "critical path ● 1 call," in err
 

@@ -38,7 +38,8 @@ class RunDirectory:
 
     def _check(self, options: dict[str, Any], rows: Input) -> None:
         config = self.path / "config.json"
-        asked = {"options": options, "rows": rows.count, "digest": rows.digest, "input": str(rows.path)}
+        options = msgspec.json.decode(msgspec.json.encode(options))
+        asked = {"options": options, "rows": rows.count, "digest": rows.digest, "input": rows.label}
         if config.exists():
             try:
                 before = msgspec.json.decode(config.read_bytes())
@@ -67,7 +68,7 @@ def _compare(path: Path, before: dict[str, Any], options: dict[str, Any], rows: 
     if rows.count < before["rows"]:
         raise RunError(f"{path} holds a run of {before['rows']} rows, now there are {rows.count}; {advice}")
     if rows.prefix(before["rows"]) != before["digest"]:
-        raise RunError(f"{path} holds a run of other rows: {rows.path} has changed; {advice}")
+        raise RunError(f"{path} holds a run of other rows: {rows.label} has changed; {advice}")
 
 
 def _shown(value: Any) -> str:

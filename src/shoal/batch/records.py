@@ -57,6 +57,9 @@ class Record(Struct, frozen=True):
     error: Failure | None = None
 
 
+decode = msgspec.json.Decoder(Record).decode
+
+
 def succeeded(
     number: int, row: Row, completion: Completion, *, model: str, technique: str | None, answer: str | None, score: Any
 ) -> Record:

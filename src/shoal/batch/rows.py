@@ -104,8 +104,9 @@ class Input:
     with rows added at the end, and a changed row is noticed.
     """
 
-    def __init__(self, path: Path, limit: int | None = None) -> None:
+    def __init__(self, path: Path, limit: int | None = None, *, label: str | None = None) -> None:
         self.path = path
+        self.label = label or str(path)
         self.limit = limit
         self.columns: dict[str, None] = {}
         self.count = 0
@@ -115,7 +116,7 @@ class Input:
             digest.update(_encode_sorted(row))
             self.count += 1
         if not self.count:
-            raise UsageError(f"{path}: no rows")
+            raise UsageError(f"{self.label}: no rows")
         self.digest = digest.hexdigest()
 
     def __iter__(self) -> Iterator[Row]:

@@ -2,16 +2,16 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from time import monotonic
 
-import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from shoal.backends import BaseModel
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.journal import RowRecorder
-from shoal.batch.records import Record, encode, failed, succeeded
+from shoal.batch.records import Record, decode, encode, failed, succeeded
 from shoal.batch.rows import Input, Row
 from shoal.errors import BudgetExceeded, StoreError
 from shoal.runtime import budget, replay, scope
@@ -72,7 +72,13 @@ class Summary(Struct):
         self.completion_tokens += record.usage.completion_tokens
 
 
-_decode_record = msgspec.json.Decoder(Record).decode
+_LEAST_WINDOW, _WIDEST_WINDOW = 64, 4096
+
+
+def window_for(models: Iterable[BaseModel]) -> int:
+    """Rows under way at once: enough to keep every model busy, whatever the technique, and no more."""
+    widest = max(base.scheduler.max_in_flight for base in models)
+    return min(max(2 * widest, _LEAST_WINDOW), _WIDEST_WINDOW)
 
 
 class BatchRun:
@@ -96,6 +102,7 @@ class BatchRun:
         self.stopped: BudgetExceeded | None = None
         self.interrupted = False
         self.limit = Budget()
+        self.on_progress: Callable[[Progress], None] | None = None
 
     async def execute(self, program: RowProgram, limit: Budget | None = None) -> None:
         """Run what is not done yet. Cancelling it stops cleanly; StoreError (a full disk) stops it too."""
@@ -148,6 +155,8 @@ class BatchRun:
         if record.score is not UNSET:
             self.progress.scored += 1
             self.progress.score += record.score
+        if self.on_progress is not None:
+            self.on_progress(self.progress)
 
     def interrupt(self) -> None:
         """Begin no row and make no call from here on; calls under way finish and are kept."""
@@ -163,7 +172,7 @@ class BatchRun:
         summary = Summary(rows=self.rows.count, seconds=self.progress.seconds)
         for number, line in self.directory.journal.records():
             if number < self.rows.count:
-                summary.add(_decode_record(line))
+                summary.add(decode(line))
         return summary
 
     def lines(self) -> Iterator[bytes]:

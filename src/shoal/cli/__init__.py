@@ -73,5 +73,5 @@ def _main(argv: Sequence[str] | None) -> int:
         click.echo("interrupted", err=True)
         return 130
     except BrokenPipeError:  # the reader of our output went away
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
         return 1

@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,7 +18,7 @@ from msgspec import UNSET, UnsetType, structs
 from shoal.backends.loop import run as run_program
 from shoal.batch.directory import RunDirectory
 from shoal.batch.rows import Input, Row
-from shoal.batch.runner import BatchRun, RowProgram
+from shoal.batch.runner import BatchRun, RowProgram, window_for
 from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options
 from shoal.errors import BudgetExceeded, UsageError, did_you_mean
 from shoal.evaluation.scorers import SCORERS
@@ -26,9 +28,8 @@ from shoal.prompting.template import Template
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Message, Request
-from shoal.techniques.opening import bases
+from shoal.techniques.opening import bases, identities
 
-_LEAST_WINDOW, _WIDEST_WINDOW = 64, 4096
 _DRAIN_SECONDS = 30.0
 _KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answer, by scorer
 
@@ -55,13 +56,19 @@ def run(data: str, **options: Any) -> int:
     """
     budget = Budget.parse(options["budget"]) if options["budget"] else None
     directory = options["run_dir"] or Path("runs", _run_name(data, options))
-    rows = Input(_spooled(directory) if data == "-" else Path(data), options["limit"])
+    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
+        rows = _standard_input(Path(scratch), options) if data == "-" else Input(Path(data), options["limit"])
+        return _run(rows, directory, budget, options)
+
+
+def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
     request_of = _request_maker(rows, options)
     judge = _judge(rows, options)
     model = open_from(options, options["max_in_flight"])
     with RunDirectory(directory, _identity(options, model), rows) as place:
+        window = window_for(bases(model))
         batch = BatchRun(
-            place, rows, model=options["model"], technique=options["technique"], window=_window(model), judge=judge
+            place, rows, model=options["model"], technique=options["technique"], window=window, judge=judge
         )
         return run_program(_execute(batch, model, lambda row: model(request_of(row)), budget, options))
 
@@ -159,7 +166,7 @@ def _request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Requ
 
 def _known_column(where: str, name: str, rows: Input) -> None:
     if name not in rows.columns:
-        raise UsageError(f"{where} names column {name!r}; {rows.path} has none: {did_you_mean(name, rows.columns)}")
+        raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
 
 
 def _judge(rows: Input, options: dict[str, Any]) -> Callable[[Completion, Row], tuple[str | None, float | UnsetType]]:
@@ -185,14 +192,8 @@ def _judge(rows: Input, options: dict[str, Any]) -> Callable[[Completion, Row], 
 def _identity(options: dict[str, Any], model: Model) -> dict[str, Any]:
     """What makes a run this run: changing any of it makes another."""
     names = ("prompt", "messages", "system", "technique", "answer", "scorer", *SAMPLING)
-    models = sorted(base.backend.identity for base in bases(model))
-    return {name: options[name] or None for name in names} | {"temperature": options["temperature"], "model": models}
-
-
-def _window(model: Model) -> int:
-    """Rows under way at once: enough to keep every model busy, whatever the technique, and no more."""
-    widest = max(int(base.scheduler.max_in_flight) for base in bases(model))
-    return min(max(2 * widest, _LEAST_WINDOW), _WIDEST_WINDOW)
+    given = {name: options[name] or None for name in names}
+    return given | {"temperature": options["temperature"], "model": identities(model)}
 
 
 def _run_name(data: str, options: dict[str, Any]) -> str:
@@ -201,9 +202,9 @@ def _run_name(data: str, options: dict[str, Any]) -> str:
     return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts)[:120]
 
 
-def _spooled(directory: Path) -> Path:
-    """Standard input kept in the run directory, so that it can be read more than once."""
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    path = directory / "input.jsonl"
-    path.write_bytes(sys.stdin.buffer.read())
-    return path
+def _standard_input(scratch: Path, options: dict[str, Any]) -> Input:
+    """Standard input in a file, so that it can be read more than once."""
+    path = scratch / "input.jsonl"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return Input(path, options["limit"], label="standard input")

@@ -41,15 +41,25 @@ class Applied:
         parent = trace.current.get()
         if parent is None:
             return await self.technique(self.model, request, **self.options)
-        span = parent.child(getattr(self.technique, "__name__", "technique"), "technique", request)
+        span = parent.child(self.name, "technique", request)
         with scope.setting(trace.current, span), span.timed():
             span.completion = await self.technique(self.model, request, **self.options)
         return span.completion
 
-    def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+    @property
+    def name(self) -> str:
+        """The technique and the options it was given, as a spec writes them."""
+        options = ", ".join(f"{name}={_shown(value)}" for name, value in self.options.items())
         name = getattr(self.technique, "__name__", repr(self.technique))
-        return f"{name}({options})@{self.model!r}" if options else f"{name}@{self.model!r}"
+        return f"{name}({options})" if options else name
+
+    def __repr__(self) -> str:
+        return f"{self.name}@{self.model!r}"
+
+
+def _shown(value: object) -> str:
+    """An option as a spec writes it: the same in every process, so that runs can be compared by it."""
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def apply(technique: Technique, model: Model, **options: Any) -> Applied:

@@ -58,6 +58,20 @@ def _open_cache(cache: DrawCache | Path | str | bool | None) -> DrawCache | None
     return DrawCache(default_cache_path() if cache is True else Path(cache))
 
 
+def identities(model: object) -> list[str]:
+    """What the answers of a model depend on: the identities of its base models."""
+    return sorted(base.backend.identity for base in bases(model))
+
+
+def names(model: object) -> tuple[str, str | None]:
+    """The name of the base model, and the techniques applied to it as a spec writes them."""
+    techniques = []
+    while isinstance(model, Applied):
+        techniques.append(model.name)
+        model = model.model
+    return repr(model), "@".join(techniques) or None
+
+
 def bases(model: object) -> Iterator[BaseModel]:
     """The base models under a model, each once."""
     seen: set[int] = set()

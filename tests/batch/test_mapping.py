@@ -1,0 +1,67 @@
+"""`shoal.map` from a script, inside a running loop, and with a run directory that it resumes."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.scripting import scripted
+
+import shoal
+from shoal.errors import RunError
+from shoal.runtime.types import sampling_params
+
+
+def test_map_texts() -> None:
+    model, backend = scripted(lambda r: f"The answer is {r.text}.")
+    records = shoal.map(model, ["1", "2", "3"], params=sampling_params(temperature=0.5))
+    assert [(r.id, r.output, r.answer) for r in records] == [
+        (i, f"The answer is {i + 1}.", str(i + 1)) for i in range(3)
+    ]
+    assert {r.params.temperature for r in backend.requests} == {0.5}
+
+
+def test_map_rows_with_a_technique_and_a_score() -> None:
+    Path("s.py").write_text("def f(request):\n    return 'The answer is ' + request.text[-1]\n")
+    rows = [{"id": "a", "q": "is 5", "gold": "5"}, {"id": "b", "q": "is 6", "gold": "7"}]
+    seen: list[int] = []
+    records = shoal.map(
+        "self_consistency(n=2)@scripted/s.py:f",
+        rows,
+        template="What {q}",
+        score=lambda completion, row: float(completion.answer == row["gold"]),
+        on_progress=lambda progress: seen.append(progress.finished),
+    )
+    assert [(r.id, r.score) for r in records] == [("a", 1.0), ("b", 0.0)]
+    assert (records[0].technique, records[0].usage.calls) == ("self_consistency(n=2)", 2)
+    assert seen == [1, 2]
+
+
+def test_map_inside_a_running_loop() -> None:
+    model, _ = scripted(lambda r: r.text)
+
+    async def notebook() -> list[str | None]:
+        return [r.output for r in shoal.map(model, ["a", "b"])]
+
+    assert asyncio.run(notebook()) == ["a", "b"]
+
+
+def test_map_resumes_and_refuses_other_items(tmp_path: Path) -> None:
+    model, backend = scripted(lambda r: r.text)
+    shoal.map(model, ["a", "b"], run_dir=tmp_path / "run")
+    assert [r.output for r in shoal.map(model, iter(["a", "b", "c"]), run_dir=tmp_path / "run")] == ["a", "b", "c"]
+    assert len(backend.requests) == 3
+    with pytest.raises(RunError, match="run of other rows: items has changed"):
+        shoal.map(model, ["x", "b", "c"], run_dir=tmp_path / "run")
+
+
+def test_run_raises_what_the_program_raises() -> None:
+    async def program() -> None:
+        raise KeyError("mine")
+
+    async def notebook() -> None:
+        shoal.run(program())
+
+    with pytest.raises(KeyError):
+        shoal.run(program())
+    with pytest.raises(KeyError):
+        asyncio.run(notebook())
