@@ -4,8 +4,8 @@
         backend = OpenAIBackend("m", base_url=server.base_url)
 
 `[[NAME]]` anywhere in the request's body (the user's message, the model's name) makes the reply the fault of that
-name; `[[NAME*3]]` the first three times such a request comes, and a good answer from then on. Without it the answers are
-good: choice j of prompt i says "answer i.j". FAULTS lists the names.
+name; `[[NAME*3]]` the first three times such a request comes, and a good answer from then on. Without it the answers
+are good: choice j of prompt i says "answer i.j". FAULTS lists the names.
 """
 
 import asyncio
@@ -248,12 +248,6 @@ async def _drip(
     await gone
 
 
-async def _refuse_stale(
-    server: FaultyServer, request: Seen, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-) -> None:
-    """Close without a word."""
-
-
 def _error(status: str, headers: str = "", **error: Any) -> bytes:
     return whole({"error": {"message": "no", "type": None, "code": None, **error}}, status, headers)
 
@@ -275,7 +269,7 @@ _BOMB = gzip.compress(b'{"x":"' + b"a" * (64 << 20) + b'"}', 1)
 
 FAULTS: dict[str, bytes | Fault] = {
     # The connection
-    "close-at-once": _refuse_stale,
+    "close-at-once": b"",
     "reset-before-headers": _broken(lambda good: b"", reset=True),
     "reset-in-headers": _broken(lambda good: good[:25], reset=True),
     "reset-in-body": _broken(_in_body(20), reset=True),
@@ -291,8 +285,8 @@ FAULTS: dict[str, bytes | Fault] = {
     "stall-in-body": _stalling(_in_body(20)),
     "drip": _drip,
     "endless-headers": b"HTTP/1.1 200 OK\r\n" + b"x: %s\r\n" % (b"y" * 1000) * 300,
-    "two-replies": whole({"choices": []}) * 2,
-    "interim": b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n",
+    "two-replies": _replying(lambda good: whole(good) * 2),
+    "interim": _replying(lambda good: b"HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n" + whole(good)),
     # The body
     "empty": whole(b""),
     "html": whole(b"<html><body><h1>Sign in</h1></body></html>", kind="text/html"),

@@ -113,11 +113,11 @@ class OpenAIBackend:
         reply = StreamedReply(request, self._server)
         async with self._transport.stream(url, body, timeout=self._timeout) as incoming:
             if "event-stream" not in (incoming.headers.get("content-type") or "").lower():
-                whole = b"".join([chunk async for chunk in incoming.chunks])
+                whole = await incoming.whole()
                 raise error_of(incoming.status, incoming.headers, whole, self._server)
             if not 200 <= incoming.status < 300:
                 raise error_of(incoming.status, incoming.headers, b"", self._server)
-            async for chunk in incoming.chunks:
+            async for chunk in incoming.chunks():
                 for delta in reply.feed(chunk):
                     yield delta
                 if reply.done:
