@@ -19,7 +19,7 @@ from shoal.backends.openai_wire import (
     wire_seed,
 )
 from shoal.backends.transport import Transport
-from shoal.errors import ModelError, UsageError, did_you_mean
+from shoal.errors import BadRequest, ModelError, UsageError, did_you_mean
 from shoal.runtime.backend import Capabilities, Draws, Outcome
 from shoal.runtime.types import Completion, Delta, Request
 
@@ -102,9 +102,13 @@ class OpenAIBackend:
             return [error, *(copy(error) for _ in batch[1:])]
 
     def _body(self, batch: Sequence[Draws], *, stream: bool = False) -> bytes:
-        if batch[0].request.prompt is None:
-            return to_wire_chat(self._server.model, batch[0], dialect=self._dialect, stream=stream)
-        return to_wire_text(self._server.model, batch, dialect=self._dialect, stream=stream)
+        model = self._server.model
+        try:
+            if batch[0].request.prompt is None:
+                return to_wire_chat(model, batch[0], dialect=self._dialect, stream=stream)
+            return to_wire_text(model, batch, dialect=self._dialect, stream=stream)
+        except UnicodeEncodeError:
+            raise BadRequest("the request holds half a surrogate pair", endpoint=self._server.name) from None
 
     async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
         """Deltas as they come, then the whole Completion; raises where the stream ends before the answer does."""

@@ -16,7 +16,7 @@ _ABSENT = Raw()
 
 class WireUsage(Struct):
     prompt_tokens: int
-    completion_tokens: int = 0
+    completion_tokens: int
 
 
 _decode = msgspec.json.Decoder(WireUsage).decode
