@@ -8,20 +8,19 @@ import asyncio
 import os
 from typing import Any
 
+import aiohttp
 import msgspec
 import uvloop
 from benchmarks.workload import COMPLETIONS, SAMPLES, arguments, majority, measured
-from pyreqwest.client import Client, ClientBuilder
 
 
-async def chat(client: Client, url: str, question: str, n: int = 1) -> list[str]:
+async def chat(client: aiohttp.ClientSession, url: str, question: str, n: int = 1) -> list[str]:
     """The texts of one wire request."""
     body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": question}]}
     if n > 1:
         body["n"] = n
-    request = client.post(url).header("content-type", "application/json").body_bytes(msgspec.json.encode(body)).build()
-    response = await request.send()
-    reply = msgspec.json.decode(await response.bytes())
+    async with client.post(url, data=msgspec.json.encode(body)) as response:
+        reply = msgspec.json.decode(await response.read())
     return [choice["message"]["content"] for choice in reply["choices"]]
 
 
@@ -37,7 +36,8 @@ async def run(base_url: str, workload: str, prompts: list[str]) -> list[str]:
         replies = await asyncio.gather(*(chat(client, url, question) for _ in range(SAMPLES)))
         return majority(reply[0] for reply in replies)
 
-    async with ClientBuilder().default_headers({"authorization": "Bearer x"}).build() as client:
+    headers = {"authorization": "Bearer x", "content-type": "application/json"}
+    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=1024)) as client:
         return await asyncio.gather(*map(item, prompts))
 
 

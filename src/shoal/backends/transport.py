@@ -6,23 +6,26 @@ Redirects are not followed. A task that is cancelled closes its connection at on
 """
 
 import asyncio
+import os
 import ssl
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from math import inf
 from typing import NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
-from shoal.backends.connect import Origin, connect, origin_of
-from shoal.backends.connection import Connection, Limits
-from shoal.errors import ConnectionFailed, DeadlineExceeded
+import aiohttp
 
+from shoal.errors import CertificateError, ConnectionFailed, DeadlineExceeded, MalformedResponse, UsageError
+
+_LINGER = 0.1
 _KEPT = 30.0  # seconds: a connection idle for longer may have been forgotten by something on the way
+_ENCODINGS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS, "identity": None, "": None}
 
 
 class Reply(NamedTuple):
-    """A whole reply; header names are lower case."""
+    """A whole reply; header names are looked up in any case."""
 
     status: int
     headers: Mapping[str, str]
@@ -32,44 +35,76 @@ class Reply(NamedTuple):
 class Incoming:
     """A reply whose body is still coming."""
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self.status = connection.status
-        self.headers: Mapping[str, str] = connection.headers
+    def __init__(self, response: aiohttp.ClientResponse, idle: float | None, max_body: int, endpoint: str) -> None:
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        self._response = response
+        self._idle = idle
+        self._max_body = max_body
+        self._endpoint = endpoint
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        while chunk := await self._connection.chunk():
-            yield chunk
+        """The body piece by piece, bounded after decompression."""
+        unpack = self._unpacking()
+        size = 0
+        while chunk := await self._chunk():
+            if unpack is not None:
+                chunk = unpack(chunk, self._max_body + 1 - size)
+            size += len(chunk)
+            if size > self._max_body:
+                raise MalformedResponse(f"a body of more than {self._max_body} bytes", endpoint=self._endpoint)
+            if chunk:
+                yield chunk
+        if unpack is not None and not unpack.finished:
+            raise MalformedResponse("a compressed body without its end", endpoint=self._endpoint)
 
     async def whole(self) -> bytes:
-        return await self._connection.whole()
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def _chunk(self) -> bytes:
+        if there := self._response.content.read_nowait():
+            return there
+        if self._response.content.at_eof():
+            return b""
+        try:
+            async with asyncio.timeout(self._idle):
+                return await self._response.content.readany()
+        except TimeoutError:
+            raise DeadlineExceeded(f"not a byte for {self._idle:g} s", endpoint=self._endpoint) from None
+
+    def _unpacking(self) -> "_Unpacking | None":
+        encoding = self.headers.get("content-encoding", "").strip().lower()
+        if encoding not in _ENCODINGS:
+            raise MalformedResponse(f"a body in an encoding not asked for: {encoding[:40]}", endpoint=self._endpoint)
+        bits = _ENCODINGS[encoding]
+        return None if bits is None else _Unpacking(bits, self._endpoint)
 
 
-class _Target:
-    """A URL made ready: the origin, and the request up to its length, for whole replies and for streams."""
+class _Unpacking:
+    """Bounded decompression: a few kilobytes may stand for gigabytes."""
 
-    __slots__ = ("head", "origin", "stream_head")  # and no repr: the head holds the key
+    def __init__(self, window_bits: int, endpoint: str) -> None:
+        self._zlib = zlib.decompressobj(window_bits)
+        self._endpoint = endpoint
 
-    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
-        parts = urlsplit(url)
-        self.origin = origin_of(parts)
-        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        proxy_auth = ""
-        if self.origin.proxy is not None and not self.origin.tls:
-            path, proxy_auth = f"http://{parts.netloc}{path}", self.origin.proxy_auth
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        start = f"POST {path} HTTP/1.1\r\nhost: {parts.netloc}\r\n{proxy_auth}{lines}content-type: application/json\r\n"
-        self.head = f"{start}accept-encoding: gzip, deflate\r\ncontent-length: ".encode("latin-1")
-        self.stream_head = f"{start}accept: text/event-stream\r\ncontent-length: ".encode("latin-1")
+    def __call__(self, chunk: bytes, at_most: int) -> bytes:
+        try:
+            return self._zlib.decompress(chunk, at_most)
+        except zlib.error:
+            raise MalformedResponse("a body that does not decompress", endpoint=self._endpoint) from None
+
+    @property
+    def finished(self) -> bool:
+        return self._zlib.eof
 
 
 class Transport:
-    """Connections, kept alive, to the servers its URLs name; at most `max_connections` in use at once.
+    """Connections, kept alive, to the servers its URLs name; at most `max_connections` at once.
 
     `headers` go with every request. Seconds: `connect_timeout` for a connection, `first_byte_timeout` from the request
     to the headers of the reply (by default as long as the whole call may take), `idle_timeout` between bytes of a
     body. `max_body` bounds the body after decompression. `endpoint` names the server in errors. It may be used on one
-    event loop after another; connections do not outlive their loop. Certificates are the system's, or those of
+    event loop after another; connections end with their loop. Certificates are the system's, or those of
     SSL_CERT_FILE; proxies are those of HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
     """
 
@@ -79,168 +114,126 @@ class Transport:
         endpoint: str = "",
         headers: Mapping[str, str] | None = None,
         connect_timeout: float = 10.0,
-        first_byte_timeout: float = inf,
+        first_byte_timeout: float | None = None,
         idle_timeout: float = 120.0,
         max_body: int = 32 << 20,
         max_connections: int = 1024,
     ) -> None:
         self._endpoint = endpoint
-        self._headers = {"user-agent": "shoal", **(headers or {})}
-        self._connect_timeout = connect_timeout
-        self._first_byte_timeout = first_byte_timeout
+        self._headers = {"content-type": "application/json", "accept-encoding": "identity", **(headers or {})}
         self._idle_timeout = idle_timeout
         self._max_body = max_body
         self._max_connections = max_connections
-        self._targets: dict[str, _Target] = {}
-        self._pool: _Pool | None = None
-        self._tls: ssl.SSLContext | None = None
+        # sock_read bounds the silence before the headers; the body is watched by Incoming.
+        self._timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=connect_timeout, sock_read=first_byte_timeout, ceil_threshold=float("inf")
+        )
+        self._proxies: dict[str, str | None] = {}  # by URL; looking one up reads the environment
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._session: aiohttp.ClientSession | None = None
+        self._sessions: AsyncGenerator[aiohttp.ClientSession, None] | None = None
+
+    def __repr__(self) -> str:
+        return f"Transport({self._endpoint!r})"
 
     async def post(self, url: str, body: bytes, *, timeout: float) -> Reply:
-        """The whole reply, whatever its status, within `timeout` seconds."""
-        target = self._target(url)
-        pool = self._pool_here() or await self._new_pool()
-        request = b"%s%d\r\n\r\n%s" % (target.head, len(body), body)
-        connection = await self._exchange(pool, target.origin, request, timeout, eager=False)
-        try:
-            data = await connection.whole()
-            return Reply(connection.status, connection.headers, data)
-        finally:
-            pool.give_back(target.origin, connection)
+        """A whole reply, within `timeout` seconds in all."""
+        async with self.stream(url, body, timeout=timeout) as incoming:
+            return Reply(incoming.status, incoming.headers, await incoming.whole())
 
     @asynccontextmanager
     async def stream(self, url: str, body: bytes, *, timeout: float) -> AsyncIterator[Incoming]:
-        """A reply as it comes, within `timeout` seconds in all. Leaving before its end closes the connection."""
-        target = self._target(url)
-        pool = self._pool_here() or await self._new_pool()
-        request = b"%s%d\r\n\r\n%s" % (target.stream_head, len(body), body)
-        connection = await self._exchange(pool, target.origin, request, timeout, eager=True)
+        """A reply as it comes; leaving the context early closes the connection."""
+        session = self._session if self._loop is asyncio.get_running_loop() else await self._open()
+        assert session is not None
+        deadline = asyncio.timeout(timeout)
         try:
-            yield Incoming(connection)
-        finally:
-            pool.give_back(target.origin, connection)
+            proxy = self._proxies[url] if url in self._proxies else self._proxies.setdefault(url, _proxy_for(url))
+            async with deadline, session.post(url, data=body, allow_redirects=False, proxy=proxy) as response:
+                yield Incoming(response, self._idle_timeout, self._max_body, self._endpoint)
+        except (aiohttp.ClientError, ssl.SSLError, OSError, UnicodeError) as error:
+            if deadline.expired():
+                raise DeadlineExceeded(f"no whole reply within {timeout:g} s", endpoint=self._endpoint) from None
+            raise self._typed(error) from None
+
+    def _typed(self, error: Exception) -> Exception:
+        """Our error for one of the library's; never with its text where that could hold a URL with credentials."""
+        where = self._endpoint
+        if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
+            return CertificateError(f"the certificate does not verify ({_reason(error)})", endpoint=where)
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return ConnectionFailed(f"no connection within {self._timeout.sock_connect:g} s", endpoint=where)
+        if isinstance(error, aiohttp.SocketTimeoutError):
+            return DeadlineExceeded(f"not a byte for {self._timeout.sock_read:g} s", endpoint=where)
+        if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):
+            return UsageError(f"{where}: not a URL that HTTP can use")
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return ConnectionFailed(f"the proxy refused to connect ({error.status})", endpoint=where)
+        if isinstance(error, aiohttp.ClientPayloadError | aiohttp.ServerDisconnectedError):
+            return ConnectionFailed("the connection broke before the reply was whole", endpoint=where)
+        if isinstance(error, aiohttp.ClientResponseError):
+            return MalformedResponse("the reply is not HTTP", endpoint=where)
+        if isinstance(error, UnicodeError):
+            return ConnectionFailed("not a host name", endpoint=where)
+        return ConnectionFailed(_reason(error), endpoint=where)
+
+    async def _open(self) -> aiohttp.ClientSession:
+        """A session for the running loop, held by an asynchronous generator so that the loop closes it at its end."""
+        self._proxies.clear()
+        self._loop = asyncio.get_running_loop()
+        self._sessions = self._lifetime()
+        self._session = await anext(self._sessions)
+        return self._session
+
+    async def _lifetime(self) -> AsyncGenerator[aiohttp.ClientSession, None]:
+        connector = aiohttp.TCPConnector(
+            limit=self._max_connections, keepalive_timeout=_KEPT, ttl_dns_cache=300, ssl=_tls()
+        )
+        async with aiohttp.ClientSession(
+            connector=connector,
+            headers=self._headers,
+            timeout=self._timeout,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ) as session:
+            yield session
 
     async def aclose(self) -> None:
-        """Close all connections. Using the transport again opens new ones."""
-        pool, self._pool = self._pool_here(), None
-        if pool is not None:
-            await pool.life.aclose()
-
-    async def _exchange(
-        self, pool: "_Pool", origin: Origin, request: bytes, timeout: float, *, eager: bool
-    ) -> Connection:
-        """Send the request and wait for the reply: for its headers where `eager`, for its end otherwise."""
-        deadline = pool.loop.time() + timeout
-        limits = Limits(deadline, self._first_byte_timeout, self._idle_timeout, self._max_body)
-        kept = True  # whether a kept connection may be used
-        while True:
-            connection = await pool.take(origin, deadline, self._connect, kept=kept)
-            try:
-                connection.start(request, limits, eager=eager)
-                await connection.head()
-                return connection
-            except ConnectionFailed:
-                pool.give_back(origin, connection)
-                if connection.exchanges == 1 or connection.heard:
-                    raise
-                kept = False  # the server was closing it when the request came: that is no failure yet
-            except BaseException:
-                pool.give_back(origin, connection)
-                raise
-
-    async def _connect(self, origin: Origin, deadline: float) -> Connection:
-        left = deadline - asyncio.get_running_loop().time()
-        if origin.tls and self._tls is None:
-            self._tls = ssl.create_default_context()
-        timeout = min(self._connect_timeout, left)
-        return await connect(origin, self._endpoint, timeout, self._tls if origin.tls else None)
-
-    def _target(self, url: str) -> _Target:
-        target = self._targets.get(url)
-        if target is None:
-            target = self._targets[url] = _Target(url, self._headers)
-        return target
-
-    def _pool_here(self) -> "_Pool | None":
-        pool = self._pool
-        return pool if pool is not None and pool.loop is asyncio.get_running_loop() else None
-
-    async def _new_pool(self) -> "_Pool":
-        pool = self._pool = _Pool(self._max_connections, self._endpoint)
-        await anext(pool.life)
-        return pool
+        """Close the connections; the transport may be used again afterwards."""
+        sessions, self._sessions, self._session, self._loop = self._sessions, None, None, None
+        if sessions is not None:
+            await sessions.aclose()
 
 
-class _Pool:
-    """The connections of one event loop: those in use, counted, and those kept for the next exchange."""
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or None)
 
-    def __init__(self, limit: int, endpoint: str) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.life = self._live()
-        self._endpoint = endpoint
-        self._free = limit
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._idle: dict[Origin, list[tuple[Connection, float]]] = {}
-        self._open: set[Connection] = set()
 
-    async def _live(self) -> AsyncGenerator[None, None]:
-        """Closes the connections when the event loop ends: a loop finalises its asynchronous generators first."""
-        try:
-            yield
-        finally:
-            for connection in list(self._open):
-                connection.abort()
-            await asyncio.sleep(0)  # where the sockets are closed
+def _proxy_for(url: str) -> str | None:
+    """The proxy that the environment names for a URL.
 
-    async def take(
-        self,
-        origin: Origin,
-        deadline: float,
-        connect: Callable[[Origin, float], Awaitable[Connection]],
-        *,
-        kept: bool,
-    ) -> Connection:
-        """A connection to use and to give back: a kept one, the latest first, or a new one."""
-        if self._free:
-            self._free -= 1
-        else:
-            await self._turn(deadline)
-        idle = self._idle.get(origin)
-        while kept and idle:
-            connection, since = idle.pop()
-            if connection.usable and self.loop.time() - since < _KEPT:
-                return connection
-            connection.abort()
-        try:
-            connection = await connect(origin, deadline)
-        except BaseException:
-            self._release()
-            raise
-        self._open.add(connection)
-        connection.when_lost = self._open.discard
-        return connection
+    One that cannot be used is an error, not a way around it. It may hold a password and is not repeated.
+    """
+    parts = urlsplit(url)
+    proxy = getproxies().get(parts.scheme)
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return None
+    if urlsplit(proxy).scheme != "http":
+        raise UsageError(f"the {parts.scheme} proxy in the environment is not an http:// proxy; no other can be used")
+    return proxy
 
-    def give_back(self, origin: Origin, connection: Connection) -> None:
-        if connection.finish():
-            self._idle.setdefault(origin, []).append((connection, self.loop.time()))
-        self._release()
 
-    async def _turn(self, deadline: float) -> None:
-        turn = self.loop.create_future()
-        self._waiting.append(turn)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await turn
-        except BaseException as error:
-            if turn.done() and not turn.cancelled():  # it came, and too late
-                self._release()
-            if isinstance(error, TimeoutError):
-                raise DeadlineExceeded("no connection came free in time", endpoint=self._endpoint) from None
-            raise
-
-    def _release(self) -> None:
-        while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
+def _reason(error: BaseException) -> str:
+    """What the operating system or the TLS library said, without addresses and URLs."""
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return str(cause.verify_message)
+    if isinstance(cause, ssl.SSLError):
+        return f"no TLS connection ({cause.reason or 'handshake failed'})"
+    if isinstance(cause, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(cause, ConnectionResetError | BrokenPipeError):
+        return "the connection broke before the reply was whole"
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "the host's name is not known"
+    return getattr(cause, "strerror", None) or type(error).__name__
