@@ -12,13 +12,14 @@ _NAME = re.compile(r"\d[\d,.]*\s[A-Z][a-z]{2}|[A-Z][a-z]+\s[A-Z]")
 _LONE_LETTER = re.compile(r"[(\[]?([A-Ja-j])[)\].:]{0,2}")
 _LONE_WORD = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _EDGES = re.compile(r"^(?:[\s.,;:!?*_`\"'“”‘’]|(?:the|an?)\s)++")
+_ACCENTS = re.compile(r"(?<=[a-z])[\u0300-\u036f]{1,9}")  # of Latin letters; elsewhere such marks are letters
 
 
 def normalise(answer: str, kind: str = "auto") -> str:
     """The canonical form of an answer, to compare and to vote on.
 
     Numbers become an exact fraction ("1.50" and "$3/2" are "3/2"), choices a capital letter, booleans yes or no; other
-    text loses case, markup, a leading article, and quotes and punctuation around it. With "auto" a text that reads as a
+    text loses case, accents, markup, a leading article, and quotes and punctuation around it. With "auto" a text that reads as a
     number is one, unless it looks like a name ("7 Samurai"); a lone letter from A to J is a choice, and true is yes.
     """
     text = plain(answer)
@@ -39,7 +40,8 @@ def normalise(answer: str, kind: str = "auto") -> str:
 
 
 def _canonical_text(text: str) -> str:
-    text = unicodedata.normalize("NFKC", without_latex(text)).casefold().replace("\\tfrac", "\\frac").replace("−", "-")
+    text = unicodedata.normalize("NFKD", without_latex(text).casefold())
+    text = unicodedata.normalize("NFKC", _ACCENTS.sub("", text)).replace("\\tfrac", "\\frac").replace("−", "-")
     text = " ".join(text.split())
     text = _strip_end(_EDGES.sub("", text, count=1))
     return re.sub(r" ?([-=+*/^<>(){}\[\],|]) ?", r"\1", text)

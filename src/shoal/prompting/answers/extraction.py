@@ -63,6 +63,11 @@ _NO_ANSWER = re.compile(
     r"below|above|in the|found|obtained|unknown|unclear|not|calculated|based on|consistent|unique)\b",
     re.IGNORECASE,
 )
+# "The capital of France is Paris.": what has a name or is a number, not what is blue or on the mat.
+_SAID_OF = re.compile(
+    r"(?:the|its|his|her|their|your|my)\s[^.,;:?!\n]{1,80}?\s(?:is|are|was|were|equals)\s([*_$]{0,3}(?-i:[A-Z\d\"“])[^\n]{0,60})",
+    re.IGNORECASE,
+)
 _ARITHMETIC = re.compile(r"\d\s?(?:=|[-+*/×÷]\s?[$]?\d|plus|minus|times|divided by)|=\s?[-$]{0,2}\d", re.IGNORECASE)
 
 
@@ -75,8 +80,9 @@ def extract(text: str, kind: str = "auto") -> str | None:
     - "number" takes the last number written,
     - "choice" the last letter named as an option ("(B)", "option B", a line of its own), and returns it in capitals,
     - "boolean" the last yes, no, true or false that opens a sentence or is said of something, and returns yes or no,
-    - "text" a reply of one short line (60 characters) whole,
-    - "auto" a short line too, else the last number of a text that does sums.
+    - "text" what a reply of one sentence says something named is ("The capital of France is Paris."), or else a reply
+      of one short line (60 characters) whole, unless it breaks off in stating an answer,
+    - "auto" the same, else the last number of a text that does sums.
 
     What is denied is not stated ("not 5 but 6" is 6), nor what is asked or supposed ("if the answer is 5"). Reasoning
     in <think> is not looked at, and a reply that never leaves it has no answer.
@@ -146,7 +152,7 @@ def _as_kind(statement: str, kind: str) -> str | None:
     if not text or _NO_ANSWER.match(text):
         return None
     if number(text) is not None:
-        return text
+        return plain(text.rsplit("=", 1)[-1])
     reason = _REASON.search(text)
     short = plain(text[: reason.start()]) if reason else text
     if kind == "number":
@@ -158,9 +164,9 @@ def _as_kind(statement: str, kind: str) -> str | None:
 
 def _number_in(text: str) -> str | None:
     """The number a statement comes to: itself, what follows its last "=", the one it opens with, or its last."""
-    if number(text) is not None:
-        return text
-    result = text.rsplit("=", 1)[-1]
+    result = plain(text.rsplit("=", 1)[-1])
+    if number(result) is not None:
+        return result
     numbers = [(end, token) for end, token in written(result) if number(token) is not None]
     if not numbers:
         return None
@@ -212,8 +218,12 @@ def _unstated(text: str, kind: str) -> str | None:
     if kind == "boolean":
         said: deque[Span] = deque(stated_booleans(text), maxlen=1)
         return said[0][1] if said else yes_or_no(text)
-    if kind in ("auto", "text") and "\n" not in text and len(text) <= _SHORT_REPLY:
-        return plain(text) or None
+    if kind in ("auto", "text") and "\n" not in text and "\\boxed" not in text and not _MARKER.search(text):
+        sentence = plain(text) if len(text) <= 2 * _SHORT_REPLY else ""
+        if (said_of := _SAID_OF.fullmatch(sentence)) and next(sentence_ends(sentence), None) is None:
+            return plain(said_of[1])
+        if len(text) <= _SHORT_REPLY:
+            return sentence or None
     if kind == "text" or (kind == "auto" and not _ARITHMETIC.search(text)):
         return None
     return next((token for _, token in reversed(written(text)) if number(token) is not None), None)

@@ -1,48 +1,50 @@
 """What a judge decided: right or wrong, and how many points."""
 
 import re
+from collections import deque
 
 from shoal.prompting.answers.markup import boxes, plain, without_reasoning
 
-_GOOD = "correct|right|true|valid|accurate|yes|pass|passed|passes"
-_BAD = "incorrect|wrong|false|invalid|inaccurate|no|fail|failed|fails"
-_ADVERBS = (
-    "the|a|an|be|being|been|at all|entirely|fully|completely|quite|really|actually|totally|strictly|technically|"
-    "necessarily|mathematically|logically|factually|exactly|therefore|thus|indeed|also|both|100%|in fact|definitely|"
-    "clearly|absolutely|considered|all|one|very|most certainly|certainly|probably|likely|deemed|judged|marked as"
-)
-_PARTLY = "partially|partly|almost|nearly|mostly|half|largely|not only"
 _VERDICT = re.compile(
-    rf"(?P<negated>\b(?:not|never|hardly|far from|neither|cannot|no longer)\b|n['’]?t\b)?"
-    rf"(?:\s{{0,3}}(?:{_ADVERBS})\b){{0,4}}\s{{0,3}}"
-    rf"(?:(?P<partly>\b(?:{_PARTLY}))\s{{1,3}})?(?P<open>[\"'“*_\[({{]{{0,4}})"
-    rf"\b(?:(?P<good>{_GOOD})|(?P<bad>{_BAD}))\b(?P<close>[\"'”*_\])}}]{{0,4}})",
+    r"\b(?:(?P<good>correct|right|true|valid|accurate|yes|pass|passed|passes)"
+    r"|incorrect|wrong|false|invalid|inaccurate|no|fail|failed|fails)\b",
     re.IGNORECASE,
 )
+_STANDALONE = ("yes", "no", "pass", "fail", "passed", "failed", "passes", "fails")
+_OPENING = r"[\s*_#>\"'“\[({-]{0,9}$"
 _LABEL = re.compile(
     r"(?:\b(?:verdict|judge?ment|decision|conclusion|correctness|correct|assessment|evaluation|result|answer|grade|label|"
-    r"ruling|is_correct|status)\b[\"'*_)\]]{0,4}(?:\s{0,3}[:：=]|\sis:?)[\s*_\"'“\[({]{0,9}|<(?:verdict|answer|judge?ment)>\s{0,9}"
-    r"|\[\[\s?|\\boxed\{(?:\\text\{)?)$",
+    r"ruling|status)\b[\"'*_)\]]{0,4}\s{0,3}[:：=]|<(?:verdict|answer|judge?ment)>|\[\[|\\boxed\{(?:\\text\{)?)"
+    + _OPENING,
     re.IGNORECASE,
 )
-_COPULA = re.compile(
-    r"(?:\b(?:is|are|was|were|be|seems?|looks?|appears?(?: to be)?|it|being|as|answer|solution|response)|['’]s)"
-    r"[\s*_\"']{0,4}$",
+_STARTS = re.compile(
+    r"(?:^|[.!?:;\n]|\b(?:so|therefore|thus|hence|overall|finally),?)(?:\s{0,3}\bnot)?" + _OPENING, re.I
+)
+_ENDS = re.compile(r"[\"'”*_\])}]{0,4}\s{0,3}(?:$|[.,;:!)\]}<–—\n]|-\s)")
+# What may stand between a subject or a negation and the verdict.
+_BETWEEN = re.compile(
+    r"(?:(?:(?P<copula>['’]s|\b(?:is|are|was|were|be|been|being|as|seems?|looks?|appears?|it|answer|solution|response)\b)"
+    r"|\b(?:(?P<partly>partially|partly|almost|nearly|mostly|half|largely|only)|the|an?|to|this|that|at all|(?:entire|"
+    r"ful|complete|real|actual|total|strict|technical|necessari|mathematical|logical|factual|exact|definite|clear|"
+    r"absolute|certain|probab|like)ly|quite|therefore|thus|indeed|also|both|considered|all|one|very|most|deemed|judged|"
+    r"think|believe|find|say|agree)\b)[\s*_\"'“]{0,4}){0,9}$",
+    re.IGNORECASE,
+)
+_NEGATED = re.compile(
+    r"(?:\b(?:not|never|hardly|far from|neither|nor|cannot|no longer|(?:is|do|does|did|are|was|were|ca)nt)|n['’]t)"
+    r"[\s*_]{0,4}$",
     re.IGNORECASE,
 )
 _SUPPOSED = re.compile(
     r"\b(?:if|whether|unless|when|assuming|suppose|(?:would|should|could|might) be|would have been)\b[^.!?\n]{0,80}$",
     re.IGNORECASE,
 )
-_SENTENCE_START = re.compile(
-    r"(?:^|[.!?:;\n]|\b(?:so|therefore|thus|hence|overall|finally),?)[\s*_#>\"'“\[({-]{0,9}$", re.IGNORECASE
-)
-_ENDS = re.compile(r"\s{0,3}(?:$|[.,;:!)\]}–—\n]|-\s)")
-_ATTRIBUTE = re.compile(
-    r"\s{1,3}(?:answers?|values?|results?|solutions?|formulas?|numbers?|responses?|one|methods?|approach|way|steps?|option|choice|triangle|angle|side|hand|order|track|now|away)\b",
+_NOUN = re.compile(
+    r"\s{1,3}(?:(?:answer|value|result|solution|formula|number|response|method|step|option|choice|triangle|angle|side|hand)"
+    r"s?|one|approach|way|order|track|now|away)\b",
     re.IGNORECASE,
 )
-_STANDALONE = ("yes", "no", "pass", "fail", "passed", "failed", "passes", "fails")
 
 
 def verdict(text: str) -> bool | None:
@@ -54,38 +56,42 @@ def verdict(text: str) -> bool | None:
     shown = without_reasoning(text) or ""
     said: bool | None = None
     labelled: bool | None = None
-    for match in _VERDICT.finditer(shown):
+    for match in deque(_VERDICT.finditer(shown), maxlen=500):
         before = shown[max(0, match.start() - 100) : match.start()]
-        opened = before + shown[match.start() : match.start("good" if match["good"] else "bad")]
-        good = (bool(match["good"]) is not bool(match["negated"])) and not match["partly"]
-        if _LABEL.search(opened) or _LABEL.search(before):
+        between = _BETWEEN.search(before)
+        tail = between.start() if between else len(before)
+        negated = _NEGATED.search(before[:tail]) is not None
+        partly = between is not None and between["partly"] is not None
+        good = (match["good"] is not None) is not negated and not partly
+        if _LABEL.search(before[: before.rfind("not")] if negated else before):
             labelled = good
-        elif _is_said(shown, match, before):
+        elif _is_said(shown, match, before, negated or (between is not None and between["copula"] is not None)):
             said = good
     return said if labelled is None else labelled
 
 
-def _is_said(text: str, match: re.Match[str], before: str) -> bool:
+def _is_said(text: str, match: re.Match[str], before: str, predicate: bool) -> bool:
     """Whether a word such as "correct" is a verdict where it stands."""
     after = text[match.end() : match.end() + 60]
-    starts = _SENTENCE_START.search(before if len(before) == match.start() else "x" + before) is not None
-    if starts and _ENDS.match(after):
+    if _STARTS.search(before if len(before) == match.start() else "x" + before) and _ENDS.match(after):
         return True
-    word = (match["good"] or match["bad"]).casefold()
-    if word in _STANDALONE or _SUPPOSED.search(before) or re.match(r"[^.!\n]{0,50}\?", after):
+    if not predicate or match[0].casefold() in _STANDALONE:
         return False
-    predicate = match["negated"] is not None or _COPULA.search(before) is not None
-    if not predicate:
+    if _SUPPOSED.search(before) or re.match(r"[^.!\n]{0,50}\?", after):
         return False
-    noun = _ATTRIBUTE.match(after)
+    noun = _NOUN.match(after)
     return noun is None or re.match(r"\s{0,3}(?:$|[.,;!\n])", after[noun.end() :]) is not None
 
 
 _POINTS = r"(?P<{0}>[-−]?\d{{1,9}}(?:[.,]\d{{1,9}})?)"
 _OUT_OF = r"(?:\s{{0,3}}(?:/|\bout\s+of\b)\s{{0,3}}(?P<{0}>\d{{1,9}}))"
-_RANGE = r"\(?\[?\b(?:on a scale )?(?:of |from |between )?\(?\[?\d{1,3}\s?(?:-|–|to|and)\s?\d{1,3}[)\]]{0,2}"
+# A scale that is only named: "(0-10)", "on a scale of 1 to 10:".
+_SCALE = re.compile(
+    r"[(\[]\s?\d{1,3}\s?(?:-|–|to)\s?\d{1,3}\s?[)\]]"
+    r"|\b(?:scale (?:of|from)|from|between) \(?\d{1,3}\s?(?:-|–|to|and)\s?\d{1,3}\b(?! ?/)"
+)
 _RATING = re.compile(
-    rf"\b(?:score|rating|grade|rate[sd]?|mark|points)\b[^\d\n.!?]{{0,40}}?(?:{_RANGE})?[^\d\n.!?+]{{0,40}}?(?:\n[\s*_#]{{0,9}})?"
+    rf"\b(?:score|rating|grade|rate[sd]?|mark|points)\b[^\d\n.!?]{{0,60}}?(?:\n[\s*_#]{{0,9}})?"
     rf"(?<![\d.]){_POINTS.format('said')}{_OUT_OF.format('of')}?(?P<rest>\s{{0,2}}%|\s?[-–]\s?\d|\d|[A-Za-z]|[.,]\d)?"
     rf"|\[\[\s?{_POINTS.format('double')}{_OUT_OF.format('among')}?\s?\]\]"
     rf"|(?<![\w./-]){_POINTS.format('part')}{_OUT_OF.format('whole')}(?![\d/])"
@@ -103,7 +109,7 @@ def rating(text: str, low: float = 0.0, high: float = 10.0) -> float | None:
     a line. A score out of something else than `high` is scaled where `low` is 0. None, which is not a score of 0, where
     nothing can be read, where it is out of range, and where the clearest forms contradict each other.
     """
-    shown = without_reasoning(text) or ""
+    shown = _SCALE.sub(" ", without_reasoning(text) or "")
     scores: dict[str, float | None] = {}  # the last of each form; None where that one does not count
     for match in _RATING.finditer(shown):
         form = next(name for name in ("said", "double", "part", "strong", "alone") if match[name])

@@ -66,7 +66,7 @@ _DEFINED = re.compile(
 _UNIT = re.compile(r"(?:[^\W\d_]\.?|[ °'\"′″¢$€£¥%/·()-]|\^\s?\{?-?\d\}?|[²³⁻¹])*+")
 # What stands behind a number and is part of a formula or of a list, not a unit.
 _NO_UNIT = re.compile(
-    r"(?:[a-z]?[xyznijkpqrtuvw]|e|pi|π|and|or|to|plus|minus|times|over|divided|by)\b|[(/-]\w", re.IGNORECASE
+    r"(?:[a-z]?[xyznijkpqrtuvw]|e|pi|π|and|or|to|plus|minus|times|over|divided|by)\b|[(/-]\w\b", re.IGNORECASE
 )
 
 
