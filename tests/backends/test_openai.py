@@ -228,8 +228,8 @@ def test_a_caller_that_goes_away_is_seen_by_the_server(run: Callable[[Any], Any]
         task = asyncio.create_task(model(Request.of("[[stall-before-headers]]")))
         await server.got(1)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
+        assert task.cancelled()
         await server.hung_up()
 
     with_backend(use, run=run)
