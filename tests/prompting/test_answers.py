@@ -102,6 +102,13 @@ EXTRACTED = [
     ("**Step 1:** add 3.\n**Result:** 7", "number", "7"),
     ("The total is **$1,234.50**, of 3 parts.", "number", "$1,234.50"),
     ("**1.** Add 4 and 5.", "number", "5"),
+    ("9 * 2 = 18\n\n**Janet makes $18 every day at the farmers' market.**", "auto", "$18"),
+    ("My answer: **Paris** (France)", "text", "Paris (France)"),
+    ("Here's the answer:\n\n- 42", "number", "42"),
+    ("Therefore, the total cost is $\\$64$.", "number", "$64"),
+    ("By 2021 there were about 5.4 million.", "number", "5.4 million"),
+    ("The area is 25π cm².", "number", None),
+    ("The result is 2\\sqrt{3}", "number", None),
     ("**10**", "number", "10"),
     # the last number
     ("10-5", "number", "5"),
@@ -143,6 +150,10 @@ EXTRACTED = [
     ("The answer is (B). It is not (A).", "choice", "B"),
     ("The answer is (B) Paris", "auto", "B"),
     ("The answer is K.", "choice", None),
+    ("Answer: A and C", "choice", None),
+    ("It can't be A, so it must be B.", "choice", "B"),
+    ("The correct answer is:\n\n**B) The mitochondria**", "choice", "B"),
+    ("**Correct Answer: C**", "choice", "C"),
     # yes and no
     ("Yes, it is.", "boolean", "yes"),
     ("No.", "boolean", "no"),
@@ -197,13 +208,13 @@ NUMBERS: list[tuple[str, Fraction | int | None]] = [
 NORMALISED = [
     ("The Eiffel Tower.", "auto", "eiffel tower"), ("  Paris ", "auto", "paris"), ("**Paris**", "text", "paris"),
     ("“Paris”", "auto", "paris"), (r"\text{Paris}", "auto", "paris"), (r"$\text{Paris}$", "text", "paris"),
-    ("New \n  York", "auto", "new york"), ("A cat", "text", "cat"), ("STRASSE", "text", "strasse"), ("が", "text", "が"),
+    ("New \n  York", "auto", "new york"), ("A cat", "text", "cat"), ("STRASSE", "text", "strasse"),
     ("Straße", "text", "strasse"), ("(B)", "auto", "B"), ("b", "auto", "B"), ("B.", "choice", "B"),
     ("option b)", "choice", "B"), ("B) Paris", "choice", "B"), ("True", "auto", "yes"), ("false", "auto", "no"),
     ("Yes, it is", "boolean", "yes"), ("not true", "boolean", "no"), ("12 apples", "auto", "12"),
     ("1.50", "auto", "3/2"), ("0.5", "number", "1/2"), ("7 Samurai", "auto", "7 samurai"),
     ("7 Samurai", "number", "7"), ("12", "text", "12"), ("3,5", "auto", "3,5"), ("Bogotá", "auto", "bogota"),
-    ("C++", "auto", "c++"), ("x + 1", "auto", "x+1"), (r"\dfrac{x}{2}", "auto", r"\frac{x}{2}"),
+    ("C++", "auto", "c++"), ("が", "text", "が"), ("x + 1", "auto", "x+1"), (r"\dfrac{x}{2}", "auto", r"\frac{x}{2}"),
     (r"\left( 1, 2 \right)", "auto", "(1,2)"), ("", "auto", ""), ("...", "auto", ""),
 ]  # fmt: skip
 
@@ -315,8 +326,8 @@ def test_an_unknown_kind_is_an_error() -> None:
 
 
 whole = st.integers(-(10**15), 10**15)
-PIECES = r"""\boxed{ \fbox{ \frac{ \text{ } { $ ** __ # #### the answer is Answer: not ( ) [[ ]] / 1 -2 3.5 , . : ? = ½ % ^
-10^ e5 <think> </think> <answer> A B. (C) yes no true correct incorrect score 8 out of 10 ``` million"""
+PIECES = r"""\boxed{ \fbox{ \frac{ \text{ } { $ ** __ # #### the answer is Answer: not ( ) [[ ]] / 1 -2 3.5 , .
+: ? = ½ % ^ 10^ e5 <think> </think> <answer> A B. (C) yes no true correct incorrect score 8 out of 10 ``` million"""
 WORDS = st.lists(st.sampled_from([*PIECES.split(), "\n", " "]), max_size=40)
 ANYTHING = st.text(st.characters(codec="utf-8"), max_size=200) | WORDS.map("".join) | WORDS.map(" ".join)
 FRAMES = (
@@ -368,7 +379,7 @@ HOSTILE = (
     "{", r"\boxed{", r"\boxed ", r"\frac{1}{", r"\text{", "\\", "1", "1,", "1,111,", "1 ", "1/", "1e5 ", "1 x 10^",
     " ", "\n", "*", "**a", "_", "`", "```\n", "$", "(", "[[", "(A) ", "A. x\n", "A ", "answer ", "answer:\n",
     "the answer is ", "#### ", "<answer>", "<think>", "</think>", "<think></think>", "score ", "Score: ", "8/10 ",
-    "from 1 to ", "is correct if ", "not the is ", "Yes. ", "the ", "½", "x = ", "Mr. ", ".", "~",
+    "from 1 to ", "is correct if ", "not the is ", "Yes. ", "the ", "½", "x = ", "Mr. ", "\u0301\u0316", ".", "~",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ _MENTIONED = re.compile(
     r"|^[ \t>*#]{0,9}[(\[]{0,2}([A-J])[)\].:]?[ \t*]{0,9}$"
     r"|\*\*[(\[]?([A-J])(?:[)\].:]{0,2}\*\*|[).:] [^*\n]{1,200}\*\*)"
     r"|\b([B-J]) is (?:the )?(?:correct|right|true|best)\b"
-    r"|\b(?:choose|pick|select|go with|chose|is) ([B-J])(?=[.,;)\n]|$)",
+    r"|\b(?:choose|pick|select|go with|chose|is|be) ([B-J])(?=[.,;)\n]|$)",
     re.MULTILINE,
 )
 _LISTED = re.compile(r"^[ \t>*-]{0,9}(?:\(?([A-J])[).:])(?:\*\*)?[ \t]{1,3}\S", re.MULTILINE)

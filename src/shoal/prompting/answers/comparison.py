@@ -13,14 +13,16 @@ _LONE_LETTER = re.compile(r"[(\[]?([A-Ja-j])[)\].:]{0,2}")
 _LONE_WORD = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 _EDGES = re.compile(r"^(?:[\s.,;:!?*_`\"'“”‘’]|(?:the|an?)\s)++")
 _ACCENTS = re.compile(r"(?<=[a-z])[\u0300-\u036f]{1,9}")  # of Latin letters; elsewhere such marks are letters
+_LONGEST_COMPOSED = 10_000  # composing characters can take time quadratic in the length
 
 
 def normalise(answer: str, kind: str = "auto") -> str:
     """The canonical form of an answer, to compare and to vote on.
 
-    Numbers become an exact fraction ("1.50" and "$3/2" are "3/2"), choices a capital letter, booleans yes or no; other
-    text loses case, accents, markup, a leading article, and quotes and punctuation around it. With "auto" a text that reads as a
-    number is one, unless it looks like a name ("7 Samurai"); a lone letter from A to J is a choice, and true is yes.
+    Numbers become an exact fraction ("1.50" and "$1.50" are "3/2"), choices a capital letter, booleans yes or no; other
+    text loses case, accents, markup, a leading article, and quotes and punctuation around it. With "auto" a text that
+    reads as a number is one, unless it looks like a name ("7 Samurai"); a lone letter from A to J is a choice, and true
+    is yes.
     """
     text = plain(answer)
     if kind in ("auto", "number"):
@@ -40,15 +42,12 @@ def normalise(answer: str, kind: str = "auto") -> str:
 
 
 def _canonical_text(text: str) -> str:
-    text = unicodedata.normalize("NFKD", without_latex(text).casefold())
-    text = unicodedata.normalize("NFKC", _ACCENTS.sub("", text)).replace("\\tfrac", "\\frac").replace("−", "-")
+    text = without_latex(text).casefold().replace("−", "-")
+    if len(text) <= _LONGEST_COMPOSED:
+        text = unicodedata.normalize("NFKC", _ACCENTS.sub("", unicodedata.normalize("NFKD", text)))
     text = " ".join(text.split())
-    text = _strip_end(_EDGES.sub("", text, count=1))
+    text = _EDGES.sub("", text, count=1).rstrip(" .,;:!?*_`\"'“”‘’")
     return re.sub(r" ?([-=+*/^<>(){}\[\],|]) ?", r"\1", text)
-
-
-def _strip_end(text: str) -> str:
-    return text.rstrip(" .,;:!?*_`\"'“”‘’")
 
 
 def equivalent(a: str, b: str, kind: str = "auto", tolerance: float = 0.0) -> bool:

@@ -21,6 +21,7 @@ from shoal.prompting.answers.numbers import number, written
 KINDS = ("auto", "number", "choice", "boolean", "text")
 
 _SHORT_REPLY = 60
+_LONGEST_VALUE = 40
 _LONGEST_STATEMENT = 400
 _LAST = 200  # so many of the last statements are looked at
 
@@ -56,6 +57,7 @@ _REASON = re.compile(
     r"|,\s(?:because|since|as|so|where|which|not|and not|rather than|assuming)\b|\s[-–—]{1,2}\s(?=[a-z])|;",
     re.IGNORECASE,
 )
+_EMPHASIS = re.compile(r"\*\*(?!\d)|(?<!\d)\*\*")
 _DENIED = re.compile(r"(?:definitely |certainly |clearly )?not\b", re.IGNORECASE)
 _INSTEAD = re.compile(r"\bbut(?: rather| instead)?\s|\bit(?:'|’| i)s\s|\brather\s", re.IGNORECASE)
 _NO_ANSWER = re.compile(
@@ -135,7 +137,9 @@ def _statement(text: str, match: re.Match[str]) -> str:
     end = next(sentence_ends(line), None)
     if end is not None and line[end] == "?" and match["colon"] is None:
         return ""
-    sentence = line if end is None else line[:end]
+    sentence = _EMPHASIS.sub("", line if end is None else line[:end])
+    if "\n" in rest[:start]:
+        sentence = sentence.removeprefix("- ")
     if _DENIED.match(sentence):
         instead = _INSTEAD.search(sentence)
         return sentence[instead.end() :] if instead else ""
@@ -201,8 +205,9 @@ def _in_bold(text: str, kind: str) -> str | None:
         if kind in ("auto", "number") and number(value) is not None:
             return value
     if kind in ("auto", "text"):
-        at_the_end = [piece for _, piece in bold(last_sentence(text))]
-        return plain(at_the_end[0]) or None if len(at_the_end) == 1 else None
+        at_the_end = [plain(piece) for _, piece in bold(last_sentence(text))]
+        if len(at_the_end) == 1 and (kind == "text" or len(at_the_end[0]) <= _LONGEST_VALUE):
+            return at_the_end[0] or None
     return None
 
 

@@ -25,12 +25,12 @@ _WHOLE = re.compile(
     re.DOTALL,
 )
 _TOKEN = re.compile(
-    rf"(?<![\w.^])(?<![A-Za-z]-)(?<!\d[/:])"
+    rf"(?<![\w.^])(?<![A-Za-z]-)(?<!\d[/:])(?<!sqrt\{{)"
     rf"(?:(?<![\w)\]}}%.])[-−+](?=[\d.$€£¥₹])|(?<=[=(] )[-−] (?=[\d.$€£¥₹]))?"
     rf"{_CURRENCY}?[-−]?(?:(?:{_GROUPED}|\d++){_DECIMALS}|\.\d++)"
     rf"(?:[eE][-+−]?\d{{1,4}}(?![\d.])|{_TEN}[-−]?\d{{1,4}}\}}?)?"
-    rf"(?: \d{{1,3}}/\d{{1,3}}(?![\d/])|/\d++(?![\d/]))?(?: ?%)?"
-    rf"(?![xyzn]\b| ?\^|:\d)"
+    rf"(?: \d{{1,3}}/\d{{1,3}}(?![\d/])|/\d++(?![\d/]))?(?: ?%| (?:hundred|thousand|million|billion|trillion)\b)?"
+    rf"(?![xyzn]\b| ?\^|:\d| ?(?:π|√|\\pi|\\sqrt))"
 )
 _LABEL = re.compile(r"\b(?:step|part|case|option|question|problem|figure)\s{1,3}\Z", re.IGNORECASE)
 
