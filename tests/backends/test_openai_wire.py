@@ -8,7 +8,7 @@ from time import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shoal.backends.openai_errors import error_of, retry_after
@@ -486,6 +486,7 @@ pieces = st.lists(
 
 
 @settings(max_examples=500, deadline=None)
+@example([b"data: x", b"\r", b"\n"], [8, 8])  # nothing between CR and LF
 @given(pieces, st.lists(st.integers(0, 200)))
 def test_events_do_not_depend_on_how_the_bytes_are_cut(parts: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(parts)

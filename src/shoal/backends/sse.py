@@ -17,8 +17,9 @@ class SseParser:
         self._first = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        if self._after_cr and chunk:  # the second half of a CRLF
-            self._after_cr = False
+        if not chunk:
+            return []
+        if self._after_cr:  # the second half of a CRLF
             chunk = chunk.removeprefix(b"\n")
         rest = self._rest
         rest += chunk
@@ -27,7 +28,7 @@ class SseParser:
         for end in _LINE_END.finditer(rest, self._scanned):
             self._line(bytes(rest[start : end.start()]), events)
             start = end.end()
-        self._after_cr = bool(chunk) and rest.endswith(b"\r")
+        self._after_cr = rest.endswith(b"\r")
         if start:
             del rest[:start]
         self._scanned = len(rest)
