@@ -1,0 +1,133 @@
+"""`gguf/PATH`: any GGUF file in this process, by llama.cpp."""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from shoal.backends.openai_errors import Server, error_of
+from shoal.backends.openai_stream import StreamedReply
+from shoal.backends.openai_wire import Dialect, to_wire_chat, to_wire_text
+from shoal.backends.weights import checked, digest
+from shoal.errors import EngineError, ModelError, UsageError
+from shoal.runtime.backend import Capabilities, Draws, Outcome
+from shoal.runtime.types import Completion, Delta, Request
+
+_SLOTS = 8  # sequences decoded together; llama.cpp gains little from more on a CPU
+_CONTEXT_A_SLOT = 4096
+_encode = msgspec.json.Encoder().encode
+
+
+class LlamaBackend:
+    """A GGUF model run by llama.cpp's own server code, without a server. Nothing is loaded before the first call.
+
+    A cancelled call stops at its next token. Raises UsageError where the path is no GGUF file.
+    """
+
+    def __init__(self, path: Path, *, slots: int = _SLOTS) -> None:
+        self.path = checked(path)
+        self.name = f"gguf/{path}"
+        self.identity = f"xllamacpp {_version()}|{digest(self.path)}"
+        self.capabilities = Capabilities(
+            max_in_flight=slots,
+            text=True,
+            stream=True,
+            seed=True,
+            logprobs=True,
+            top_logprobs=20,
+            json_schema=True,
+            choices=True,
+            grammar=True,
+            tools=True,
+        )
+        self._slots = slots
+        self._dialect = Dialect("max_tokens", "llamacpp")
+        self._server = Server(self.name, self.name, "")
+        self._loading = threading.Lock()
+        self._engine: Any = None
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="shoal-llama")
+
+    def _load(self) -> Any:
+        with self._loading:
+            if self._engine is None:
+                import xllamacpp
+
+                params = xllamacpp.CommonParams()
+                params.model.path = str(self.path)
+                params.n_ctx = _CONTEXT_A_SLOT * self._slots
+                params.n_parallel = self._slots
+                params.verbosity = -1
+                params.api_keys = [secrets.token_urlsafe(32)]  # its loopback port opens to nobody
+                self._engine = xllamacpp.Server(params)
+            return self._engine
+
+    async def generate(self, batch: Sequence[Draws]) -> list[Outcome]:
+        return [await self._outcome(draws) for draws in batch]
+
+    async def _outcome(self, draws: Draws) -> Outcome:
+        try:
+            async for piece in self.stream(draws.request):
+                if isinstance(piece, Completion):
+                    return [piece]
+        except ModelError as error:
+            return error
+        return EngineError("no answer", endpoint=self.name)
+
+    async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
+        loop = asyncio.get_running_loop()
+        chunks: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+        stop = threading.Event()
+
+        def hear(chunk: dict[str, Any]) -> bool:
+            loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+            return stop.is_set()  # True ends the generation
+
+        task = loop.run_in_executor(self._threads, self._ask, request, hear)
+        task.add_done_callback(lambda _: chunks.put_nowait(None))
+        reply = StreamedReply(request, self._server)
+        try:
+            while (chunk := await chunks.get()) is not None:
+                if "choices" not in chunk:
+                    status = (chunk.get("error") or chunk).get("code")
+                    raise error_of(status if isinstance(status, int) else 500, {}, _encode(chunk), self._server)
+                for delta in reply.feed(b"data: " + _encode(chunk) + b"\n\n"):
+                    yield delta
+            await task
+        finally:
+            stop.set()
+        for delta in reply.feed(b"data: [DONE]\n\n"):
+            yield delta
+        yield reply.completion()
+
+    def _ask(self, request: Request, hear: Callable[[dict[str, Any]], bool]) -> None:
+        draws = Draws(request)
+        try:
+            engine = self._load()
+            if request.prompt is None:
+                body = to_wire_chat(self.name, draws, dialect=self._dialect, stream=True)
+                engine.handle_chat_completions(msgspec.json.decode(body), hear)
+            else:
+                body = to_wire_text(self.name, [draws], dialect=self._dialect, stream=True)
+                asked = msgspec.json.decode(body)
+                if isinstance(asked["prompt"], list):
+                    (asked["prompt"],) = asked["prompt"]
+                engine.handle_completions(asked, hear)
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(str(error), endpoint=self.name) from error
+
+    async def aclose(self) -> None:
+        """Let the model go; the next call loads it again."""
+        self._engine = None
+
+
+def _version() -> str:
+    try:
+        return version("xllamacpp")
+    except ModuleNotFoundError:
+        raise UsageError("a GGUF file needs its engine: pip install 'shoal[gguf]'") from None

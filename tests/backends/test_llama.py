@@ -1,0 +1,42 @@
+"""llama.cpp on a real GGUF file keeps the contract of every engine."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.backends.contract import EngineContract, of
+
+from shoal.backends import BaseModel
+from shoal.backends.llama import LlamaBackend
+from shoal.backends.weights import embedded_weights
+from shoal.errors import Unsupported, UsageError
+from shoal.techniques.opening import open_model
+from tests.scripting import run
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[LlamaBackend]:
+    backend = LlamaBackend(embedded_weights(), slots=4)
+    yield backend
+    run(backend.aclose())
+
+
+class TestLlama(EngineContract):
+    @pytest.fixture
+    def backend(self, engine: LlamaBackend) -> LlamaBackend:
+        return engine
+
+    def test_alternatives(self, model: BaseModel) -> None:
+        completion = run(model(of("Hi", max_tokens=2, logprobs=True, top_logprobs=3)))
+        assert completion.logprobs is not None
+        assert [len(token.top) for token in completion.logprobs] == [3, 3]
+
+    def test_a_regex_is_refused_before_the_call(self, model: BaseModel) -> None:
+        with pytest.raises(Unsupported, match="cannot do a regex"):
+            run(model(of("x", regex="a+")))
+
+
+def test_a_file_that_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b"not a model")
+    with pytest.raises(UsageError, match=r"x\.gguf: not a GGUF file"):
+        open_model(f"gguf/{tmp_path / 'x.gguf'}", cache=None)
