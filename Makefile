@@ -7,8 +7,8 @@ BIN = .venv/bin
 # The main job on real data with the embedded model. Another model: make demo MODEL=openai/gpt-x
 MODEL ?= local
 demo: .venv/demo
-	$(BIN)/shoal run examples/data/capitals.jsonl -p "{question}" -m $(MODEL) -t "self_consistency(n=8)" \
-		--answer answer --temperature 0.7 --max-tokens 48
+	$(BIN)/shoal run examples/data/capitals.jsonl -p "What is the capital of {country}?" -m $(MODEL) \
+		-t "self_consistency(n=8)" --temperature 0.7 --max-tokens 32 --answer capital
 
 test: .venv/dev
 	$(MAKE) --no-print-directory check
@@ -17,7 +17,7 @@ test: .venv/dev
 check: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 	$(BIN)/pytest --cov --cov-report=term
 

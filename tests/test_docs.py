@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from shoal.cli import main
+from shoal.techniques import TECHNIQUES
+from shoal.techniques.spec import describe_options
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,3 +50,19 @@ def test_commands(text: str) -> None:
         with pytest.raises(SystemExit) as exit_:
             main(shlex.split(command))
         assert exit_.value.code == 0, line
+
+
+def test_the_table_of_techniques_is_the_catalogue() -> None:
+    rows = [
+        f"| `{slug}` | {describe_options(entry)} | {entry.calls} | {entry.critical_path} | {entry.paper} |"
+        for slug, entry in TECHNIQUES.items()
+    ]
+    page = (ROOT / "docs" / "techniques.md").read_text()
+    table = page.split("<!-- techniques -->")[1].split("<!-- /techniques -->")[0].strip().splitlines()
+    assert table[2:] == rows
+
+
+def test_links_inside_the_documents_lead_somewhere() -> None:
+    for page in [*PAGES, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+from tests.scripting import run
 
 from shoal.backends import BaseModel
 from shoal.errors import ContextLengthExceeded, ModelError
@@ -12,7 +13,6 @@ from shoal.runtime.backend import Backend
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import sample, stream
 from shoal.runtime.types import Completion, Delta, Request
-from tests.scripting import run
 
 of = Request.of
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from tests.backends.contract import EngineContract, of
+from tests.scripting import run
 
 from shoal.backends import BaseModel
 from shoal.backends.embedded import EmbeddedBackend
 from shoal.backends.weights import digest, embedded_weights
 from shoal.errors import EngineError, UsageError
-from tests.scripting import run
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 from tests.backends.contract import EngineContract, of
+from tests.scripting import run
 
 from shoal.backends import BaseModel
 from shoal.backends.llama import LlamaBackend
 from shoal.backends.weights import embedded_weights
 from shoal.errors import Unsupported, UsageError
 from shoal.techniques.opening import open_model
-from tests.scripting import run
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator, Sequence
 from hashlib import blake2b
 from importlib.metadata import version
@@ -46,7 +47,7 @@ class EmbeddedBackend:
             grammar=True,
         )
         self._tokenizer: Any = None
-        self._ready = asyncio.Lock()
+        self._loading = threading.Lock()
         self._engine = Engine(self._load)
 
     def _load(self) -> Any:
@@ -57,9 +58,14 @@ class EmbeddedBackend:
         scheduler.max_num_seqs = 4 * _IN_FLIGHT
         return genai.ContinuousBatchingPipeline(str(self.weights), scheduler, "CPU", {})
 
+    def _load_tokenizer(self) -> None:
+        with self._loading:
+            if self._tokenizer is None:
+                self._tokenizer = _genai().Tokenizer(str(self.weights))
+
     async def _tokens(self, request: Request) -> Any:
         if self._tokenizer is None:
-            self._tokenizer = await asyncio.to_thread(lambda: _genai().Tokenizer(str(self.weights)))
+            await asyncio.to_thread(self._load_tokenizer)
         if request.prompt is not None:
             text = request.prompt
         else:
