@@ -94,12 +94,14 @@ class _Lock:
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             raise StoreLocked(f"{directory} is in use by process {holder}") from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        with contextlib.suppress(OSError):  # the lock holds; on a full disk it merely has no name
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()))
+            self._file.flush()
 
     def release(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 @contextlib.contextmanager

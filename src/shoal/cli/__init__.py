@@ -2,7 +2,9 @@
 
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -50,8 +52,13 @@ def shoal() -> None:
     """
 
 
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    click.echo(f"shoal: {message}", err=True)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 all well, 1 something failed, 2 bad usage, 130 interrupted."""
+    warnings.showwarning = _warn
     sys.exit(_main(argv))
 
 
@@ -74,4 +81,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output went away
         sys.stdout = None
+        return 1
+    except OSError as error:
+        click.echo(f"shoal: {error}", err=True)
         return 1

@@ -20,7 +20,7 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, RowProgram, window_for
 from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options
-from shoal.errors import BudgetExceeded, UsageError, did_you_mean
+from shoal.errors import BudgetExceeded, StoreError, UsageError, did_you_mean
 from shoal.evaluation.scorers import SCORERS
 from shoal.prompting.answers import extract
 from shoal.prompting.messages import parse_messages
@@ -85,6 +85,8 @@ async def _execute(
     except asyncio.CancelledError:
         if not batch.interrupted:
             raise
+    except StoreError as error:
+        raise StoreError(f"{error}; nothing finished is lost: mend that, and the same command resumes") from error
     finally:
         for base in bases(model):
             await base.aclose()

@@ -48,6 +48,7 @@ async def map_bounded(
     """
     source = aiter(items) if isinstance(items, AsyncIterable) else _stream(items)
     running: set[asyncio.Task[R]] = set()
+    done: set[asyncio.Task[R]] = set()
     exhausted = False
     try:
         while running or not exhausted:
@@ -63,7 +64,7 @@ async def map_bounded(
                 for task in done:
                     yield task.result()
     finally:
-        await _cancel(list(running))
+        await _cancel([*running, *done])
 
 
 async def _stream(items: Iterable[T]) -> AsyncIterator[T]:
