@@ -1,153 +1,179 @@
-"""One thread that steps a continuous-batching engine while there is work, and sleeps while there is none."""
+"""The embedded engine's process as its caller sees it: calls go in, replies come back to the event loop that asked."""
 
 import asyncio
 import contextlib
-import re
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
 import threading
-from collections import deque
-from collections.abc import Callable
-from typing import Any
+import weakref
+from asyncio import AbstractEventLoop
+from collections.abc import AsyncGenerator
+from queue import SimpleQueue
+from typing import IO, Any
 
-from shoal.errors import EngineError
+from msgspec import structs
+
+from shoal.backends.engine_wire import (
+    Ask,
+    Done,
+    Drop,
+    Fatal,
+    Order,
+    Piece,
+    Refused,
+    Reply,
+    decode_replies,
+    encode,
+    read_frame,
+    write_frame,
+)
+
+# The child finds shoal where this process did; its __main__ is never imported again.
+_START = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from shoal.backends.engine_worker import main
+main(*sys.argv[2:])
+"""
 
 
-class Job:
-    """One prompt under way: its tokens, how to sample, and who waits for it."""
+class _Call:
+    __slots__ = ("loop", "replies")
 
-    __slots__ = ("cancelled", "config", "future", "handle", "loop", "on_tokens", "seen", "tokens")
-
-    def __init__(self, tokens: Any, config: Any, on_tokens: Callable[[list[int]], None] | None = None) -> None:
-        self.tokens = tokens
-        self.config = config
-        self.on_tokens = on_tokens
+    def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[list[Any]] = self.loop.create_future()
-        self.handle: Any = None
-        self.cancelled = False
-        self.seen: list[int] = []
+        self.replies: asyncio.Queue[Reply] = asyncio.Queue()
+
+
+class _Process:
+    """One life of the engine's process, with a thread that writes to it and one that reads from it."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.calls: dict[int, _Call] = {}
+        self.orders: dict[AbstractEventLoop, list[Order]] = {}
+        self.ended = False
+        self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
+        self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        command = [sys.executable, "-c", _START, json.dumps(sys.path), *arguments]
+        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]
+        for thread in self._threads:
+            thread.start()
+
+    def send(self, order: Order) -> None:
+        """Send what the event loop has to send in this turn as one frame, so that it reaches the engine together."""
+        loop = asyncio.get_running_loop()
+        orders = self.orders.setdefault(loop, [])
+        orders.append(order)
+        if len(orders) == 1:
+            loop.call_soon(self.flush, loop)
+
+    def flush(self, loop: AbstractEventLoop) -> None:
+        if orders := self.orders.pop(loop, None):
+            self.outbox.put(encode(orders))
+
+    def _write(self) -> None:
+        assert self.child.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended: the reader tells
+            while (frame := self.outbox.get()) is not None:
+                write_frame(self.child.stdin, frame)
+
+    def _read(self) -> None:
+        assert self.child.stdout is not None
+        with contextlib.suppress(OSError, ValueError):
+            while (frame := read_frame(self.child.stdout)) is not None:
+                self._hand_out(decode_replies(frame))
+        self.child.kill()
+        self.child.wait()
+        self.ended = True
+        message = self._last_words()
+        self._hand_out([Refused(id, "engine", message) for id in list(self.calls)])
+
+    def _hand_out(self, replies: list[Reply]) -> None:
+        """Wake each event loop once for all its replies."""
+        if replies and isinstance(replies[0], Fatal):
+            self.ended = True
+            message = f"the model does not load: {replies[0].message}"
+            replies = [Refused(id, "engine", message) for id in list(self.calls)]
+        mail: dict[AbstractEventLoop, list[tuple[_Call, Reply]]] = {}
+        for reply in replies:
+            if not isinstance(reply, Fatal) and (call := self.calls.get(reply.id)) is not None:
+                mail.setdefault(call.loop, []).append((call, reply))
+        for loop, letters in mail.items():
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(_deliver, letters)
+
+    def _last_words(self) -> str:
+        self.errors.seek(0)
+        lines = self.errors.read().decode("utf-8", "replace").strip().splitlines()
+        return f"the engine's process ended ({self.child.returncode})" + (f": {lines[-1][:300]}" if lines else "")
+
+    def end(self) -> None:
+        self.outbox.put(None)
+        self.child.kill()
+        self.child.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():  # a collector may run in any
+                thread.join()
+        for file in (self.child.stdin, self.child.stdout, self.errors):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    file.close()
+
+
+def _deliver(letters: list[tuple[_Call, Reply]]) -> None:
+    for call, reply in letters:
+        call.replies.put_nowait(reply)
 
 
 class Engine:
-    """Adds prompts between steps, hands results to the event loop that asked, and drops what is cancelled in a step.
+    """Runs calls in a process of its own, which starts with the first and ends with `close`, this object or Python."""
 
-    `load` makes the pipeline; it is called in the engine's own thread when the first prompt comes.
-    """
+    def __init__(self, *arguments: str) -> None:
+        self._arguments = list(arguments)
+        self._process: _Process | None = None
+        self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
 
-    def __init__(self, load: Callable[[], Any]) -> None:
-        self._load = load
-        self._wake = threading.Condition()
-        self._new: deque[Job] = deque()
-        self._thread: threading.Thread | None = None
-        self._closing = False
-        self._added = 0
-
-    async def run(self, job: Job) -> list[Any]:
-        """The engine's outputs for a job; cancelling it takes the prompt out of the batch."""
-        with self._wake:
-            self._new.append(job)
-            if self._thread is None:
-                self._closing = False
-                self._thread = threading.Thread(target=self._work, name="shoal-engine", daemon=True)
-                self._thread.start()
-            self._wake.notify()
+    async def run(self, ask: Ask) -> AsyncGenerator[Piece | Done | Refused, None]:
+        """The replies to a call, the last of them Done or Refused. Leaving early takes it out of the batch."""
+        process = self._running()
+        call, ask = _Call(), structs.replace(ask, id=next(self._ids))
+        process.calls[ask.id] = call
+        process.send(ask)
+        if process.ended:
+            call.replies.put_nowait(Refused(ask.id, "engine", "the engine's process ended"))
+        finished = False
         try:
-            return await job.future
-        except asyncio.CancelledError:
-            job.cancelled = True
-            raise
+            while not finished:
+                reply = await call.replies.get()
+                assert not isinstance(reply, Fatal)
+                finished = not isinstance(reply, Piece)
+                yield reply
+        finally:
+            del process.calls[ask.id]
+            if not finished:
+                process.send(Drop(ask.id))
+                process.flush(call.loop)  # the loop may not turn again
 
     def close(self) -> None:
-        """Let the model go; the next prompt loads it again."""
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            with self._wake:
-                self._closing = True
-                self._wake.notify()
-            thread.join()
+        """End the process; the next call starts another. Calls under way get an error."""
+        with self._lock:
+            process, self._process = self._process, None
+            if self._finalizer is not None:
+                self._finalizer.detach()
+        if process is not None:
+            process.end()
 
-    def _work(self) -> None:
-        running: list[Job] = []
-        try:
-            pipeline = self._load()
-        except Exception as error:  # noqa: BLE001 - whatever keeps a model from loading is told to those who wait
-            self._refuse(error)
-            return
-        while True:
-            with self._wake:
-                while not (self._new or running or self._closing):
-                    self._wake.wait()
-                if self._closing:
-                    break
-                jobs = list(self._new)
-                self._new.clear()
-            running += [job for job in jobs if self._add(pipeline, job)]
-            try:
-                running = self._step(pipeline, running)
-            except Exception as error:  # noqa: BLE001 - the engine names no culprit: all that were in the step are told
-                for job in running:
-                    _tell(job, EngineError(_first_line(error)))
-                running = []
-                pipeline = self._load()  # what failed once stays in the old one and fails every step
-
-    def _refuse(self, error: Exception) -> None:
-        with self._wake:
-            jobs = list(self._new)
-            self._new.clear()
-            self._thread = None
-        for job in jobs:
-            _tell(job, EngineError(f"the model does not load: {error}"))
-
-    def _add(self, pipeline: Any, job: Job) -> bool:
-        self._added += 1
-        try:
-            job.handle = pipeline.add_request(self._added, job.tokens, job.config)
-        except Exception as error:  # noqa: BLE001 - what the engine does not take is this caller's error alone
-            _tell(job, EngineError(_first_line(error)))
-            return False
-        return True
-
-    def _step(self, pipeline: Any, running: list[Job]) -> list[Job]:
-        from openvino_genai import GenerationStatus
-
-        for job in running:
-            if job.cancelled:
-                job.handle.cancel()
-        running = [job for job in running if not job.cancelled]
-        if pipeline.has_non_finished_requests():
-            pipeline.step()
-        left = []
-        for job in running:
-            if job.handle.get_status() == GenerationStatus.RUNNING:
-                if job.on_tokens is not None:
-                    self._stream(job, job.on_tokens)
-                left.append(job)
-            else:
-                _tell(job, job.handle.read_all())
-        return left
-
-    @staticmethod
-    def _stream(job: Job, on_tokens: Callable[[list[int]], None]) -> None:
-        if job.handle.can_read():
-            for output in job.handle.read().values():
-                job.seen += output.generated_ids
-            with contextlib.suppress(RuntimeError):
-                job.loop.call_soon_threadsafe(on_tokens, list(job.seen))
-
-
-def _first_line(error: Exception) -> str:
-    """What an engine said, without the places in its source that it says first."""
-    text = str(error).strip().splitlines()
-    return re.sub(r"^.*\.(?:cc|cpp):\d+: ", "", text[-1])[:300] if text else type(error).__name__
-
-
-def _tell(job: Job, outcome: "list[Any] | EngineError") -> None:
-    def settle() -> None:
-        if job.future.done():
-            return
-        if isinstance(outcome, EngineError):
-            job.future.set_exception(outcome)
-        else:
-            job.future.set_result(outcome)
-
-    with contextlib.suppress(RuntimeError):  # the loop may be gone: then nobody waits
-        job.loop.call_soon_threadsafe(settle)
+    def _running(self) -> _Process:
+        with self._lock:
+            if self._process is None or self._process.ended:
+                if self._finalizer is not None:
+                    self._finalizer()
+                self._process = _Process(self._arguments)
+                self._finalizer = weakref.finalize(self, self._process.end)
+            return self._process

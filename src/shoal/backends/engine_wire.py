@@ -1,0 +1,87 @@
+"""What the embedded engine's process is asked and what it answers: frames of msgpack on a pipe."""
+
+import struct
+from typing import IO
+
+import msgspec
+from msgspec import Struct
+
+from shoal.runtime.types import SamplingParams
+
+_LENGTH = struct.Struct("<I")
+
+
+class Ask(Struct, tag="ask", array_like=True):
+    """`n` draws of one prompt: a conversation as (role, text) pairs, or bare text."""
+
+    id: int
+    prompt: str | list[tuple[str, str]]
+    n: int
+    seed: int
+    params: SamplingParams
+    stream: bool
+
+
+class Drop(Struct, tag="drop", array_like=True):
+    """Nobody waits for this call any more."""
+
+    id: int
+
+
+class Output(Struct, array_like=True):
+    """One draw. `logprobs` names each token of the text with its log-probability, where asked for."""
+
+    text: str
+    finish_reason: str
+    tokens: int
+    logprobs: list[tuple[str, float]] | None = None
+
+
+class Piece(Struct, tag="piece", array_like=True):
+    """The next characters of a call that streams."""
+
+    id: int
+    text: str
+
+
+class Done(Struct, tag="done", array_like=True):
+    id: int
+    prompt_tokens: int
+    outputs: list[Output]
+
+
+class Refused(Struct, tag="refused", array_like=True):
+    """A call that gets no answer. `kind` is "request", "context" or "engine"."""
+
+    id: int
+    kind: str
+    message: str
+
+
+class Fatal(Struct, tag="fatal", array_like=True):
+    """The engine does not start."""
+
+    message: str
+
+
+Order = Ask | Drop
+Reply = Piece | Done | Refused | Fatal
+
+encode = msgspec.msgpack.Encoder().encode
+decode_orders = msgspec.msgpack.Decoder(list[Order]).decode
+decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
+
+
+def write_frame(file: IO[bytes], data: bytes) -> None:
+    file.write(_LENGTH.pack(len(data)) + data)
+    file.flush()
+
+
+def read_frame(file: IO[bytes]) -> bytes | None:
+    """The next frame, or None where the other side has ended."""
+    head = file.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        return None
+    (size,) = _LENGTH.unpack(head)
+    data = file.read(size)
+    return data if len(data) == size else None
