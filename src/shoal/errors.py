@@ -2,7 +2,8 @@
 
     ShoalError
     ├── UsageError                 a spec, option, file or config key is wrong; fix it and call again
-    │   └── Unsupported            the backend cannot do what the request asks for
+    │   ├── Unsupported            the backend cannot do what the request asks for
+    │   └── RunError               a run directory holds another run
     ├── ModelError                 one call failed (endpoint, status, retryable, retry_after)
     │   ├── ConnectionFailed       no connection, or it broke before the reply was whole
     │   ├── CertificateError       the server's certificate does not verify
@@ -17,10 +18,9 @@
     │   └── EngineError            an in-process engine failed
     ├── TechniqueError             a technique's calls succeeded but gave nothing to answer with
     ├── BudgetExceeded             the run's calls, tokens or seconds are spent
-    ├── StoreError                 a cache or journal file cannot be used
-    │   ├── CorruptStore
-    │   └── StoreLocked
-    └── RunError                   a run directory holds another run
+    └── StoreError                 a cache or journal file cannot be used
+        ├── CorruptStore
+        └── StoreLocked
 
 Whether to try again is a property of the error (`retryable`), never a guess of the caller.
 """
@@ -39,6 +39,10 @@ class UsageError(ShoalError):
 
 class Unsupported(UsageError):
     """The backend cannot do what the request asks for."""
+
+
+class RunError(UsageError):
+    """The run directory holds another run: other rows, or other options."""
 
 
 class ModelError(ShoalError):
@@ -143,10 +147,6 @@ class CorruptStore(StoreError):
 
 class StoreLocked(StoreError):
     """Another process is using the run directory."""
-
-
-class RunError(ShoalError):
-    """The run directory holds another run: other rows, or other options."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

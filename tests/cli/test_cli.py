@@ -180,7 +180,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(shoal: Shell, arguments: list[str
 def test_a_changed_option_is_named(shoal: Shell) -> None:
     shoal(*RUN)
     code, _, err = shoal(*RUN, "--temperature", "0.5")
-    assert code == 1
+    assert code == 2
     assert "holds a run with temperature=null, now temperature=0.5; choose another --run-dir" in err
 
 

@@ -55,6 +55,7 @@ def test_specs(spec: str, shown: str) -> None:
         ("locale", "unknown model 'locale'; did you mean local"),
         ("opanai/gpt", "unknown model 'opanai/gpt'; did you mean openai"),
         ("openai", "expected openai/MODEL"),
+        ("openai/gpt-x", "needs OPENAI_API_KEY"),
         ("gguf/", "expected gguf/PATH"),
         ("scripted/nowhere.py:f", "no file nowhere.py"),
         ("", "unknown model ''"),

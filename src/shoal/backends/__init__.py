@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.backends.config import Config, Endpoint, endpoint_named
+from shoal.backends.config import OPENAI_URL, Config, Endpoint, endpoint_named
 from shoal.errors import UsageError, did_you_mean
 from shoal.runtime.backend import Backend, refuse_unsupported
 from shoal.runtime.budget import Budgeted
@@ -77,6 +77,8 @@ def open_base(
         known = [*PROVIDERS, *config.endpoints]
         what = f"unknown model {spec!r}" if endpoint is None else f"model {spec!r}: expected {provider}/MODEL"
         raise UsageError(f"{what}; {did_you_mean(provider, known)}" if endpoint is None else what)
+    if endpoint.base_url == OPENAI_URL and not endpoint.api_key:
+        raise UsageError(f"model {spec!r} needs OPENAI_API_KEY, or OPENAI_BASE_URL for another server")
     limits = Limits(endpoint.rpm, endpoint.tpm, max_in_flight or endpoint.max_in_flight)
     backend = _openai(provider, name, endpoint)
     return BaseModel(backend, cache=cache, limits=limits, retry=retry or RetryPolicy(deadline=endpoint.timeout))

@@ -20,6 +20,7 @@ from msgspec import Struct, structs
 from shoal.errors import UsageError, did_you_mean
 
 CONFIG_FILE = "shoal.toml"
+OPENAI_URL = "https://api.openai.com/v1"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -105,5 +106,5 @@ def endpoint_named(name: str, config: Config) -> Endpoint | None:
     base_url = os.environ.get(f"{prefix}_BASE_URL")
     api_key = os.environ.get(f"{prefix}_API_KEY") or None
     if name == "openai":
-        return Endpoint(base_url or "https://api.openai.com/v1", api_key)
+        return Endpoint(base_url or OPENAI_URL, api_key)
     return Endpoint(base_url, api_key) if base_url else None

@@ -1,7 +1,6 @@
 """Any server of the OpenAI API: chat completions, text completions, streams."""
 
 import asyncio
-import resource
 from collections.abc import AsyncIterator, Sequence
 from copy import copy
 from typing import Literal
@@ -22,6 +21,11 @@ from shoal.backends.transport import Transport
 from shoal.errors import BadRequest, ModelError, UsageError, did_you_mean
 from shoal.runtime.backend import Capabilities, Draws, Outcome
 from shoal.runtime.types import Completion, Delta, Request
+
+try:
+    import resource
+except ImportError:  # pragma: no cover - Windows has no such limit to ask for
+    resource = None  # type: ignore[assignment]
 
 _APIS = ("all", "chat", "text")
 _CONSTRAINTS = ("vllm", "llamacpp")
@@ -172,10 +176,11 @@ def _checked(base_url: str) -> SplitResult:
 def _capabilities(
     max_in_flight: int | None, max_n: int, queries_per_batch: int, api: str, constraints: str | None
 ) -> Capabilities:
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     most = max_in_flight or _MOST_IN_FLIGHT
-    if files != resource.RLIM_INFINITY:
-        most = max(1, min(most, files - _OTHER_FILES))
+    if resource is not None:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files != resource.RLIM_INFINITY:
+            most = max(1, min(most, files - _OTHER_FILES))
     return Capabilities(
         max_n=max_n,
         max_batch=queries_per_batch,

@@ -29,7 +29,8 @@ async def self_consistency(
         return structs.replace(samples[0], usage=usage)
     votes = [answers[i] or "" for i in voters]
     if similarity is None:
-        votes, similarity = [normalise(vote, kind) for vote in votes], eq
+        forms = {vote: normalise(vote, kind) for vote in set(votes)}
+        votes, similarity = [forms[vote] for vote in votes], eq
     winner = voters[_most_similar(votes, similarity)]
     return structs.replace(samples[winner], usage=usage, answer=answers[winner])
 
