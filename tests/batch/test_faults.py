@@ -1,4 +1,4 @@
-"""A run against a server that misbehaves: each fault ends in the right retry or in one typed error of that row alone."""
+"""A run against a server that misbehaves: each fault ends in the right retry or one typed error of that row alone."""
 
 import asyncio
 from pathlib import Path
@@ -12,13 +12,50 @@ from shoal.techniques.opening import open_model
 KEY = "sk-canary-0987654321"
 
 # Faults that pass: the next request of the same row is answered well.
-HEALING = """
-    close-at-once reset-before-headers reset-in-headers reset-in-body close-in-headers content-length-too-long
-    chunked-unterminated http10-cut not-http endless-headers empty html html-as-json truncated-json nan invalid-utf8
-    lone-surrogate deep gzip-bomb gzip-cut gzip-garbage brotli error-body error-body-429 empty-choices null-choices
-    no-choices too-many-choices wrong-index negative-index no-finish-reason null-content 429 429-retry-after-0
-    429-retry-after-ms 408 409 500 502 503 504 529
-""".split()
+HEALING = [
+    "close-at-once",
+    "reset-before-headers",
+    "reset-in-headers",
+    "reset-in-body",
+    "close-in-headers",
+    "content-length-too-long",
+    "chunked-unterminated",
+    "http10-cut",
+    "not-http",
+    "endless-headers",
+    "empty",
+    "html",
+    "html-as-json",
+    "truncated-json",
+    "nan",
+    "invalid-utf8",
+    "lone-surrogate",
+    "deep",
+    "gzip-bomb",
+    "gzip-cut",
+    "gzip-garbage",
+    "brotli",
+    "error-body",
+    "error-body-429",
+    "empty-choices",
+    "null-choices",
+    "no-choices",
+    "too-many-choices",
+    "wrong-index",
+    "negative-index",
+    "no-finish-reason",
+    "null-content",
+    "429",
+    "429-retry-after-0",
+    "429-retry-after-ms",
+    "408",
+    "409",
+    "500",
+    "502",
+    "503",
+    "504",
+    "529",
+]
 # Faults that stay, and what the row's record says of them.
 LASTING = {
     "400": "BadRequest",

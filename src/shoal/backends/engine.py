@@ -40,6 +40,9 @@ main(*sys.argv[2:])
 """
 
 
+_GRACE = 1.0  # seconds for the process to end by itself
+
+
 class _Call:
     __slots__ = ("loop", "replies")
 
@@ -80,6 +83,7 @@ class _Process:
         with contextlib.suppress(OSError):  # it has ended: the reader tells
             while (frame := self.outbox.get()) is not None:
                 write_frame(self.child.stdin, frame)
+            self.child.stdin.close()
 
     def _read(self) -> None:
         assert self.child.stdout is not None
@@ -112,9 +116,12 @@ class _Process:
         return f"the engine's process ended ({self.child.returncode})" + (f": {lines[-1][:300]}" if lines else "")
 
     def end(self) -> None:
-        self.outbox.put(None)
-        self.child.kill()
-        self.child.wait()
+        self.outbox.put(None)  # its input ends, and with it the process
+        try:
+            self.child.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
         for thread in self._threads:
             if thread is not threading.current_thread():  # a collector may run in any
                 thread.join()

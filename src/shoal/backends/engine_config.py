@@ -68,8 +68,6 @@ def check(ask: Ask, prompt: int, context: int) -> None:
     params = ask.params
     if not prompt:
         raise BadRequest("an empty prompt cannot be continued")
-    if params.max_tokens is not None and params.max_tokens < 1:
-        raise BadRequest("max_tokens must be at least 1")
     if prompt + (params.max_tokens or 1) > context:
         reply = f" and {params.max_tokens} of reply" if params.max_tokens else ""
         raise ContextLengthExceeded(f"{prompt} tokens of prompt{reply} do not fit the context of {context}")

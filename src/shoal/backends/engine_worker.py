@@ -227,8 +227,8 @@ class Worker:
         return []
 
 
-def serve(worker: Worker, inbox: "SimpleQueue[bytes | None]", out: BinaryIO) -> None:
-    """Answer until the other side ends."""
+def serve(worker: Worker, inbox: SimpleQueue[bytes], out: BinaryIO) -> None:
+    """Answer for ever: the thread that receives ends the process."""
     while True:
         frames = [] if worker.busy else [inbox.get()]
         while True:
@@ -238,8 +238,6 @@ def serve(worker: Worker, inbox: "SimpleQueue[bytes | None]", out: BinaryIO) -> 
                 break
         replies: list[Reply] = []
         for frame in frames:
-            if frame is None:
-                return
             for order in decode_orders(frame):
                 replies += worker.take(order)
         replies += worker.step()
@@ -251,7 +249,7 @@ def main(weights: str, name: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when this ends
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what the engine prints must not get between the frames
-    inbox: SimpleQueue[bytes | None] = SimpleQueue()
+    inbox: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_receive, args=(inbox,), daemon=True).start()
     try:
         worker = Worker(Path(weights), name)
@@ -259,11 +257,9 @@ def main(weights: str, name: str) -> None:
         write_frame(out, encode([Fatal(engine_config.first_line(error))]))
         return
     serve(worker, inbox, out)
-    os._exit(0)  # nothing here needs the engine's slow farewell
 
 
-def _receive(inbox: "SimpleQueue[bytes | None]") -> None:
+def _receive(inbox: SimpleQueue[bytes]) -> None:
     while (frame := read_frame(sys.stdin.buffer)) is not None:
         inbox.put(frame)
-    inbox.put(None)
-    sys.stdin.buffer.close()
+    os._exit(0)  # nothing here needs the engine's slow farewell

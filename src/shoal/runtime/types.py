@@ -6,6 +6,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct, structs
 
+from shoal.errors import UsageError
+
 _encode = msgspec.json.Encoder(order="sorted").encode
 
 
@@ -51,7 +53,7 @@ class SamplingParams(Struct, frozen=True, cache_hash=True, omit_defaults=True):
 
     At most one of `json_schema`, `regex`, `choices` and `grammar` constrains the text. `logprobs` asks for the
     log-probability of each token, `top_logprobs` for that many alternatives as well. `extra` holds further wire
-    fields as a JSON object.
+    fields as a JSON object. Raises UsageError for a value that no model can sample with.
     """
 
     temperature: float | None = None
@@ -70,6 +72,24 @@ class SamplingParams(Struct, frozen=True, cache_hash=True, omit_defaults=True):
     choices: tuple[str, ...] = ()
     grammar: str | None = None
     extra: Json | None = None
+
+    def __post_init__(self) -> None:
+        if self.temperature is not None and not self.temperature >= 0:
+            raise UsageError(f"temperature must be at least 0, not {self.temperature}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise UsageError(f"top_p must be above 0 and at most 1, not {self.top_p}")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise UsageError(f"min_p must be between 0 and 1, not {self.min_p}")
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise UsageError(f"max_tokens must be at least 1, not {self.max_tokens}")
+        if self.json_schema or self.regex is not None or self.choices or self.grammar is not None:
+            self._check_constraint()
+
+    def _check_constraint(self) -> None:
+        named = {"json_schema": self.json_schema, "regex": self.regex, "choices": self.choices, "grammar": self.grammar}
+        given = [name for name, value in named.items() if value]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)} cannot constrain one text together; give one")
 
 
 class Request(Struct, frozen=True, cache_hash=True, omit_defaults=True):
