@@ -71,20 +71,24 @@ class TestEmbedded(EngineContract):
         with pytest.raises(BadRequest, match="text only"):
             run(model(Request(messages=(Message("user", image),))))
 
-    def test_its_process_may_die(self, backend: EmbeddedBackend) -> None:
-        async def main() -> None:
-            pieces = backend.stream(of(STORY, max_tokens=2000, extra={"ignore_eos": True}))
-            await anext(pieces)
-            process = backend._engine._process
-            assert process is not None
-            os.kill(process.child.pid, signal.SIGKILL)
-            with pytest.raises(EngineError, match="process ended"):
-                async for _ in pieces:
-                    pass
-            (outcome,) = await backend.generate([Draws(of("Hi", max_tokens=2))])
-            assert isinstance(outcome, list)
 
-        run(main())
+def test_its_process_may_die() -> None:
+    backend = EmbeddedBackend()
+
+    async def main() -> None:
+        pieces = backend.stream(of(STORY, max_tokens=2000, extra={"ignore_eos": True}))
+        await anext(pieces)
+        process = backend._engine._process
+        assert process is not None
+        os.kill(process.child.pid, signal.SIGKILL)
+        with pytest.raises(EngineError, match="process ended"):
+            async for _ in pieces:
+                pass
+        (outcome,) = await backend.generate([Draws(of("Hi", max_tokens=2))])
+        assert isinstance(outcome, list)
+        await backend.aclose()
+
+    run(main())
 
 
 def test_a_model_that_does_not_load_says_why() -> None:
