@@ -11,6 +11,7 @@ import ssl
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -187,7 +188,10 @@ class Transport:
 
     async def _lifetime(self) -> AsyncGenerator[aiohttp.ClientSession, None]:
         connector = aiohttp.TCPConnector(
-            limit=self._max_connections, keepalive_timeout=_KEPT, ttl_dns_cache=300, ssl=_tls()
+            limit=self._max_connections,
+            keepalive_timeout=_KEPT,
+            ttl_dns_cache=300,
+            ssl=_tls(os.environ.get("SSL_CERT_FILE")),
         )
         async with aiohttp.ClientSession(
             connector=connector,
@@ -205,8 +209,9 @@ class Transport:
             await sessions.aclose()
 
 
-def _tls() -> ssl.SSLContext:
-    return ssl.create_default_context(cafile=os.environ.get("SSL_CERT_FILE") or None)
+@lru_cache  # reading the certificates takes 20 ms
+def _tls(certificates: str | None) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificates or None)
 
 
 def _proxy_for(url: str) -> str | None:

@@ -10,7 +10,7 @@ from shoal.techniques import TECHNIQUES
 from shoal.techniques.spec import describe_options
 
 _FORMS = {
-    "local": "the embedded model, SmolLM2-135M-Instruct, in this process",
+    "local": "the embedded model, SmolLM2-135M-Instruct, on this machine",
     "gguf/PATH": "any GGUF file, in this process (llama.cpp)",
     "openai/MODEL": "OPENAI_API_KEY, and OPENAI_BASE_URL for another server",
     "NAME/MODEL": "NAME_BASE_URL and NAME_API_KEY, or [endpoints.NAME] in shoal.toml",

@@ -1,7 +1,7 @@
 """Self-consistency: sample n answers and keep the one most of them agree on (arXiv:2203.11171)."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from operator import eq
 
 from msgspec import structs
 
@@ -28,14 +28,18 @@ async def self_consistency(
     if not voters:
         return structs.replace(samples[0], usage=usage)
     votes = [answers[i] or "" for i in voters]
-    if similarity is None:
-        forms = {vote: normalise(vote, kind) for vote in set(votes)}
-        votes, similarity = [forms[vote] for vote in votes], eq
-    winner = voters[_most_similar(votes, similarity)]
+    support = _equals(votes, kind) if similarity is None else _similars(votes, similarity)
+    winner = voters[support.index(max(support))]
     return structs.replace(samples[winner], usage=usage, answer=answers[winner])
 
 
-def _most_similar(answers: Sequence[str], similarity: Similarity) -> int:
-    """The first of the answers whose summed similarity to the others is highest: with equality, the plurality."""
-    sums = [sum(similarity(a, b) for j, b in enumerate(answers) if j != i) for i, a in enumerate(answers)]
-    return max(range(len(answers)), key=lambda i: (sums[i], -i))
+def _equals(votes: Sequence[str], kind: str) -> list[float]:
+    """How many of the votes say the same as each."""
+    forms = {vote: normalise(vote, kind) for vote in set(votes)}
+    counts = Counter(forms[vote] for vote in votes)
+    return [counts[forms[vote]] for vote in votes]
+
+
+def _similars(votes: Sequence[str], similarity: Similarity) -> list[float]:
+    """The summed similarity of each vote to the others."""
+    return [sum(similarity(a, b) for j, b in enumerate(votes) if j != i) for i, a in enumerate(votes)]

@@ -135,6 +135,8 @@ def without_latex(text: str) -> str:
 
 def plain(text: str) -> str:
     """Without the markup around it: emphasis, quotes, dollars, brackets of formulas, a closing stop."""
+    if text and text[0].isalnum() and text[-1].isalnum():
+        return text  # all of it begins or ends with a sign
     for _ in range(6):
         before = text
         text = text.strip().strip("*`_\"“”‘’'#").strip()

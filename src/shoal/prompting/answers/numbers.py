@@ -3,6 +3,7 @@ r"""Numbers as people and models write them, read exactly."""
 import re
 from collections import deque
 from fractions import Fraction
+from functools import lru_cache
 
 from shoal.prompting.answers.markup import plain, without_latex
 
@@ -70,6 +71,7 @@ _NO_UNIT = re.compile(
 )
 
 
+@lru_cache(4096)  # equal answers are many among the draws of one question
 def number(text: str) -> Fraction | None:
     r"""The number that a short text is, exactly; None where it is none, or more than one.
 
