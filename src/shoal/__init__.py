@@ -7,19 +7,30 @@ completion = shoal.run(model("What is the capital of France?"))
 print(completion.text)
 """
 
-from shoal.backends.loop import run as run
 from shoal.batch.mapping import amap as amap
 from shoal.batch.mapping import map as map
 from shoal.batch.records import Record as Record
 from shoal.errors import ShoalError as ShoalError
+from shoal.prompting import llm as llm
 from shoal.runtime.budget import Budget as Budget
+from shoal.runtime.builtin import Builtin as Builtin
+from shoal.runtime.builtin import builtin as builtin
 from shoal.runtime.concurrency import gather as gather
 from shoal.runtime.model import Model as Model
 from shoal.runtime.model import answer as answer
 from shoal.runtime.model import apply as apply
 from shoal.runtime.model import sample as sample
-from shoal.runtime.model import stream as stream
 from shoal.runtime.model import then as then
+from shoal.runtime.program import Piece as Piece
+from shoal.runtime.program import Program as Program
+from shoal.runtime.program import parallel as parallel
+from shoal.runtime.program import program as program
+from shoal.runtime.program import repeat as repeat
+from shoal.runtime.program import stream as stream
+from shoal.runtime.program import with_registry as with_registry
+from shoal.runtime.registry import Registry as Registry
+from shoal.runtime.registry import copy_registry as copy_registry
+from shoal.runtime.registry import using as using
 from shoal.runtime.trace import tracing as tracing
 from shoal.runtime.types import Completion as Completion
 from shoal.runtime.types import Delta as Delta
@@ -29,3 +40,5 @@ from shoal.runtime.types import Request as Request
 from shoal.runtime.types import SamplingParams as SamplingParams
 from shoal.runtime.types import Usage as Usage
 from shoal.techniques.opening import open_model as open_model
+from shoal.techniques.running import arun as arun
+from shoal.techniques.running import run as run

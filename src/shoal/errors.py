@@ -17,6 +17,8 @@
     │   ├── MalformedResponse      a reply that is not a whole, valid answer
     │   └── EngineError            an in-process engine failed
     ├── TechniqueError             a technique's calls succeeded but gave nothing to answer with
+    ├── InvalidOutput              a model's text is not of the form that was asked for
+    ├── NotCached                  a run that may ask nothing needs a draw that is not kept
     ├── BudgetExceeded             the run's calls, tokens or seconds are spent
     └── StoreError                 a cache or journal file cannot be used
         ├── CorruptStore
@@ -131,6 +133,14 @@ class EngineError(ModelError):
 
 class TechniqueError(ShoalError):
     """A technique's calls succeeded but gave nothing to answer with."""
+
+
+class NotCached(ShoalError):
+    """A run that may ask nothing needs a draw that is not kept; the message names it."""
+
+
+class InvalidOutput(ShoalError):
+    """A model's text is not of the form that was asked for, and asking again did not help."""
 
 
 class BudgetExceeded(ShoalError):

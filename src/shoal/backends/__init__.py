@@ -8,9 +8,11 @@ from shoal.errors import UsageError, did_you_mean
 from shoal.runtime.backend import Backend, refuse_unsupported
 from shoal.runtime.budget import Budgeted
 from shoal.runtime.cache import Cached, DrawCache
+from shoal.runtime.frames import placed
 from shoal.runtime.limits import Limits
 from shoal.runtime.model import Model, Observed
-from shoal.runtime.replay import Recorded
+from shoal.runtime.registry import current
+from shoal.runtime.replay import Online, Recorded
 from shoal.runtime.retry import RetryPolicy
 from shoal.runtime.scheduler import Scheduler
 from shoal.runtime.types import Completion, Request
@@ -37,7 +39,7 @@ class BaseModel:
         self.name = backend.name
         self.cache = cache
         self.scheduler = Scheduler(backend, limits=limits, retry=retry)
-        model: Model = Budgeted(self.scheduler)
+        model: Model = Online(Budgeted(self.scheduler), backend.name)
         if cache is not None:
             model = Cached(model, cache, backend.identity)
         self._model = Observed(Recorded(model, backend.identity), backend.name)
@@ -46,7 +48,11 @@ class BaseModel:
         if isinstance(request, str):
             request = Request.of(request)
         refuse_unsupported(request, self.backend.capabilities, self.name)
-        return await self._model(request)
+        return await self._model(placed(request))
+
+    def register(self) -> None:
+        """Make this the model that built-ins ask, in the registry that holds here."""
+        current().register(self)
 
     async def aclose(self) -> None:
         """Let the backend's connections or engine go."""

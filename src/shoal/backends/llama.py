@@ -37,6 +37,7 @@ class LlamaBackend:
         self.capabilities = Capabilities(
             max_in_flight=slots,
             text=True,
+            continues=True,
             stream=True,
             seed=True,
             logprobs=True,

@@ -15,6 +15,9 @@ class Capabilities(Struct, frozen=True):
     max_n         draws of one prompt in one wire request (1: the scheduler asks for each by itself)
     max_batch     different prompts in one wire request; conversations too where `batch_chat`
     max_in_flight wire requests at once
+    continues     a program's text is continued as a bare prompt, not asked as the user's turn
+    prefill       a last message of the assistant's is continued
+    forced_logprobs  where one choice is all there is, log-probabilities are the model's own for it
     """
 
     max_n: int = 1
@@ -23,6 +26,9 @@ class Capabilities(Struct, frozen=True):
     batch_chat: bool = False
     chat: bool = True
     text: bool = False
+    continues: bool = False
+    prefill: bool = False
+    forced_logprobs: bool = False
     stream: bool = False
     seed: bool = False
     logprobs: bool = False

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Concatenate, Protocol
 
 from shoal.errors import UsageError
-from shoal.runtime import scope, trace
+from shoal.runtime import registry, scope, trace
 from shoal.runtime.concurrency import gather
 from shoal.runtime.types import Completion, Delta, Message, Request, SamplingParams, turns
 
@@ -45,6 +45,10 @@ class Applied:
         with scope.setting(trace.current, span), span.timed():
             span.completion = await self.technique(self.model, request, **self.options)
         return span.completion
+
+    def register(self) -> None:
+        """Make this the model that built-ins ask, in the registry that holds here."""
+        registry.current().register(self)
 
     @property
     def name(self) -> str:

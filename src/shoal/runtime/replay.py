@@ -1,8 +1,9 @@
-"""A Model that records its draws with the program that asked for them, where a recorder is in scope."""
+"""Running a program again: what it was given is kept with it, and nothing else need be asked."""
 
 from contextvars import ContextVar
 from typing import Protocol
 
+from shoal.errors import NotCached
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request
 
@@ -16,6 +17,23 @@ class Recorder(Protocol):
 
 
 current: ContextVar[Recorder | None] = ContextVar("recorder", default=None)
+
+
+offline: ContextVar[bool] = ContextVar("offline", default=False)  # nothing may be asked that is not kept
+
+
+class Online:
+    """A Model that refuses to be asked where only what is kept may be used. It stands behind the cache."""
+
+    def __init__(self, model: Model, name: str) -> None:
+        self.model = model
+        self.name = name
+
+    async def __call__(self, request: Request, /) -> Completion:
+        if offline.get():
+            draw = f"draw {request.sample} of " if request.sample else ""
+            raise NotCached(f"not in the cache of {self.name}: {draw}{request.text[-200:]!r}")
+        return await self.model(request)
 
 
 class Recorded:

@@ -15,7 +15,7 @@ Kind = Literal["program", "technique", "call"]
 class Span:
     """One call, technique or program: what it was asked, what came of it, when (seconds of a monotonic clock)."""
 
-    __slots__ = ("children", "completion", "end", "error", "kind", "name", "request", "start")
+    __slots__ = ("arguments", "children", "completion", "end", "error", "kind", "name", "request", "result", "start")
 
     def __init__(self, name: str, kind: Kind, request: Request | None = None) -> None:
         self.name = name
@@ -23,6 +23,8 @@ class Span:
         self.request = request
         self.completion: Completion | None = None
         self.error: BaseException | None = None
+        self.arguments: dict[str | int, object] | None = None  # a program's, and what it returned
+        self.result: object = None
         self.start = self.end = 0.0
         self.children: list[Span] = []
 
