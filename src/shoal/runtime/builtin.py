@@ -18,8 +18,8 @@ class Builtin(Generic[P, T]):
     """A function whose implementation can be replaced; calling it gives a Program. Made by `builtin`."""
 
     def __init__(self, function: Callable[P, Coroutine[Any, Any, T]]) -> None:
-        self._own = function
-        self._signature = inspect.signature(function)
+        self._own = Binding(function, _parameters(function))
+        self._names = tuple(inspect.signature(function).parameters)
         self._key = f"{function.__module__}.{function.__qualname__}"
         self.name = function.__name__
         update_wrapper(self, function)
@@ -31,11 +31,10 @@ class Builtin(Generic[P, T]):
         binding = registry.current().binding(self._key)
         if binding is None:
             self._refuse_unknown(self._own, kwargs)
-            return await self._own(*args, **kwargs)
+            return await self._own.implementation(*args, **kwargs)
         given = dict(binding.defaults) | self._named(args, kwargs)
-        implementation = binding.implementation or self._own
-        self._refuse_unknown(implementation, given)
-        result: Any = implementation(**given)  # type: ignore[call-arg]
+        self._refuse_unknown(binding, given)
+        result = binding.implementation(**given)
         return await result if isinstance(result, Awaitable) else result
 
     def configure(self, implementation: Callable[..., Any] | None = None, /, **defaults: Any) -> None:
@@ -45,26 +44,30 @@ class Builtin(Generic[P, T]):
         """
         scope = registry.current()
         if implementation is None:
-            known = scope.binding(self._key) or Binding()
-            implementation, defaults = known.implementation, {**known.defaults, **defaults}
-        self._refuse_unknown(implementation or self._own, defaults)
-        scope.bind(self._key, Binding(implementation, defaults))
+            used = scope.binding(self._key) or self._own
+            binding = Binding(used.implementation, used.known, {**used.defaults, **defaults})
+        else:
+            binding = Binding(implementation, _parameters(implementation), defaults)
+        self._refuse_unknown(binding, defaults)
+        scope.bind(self._key, binding)
 
     def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """What a call gives, by name; None is nothing given."""
-        names = list(self._signature.parameters)
+        names = self._names
         if len(args) > len(names):
             raise UsageError(f"{self.name} takes at most {len(names)} arguments, not {len(args)}")
         given = dict(zip(names, args, strict=False)) | dict(kwargs)
         return {name: value for name, value in given.items() if value is not None}
 
-    def _refuse_unknown(self, implementation: Callable[..., Any], given: Mapping[str, Any]) -> None:
-        known = _parameters(implementation)
+    def _refuse_unknown(self, binding: Binding, given: Mapping[str, Any]) -> None:
+        if binding.known is None:
+            return
         for name in given:
-            if known is not None and name not in known:
-                what = f"{self.name}: {getattr(implementation, '__qualname__', implementation)}"
-                what = self.name if implementation is self._own else what
-                raise UsageError(f"{what} takes no {name!r}; {did_you_mean(name, known)}")
+            if name not in binding.known:
+                function = binding.implementation
+                own = function is self._own.implementation
+                what = self.name if own else f"{self.name}: {getattr(function, '__qualname__', function)}"
+                raise UsageError(f"{what} takes no {name!r}; {did_you_mean(name, binding.known)}")
 
     def __repr__(self) -> str:
         return self._key

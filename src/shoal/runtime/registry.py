@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Binding(Struct, frozen=True):
-    """An implementation (None: the built-in's own) and the arguments it gets where a call names none."""
+    """An implementation, the arguments it knows (None: any), and those it gets where a call gives none."""
 
-    implementation: Callable[..., Any] | None = None
+    implementation: Callable[..., Any]
+    known: frozenset[str] | None
     defaults: Mapping[str, Any] = {}
 
 
