@@ -56,7 +56,7 @@ def test_public_names() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert visible == exported
+    assert visible | {"c", "llm"} == exported  # two modules that are written with their names in front
 
 
 def test_importing_shoal_pulls_in_nothing_heavy() -> None:

@@ -12,6 +12,9 @@ from shoal.batch.mapping import map as map
 from shoal.batch.records import Record as Record
 from shoal.errors import ShoalError as ShoalError
 from shoal.prompting import llm as llm
+from shoal.prompting.composing import c as c
+from shoal.prompting.composing.jinja import JinjaPrompt as JinjaPrompt
+from shoal.prompting.composing.writing import Rendered as Rendered
 from shoal.runtime.budget import Budget as Budget
 from shoal.runtime.builtin import Builtin as Builtin
 from shoal.runtime.builtin import builtin as builtin

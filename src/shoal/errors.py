@@ -159,6 +159,12 @@ class StoreLocked(StoreError):
     """Another process is using the run directory."""
 
 
+def told(error: BaseException) -> str:
+    """An error's message in one line, with where it happened where that is noted."""
+    notes = getattr(error, "__notes__", [])
+    return f"{error} ({'; '.join(notes)})" if notes else str(error)
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """The end of an error message: the known name nearest to `name`, else all of them."""
     known = sorted(known)

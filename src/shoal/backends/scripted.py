@@ -1,16 +1,14 @@
 """A model whose answers a function gives: for tests, documentation, planning and dry runs."""
 
-import importlib.util
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from hashlib import blake2b
-from pathlib import Path
 
 from msgspec import structs
 
-from shoal.errors import ModelError, UsageError, did_you_mean
+from shoal.errors import ModelError
 from shoal.runtime.backend import Capabilities, Draws, Outcome
+from shoal.runtime.loading import fingerprint, load
 from shoal.runtime.types import Completion, Delta, Request, Usage
 
 Script = Callable[[Request], "str | Completion | Awaitable[str | Completion]"]
@@ -98,25 +96,5 @@ def open_scripted(spec: str) -> ScriptedBackend:
 
     Its content is part of the model's identity: a changed script gets no draws of the old one.
     """
-    function = _function(spec)
-    content = Path(spec.rpartition(":")[0]).read_bytes()
-    return ScriptedBackend(function, name=f"scripted/{spec}", version=blake2b(content, digest_size=8).hexdigest())
-
-
-def _function(spec: str) -> Script:
-    path, _, name = spec.rpartition(":")
-    file = Path(path)
-    if not path or not name:
-        raise UsageError(f"scripted/{spec}: expected scripted/FILE.py:function")
-    if not file.is_file():
-        raise UsageError(f"scripted/{spec}: no file {path}")
-    module_spec = importlib.util.spec_from_file_location(file.stem, file)
-    if module_spec is None or module_spec.loader is None:
-        raise UsageError(f"scripted/{spec}: {path} is not a Python file")
-    module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
-    function = getattr(module, name, None)
-    if not callable(function):
-        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise UsageError(f"scripted/{spec}: {path} has no function {name}; {did_you_mean(name, functions)}")
-    return function  # type: ignore[no-any-return]
+    function: Script = load(spec, f"scripted/{spec}")
+    return ScriptedBackend(function, name=f"scripted/{spec}", version=fingerprint(spec))

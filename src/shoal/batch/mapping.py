@@ -1,96 +1,129 @@
-"""`shoal.map`: a model over many items from Python, with what `shoal run` guarantees."""
+"""`shoal.map`: a model or a program over many items from Python, with what `shoal run` guarantees."""
 
 import tempfile
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 from msgspec import UNSET, UnsetType, structs
 
 from shoal.backends.loop import run
 from shoal.batch.directory import RunDirectory, write_lines
+from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, encode
 from shoal.batch.rows import Input, Row
-from shoal.batch.runner import BatchRun, Progress, window_for
+from shoal.batch.runner import BatchRun, Progress, RowProgram, window_for
+from shoal.errors import UsageError
 from shoal.prompting.answers import extract
 from shoal.prompting.template import Template
+from shoal.runtime import registry, replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
+from shoal.runtime.program import Program
 from shoal.runtime.types import Completion, Request, SamplingParams
-from shoal.techniques.opening import bases, identities, names, open_model
+from shoal.techniques.opening import bases, identities, names, opened
 
 Score = Callable[[Completion, Row], float]
 
 
-def map(
-    model: Model | str,
-    items: Iterable[str | Row],
-    *,
-    template: str | None = None,
-    params: SamplingParams | None = None,
-    run_dir: Path | str | None = None,
-    budget: Budget | None = None,
-    score: Score | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> list[Record]:
-    """Ask a model about every item; one Record each, in order, failures included.
+class MapOptions(TypedDict, total=False):
+    """How `map` runs.
 
-    `items` are texts, or rows whose columns `template` names. With `run_dir` every finished call is on disk before it
-    counts: the same call continues a run that was stopped, and refuses one of other items or options (RunError). A
-    `budget` that is spent leaves records with a BudgetExceeded error. `score` rates each answer from 0.0 to 1.0.
-    `on_progress` is called after each row. Works in scripts and in Jupyter.
+    model        what a program's built-ins ask (a Model or a spec); default the model registered where `map` is called
+    template     of a model: how an item's columns become the prompt
+    params       of a model: how to sample
+    run_dir      where every finished call is kept, so that the same call continues a run that was stopped
+    budget       what may be spent
+    replay       ask nothing: every draw must be kept already, or NotCached names the first that is not
+    score        rates each answer from 0.0 to 1.0
+    on_progress  called after each row
     """
-    return run(
-        amap(
-            model,
-            items,
-            template=template,
-            params=params,
-            run_dir=run_dir,
-            budget=budget,
-            score=score,
-            on_progress=on_progress,
-        )
-    )
+
+    model: Model | str | None
+    template: str | None
+    params: SamplingParams | None
+    run_dir: Path | str | None
+    budget: Budget | None
+    replay: bool
+    score: Score | None
+    on_progress: Callable[[Progress], None] | None
+
+
+def map(
+    subject: Model | str | Callable[..., Program[Any]], items: Iterable[Any], **options: Unpack[MapOptions]
+) -> list[Record]:
+    """Ask a model about every item, or run a program on it; one Record each, in order, failures included.
+
+    For a model (or the spec of one) items are texts, or rows whose columns `template` names. For a function made with
+    `@program`, or a JinjaPrompt, a row's columns are the arguments, a tuple gives them by place, and any other item is
+    the first. At most a window of items is held at once. With `run_dir` every finished call is on disk before it
+    counts: the same call continues a run that was stopped, and refuses one of other items, options or a changed program
+    (RunError). A `budget` that is spent leaves records with a BudgetExceeded error. Works in scripts and in Jupyter.
+    """
+    return run(amap(subject, items, **options))
 
 
 async def amap(
-    model: Model | str,
-    items: Iterable[str | Row],
-    *,
-    template: str | None = None,
-    params: SamplingParams | None = None,
-    run_dir: Path | str | None = None,
-    budget: Budget | None = None,
-    score: Score | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    subject: Model | str | Callable[..., Program[Any]], items: Iterable[Any], **options: Unpack[MapOptions]
 ) -> list[Record]:
     """`map` for a program that is already asynchronous."""
-    model = open_model(model) if isinstance(model, str) else model
-    form = Template(template or "{prompt}")
-    params = params or SamplingParams()
+    if hasattr(subject, "__shoal_program__") or hasattr(subject, "render"):
+        return await _map_program(RowFunction(subject), items, options)
+    if options.get("model") is not None:
+        raise UsageError("map: model= is for programs; give the model alone, or decorate the function with @program")
+    form = Template(options.get("template") or "{prompt}")
+    params = options.get("params") or SamplingParams()
 
-    async def program(row: Row) -> Completion:
-        return await model(structs.replace(Request.of(form.fill(row)), params=params))
+    rows = ({"prompt": item} if isinstance(item, str) else item for item in items)
+    async with opened(subject) as model:  # type: ignore[arg-type]
+
+        async def ask(row: Row) -> Completion:
+            return await model(structs.replace(Request.of(form.fill(row)), params=params))
+
+        return await _map(model, ask, rows, options, {"template": form.text, "params": params})
+
+
+async def _map_program(function: RowFunction, items: Iterable[Any], options: MapOptions) -> list[Record]:
+    for name in ("template", "params"):
+        if options.get(name) is not None:
+            raise UsageError(f"map: {name}= is for models; a program says itself what it asks")
+    identity = {"program": function.name, "source": function.version}
+    rows = (function.row(item) for item in items)
+    async with opened(options.get("model") or registry.current().model) as model:
+        with registry.using(model):
+            return await _map(model, function, rows, options, identity)
+
+
+async def _map(
+    model: Model, program: RowProgram, items: Iterable[Row], options: MapOptions, identity: dict[str, Any]
+) -> list[Record]:
+    score, run_dir = options.get("score"), options.get("run_dir")
 
     def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
         return completion.answer or extract(completion.text), score(completion, row) if score else UNSET
 
-    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
+    with ExitStack() as scopes:
+        scratch = scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
         place = Path(run_dir) if run_dir is not None else Path(scratch) / "run"
         rows = _kept(items, Path(scratch))
+        if isinstance(program, RowFunction):
+            program.check(rows.columns, "an item")
         base, technique = names(model)
-        options = {"template": form.text, "params": params, "technique": technique, "model": identities(model)}
-        with RunDirectory(place, options, rows) as directory:
-            window = window_for(bases(model))
-            batch = BatchRun(directory, rows, model=base, technique=technique, window=window, judge=judge)
-            batch.on_progress = on_progress
-            await batch.execute(program, budget)
-            batch.write_output(place / "output.jsonl")
-            return [decode(line) for line in batch.lines()]
+        identity = identity | {"technique": technique, "model": identities(model)}
+        if options.get("replay"):
+            scopes.enter_context(scope.setting(replay.offline, True))
+        directory = scopes.enter_context(RunDirectory(place, identity, rows))
+        technique = getattr(program, "name", technique)
+        batch = BatchRun(directory, rows, model=base, technique=technique, window=window_for(bases(model)), judge=judge)
+        batch.on_progress = options.get("on_progress")
+        await batch.execute(program, options.get("budget"))
+        batch.write_output(place / "output.jsonl")
+        return [decode(line) for line in batch.lines()]
 
 
-def _kept(items: Iterable[str | Row], scratch: Path) -> Input:
+def _kept(items: Iterable[Row], scratch: Path) -> Input:
     """The items in a file, so that any number of them can be read more than once in bounded memory."""
     path = scratch / "items.jsonl"
-    write_lines(path, (encode({"prompt": item} if isinstance(item, str) else item) for item in items))
+    write_lines(path, (encode(item) for item in items))
     return Input(path, label="items")

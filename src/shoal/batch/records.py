@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from shoal.batch.rows import Row
+from shoal.errors import told
 from shoal.runtime.types import Completion, Usage
 
 encode = msgspec.json.Encoder(enc_hook=str).encode  # dates and the like, from Parquet, as text
@@ -22,7 +23,7 @@ class Failure(Struct, frozen=True):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        return cls(type(error).__name__, str(error))
+        return cls(type(error).__name__, told(error))
 
 
 class RowUsage(Struct, frozen=True):
@@ -41,13 +42,14 @@ class RowUsage(Struct, frozen=True):
 class Record(Struct, frozen=True):
     """One row's result, as it stands in the output.
 
-    `id` is the row's own `id` where it has one, else its number from 0. `answer` is the short answer, `score` what the
+    `id` is the row's own `id` where it has one, else its number from 0. `output` is the text, or what a program
+    returned as JSON. `answer` is the short answer, `score` what the
     scorer gave, `error` None or why there is no output.
     """
 
     id: Any
     input: Row
-    output: str | None
+    output: Any
     answer: str | None
     model: str
     technique: str | None
@@ -66,11 +68,11 @@ def succeeded(
     return Record(
         row.get("id", number),
         row,
-        completion.text,
+        getattr(completion, "output", completion.text),
         answer,
         model,
         technique,
-        completion.finish_reason,
+        completion.finish_reason or None,
         RowUsage.of(completion.usage),
         score,
     )

@@ -6,14 +6,15 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from pathlib import Path
 from time import monotonic
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from shoal.backends import BaseModel
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.journal import RowRecorder
+from shoal.batch.programs import Returned
 from shoal.batch.records import Record, decode, encode, failed, succeeded
 from shoal.batch.rows import Input, Row
-from shoal.errors import BudgetExceeded, StoreError
+from shoal.errors import BudgetExceeded, NotCached, StoreError
 from shoal.runtime import budget, replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import map_bounded
@@ -135,11 +136,13 @@ class BatchRun:
     async def _attempt(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Record | None:
         try:
             completion = await program(row)
+            if isinstance(completion, Returned):
+                completion = structs.replace(completion, usage=recorder.usage)
             answer, score = self.judge(completion, row)
         except BudgetExceeded as error:  # the run ends; the row stays undone, to be resumed with a larger budget
             self.stopped = self.stopped or error
             return None
-        except (StoreError, asyncio.CancelledError):
+        except (StoreError, NotCached, asyncio.CancelledError):
             raise
         except Exception as error:  # noqa: BLE001 - whatever befalls a row is that row's record, and no other's
             return failed(number, row, error, model=self.model, technique=self.technique, usage=recorder.usage)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from shoal.errors import ShoalError, UsageError, did_you_mean
+from shoal.errors import ShoalError, UsageError, did_you_mean, told
 
 # command -> (module, what --help says of it)
 _COMMANDS = {
@@ -71,10 +71,10 @@ def _main(argv: Sequence[str] | None) -> int:
         click.echo(f"{where}: {error.format_message()}", err=True)
         return error.exit_code
     except UsageError as error:
-        click.echo(f"shoal: {error}", err=True)
+        click.echo(f"shoal: {told(error)}", err=True)
         return 2
     except ShoalError as error:
-        click.echo(f"shoal: {type(error).__name__}: {error}", err=True)
+        click.echo(f"shoal: {type(error).__name__}: {told(error)}", err=True)
         return 1
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)

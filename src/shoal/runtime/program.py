@@ -90,6 +90,7 @@ def program(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Progra
     def made(*args: P.args, **kwargs: P.kwargs) -> Program[T]:
         return Program(function, args, kwargs)
 
+    made.__shoal_program__ = True  # type: ignore[attr-defined]
     return made
 
 

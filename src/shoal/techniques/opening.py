@@ -1,12 +1,13 @@
 """`open_model`: from a spec to a Model, the one assembly line."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from shoal.backends import BaseModel, open_base
 from shoal.backends.config import Config, load_config
 from shoal.runtime.cache import DrawCache, default_cache_path
-from shoal.runtime.model import Applied
+from shoal.runtime.model import Applied, Model
 from shoal.runtime.retry import RetryPolicy
 from shoal.techniques.spec import parse_spec
 
@@ -48,6 +49,20 @@ def open_model(
     model = parse_spec(spec, open_once)
     assert isinstance(model, BaseModel | Applied)
     return model
+
+
+@asynccontextmanager
+async def opened(model: Model | str) -> AsyncIterator[Model]:
+    """The model for the body: itself, or what a spec names, closed again afterwards."""
+    if not isinstance(model, str):
+        yield model
+        return
+    mine = open_model(model)
+    try:
+        yield mine
+    finally:
+        for base in bases(mine):
+            await base.aclose()
 
 
 def _open_cache(cache: DrawCache | Path | str | bool | None) -> DrawCache | None:

@@ -12,7 +12,7 @@ from shoal.runtime import replay as replays
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.runtime.trace import Span, tracing
-from shoal.techniques.opening import bases, open_model
+from shoal.techniques.opening import opened
 
 T = TypeVar("T")
 
@@ -75,11 +75,6 @@ async def _on(model: Model | str | None) -> AsyncIterator[None]:
     if model is None:
         yield
         return
-    opened = open_model(model) if isinstance(model, str) else model
-    try:
-        with registry.using(opened):
+    async with opened(model) as mine:
+        with registry.using(mine):
             yield
-    finally:
-        if isinstance(model, str):
-            for base in bases(opened):
-                await base.aclose()

@@ -1,0 +1,117 @@
+"""Jinja templates with calls inside: `{{ generate_text(stop="\\n") }}` goes on from the text rendered so far.
+
+A template may come from a file or a folder of somebody's: it runs in Jinja's sandbox, sees only what it is given, reads
+no files, and cannot build texts without bound.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from shoal.errors import ShoalError, UsageError
+from shoal.prompting.composing.writing import Mocks, Rendered, Writing
+from shoal.runtime.program import Program
+
+if TYPE_CHECKING:
+    from jinja2.runtime import Context
+
+_CALLS = ("generate_text", "generate_texts", "generate_object", "select", "choose", "instruct", "chat", "store")
+
+
+class JinjaPrompt:
+    """`JinjaPrompt("Q: {{ question }}\\nA: {{ generate_text(name='answer') }}").render(question="Why?")` is a Program.
+
+    In a template stand `generate_text`, `generate_texts`, `generate_object(cls)`, `select(options)`,
+    `choose(options, top_k=1)`, `instruct(assistant_prefix=)` and `chat()`, which take what the built-ins of those names
+    take, and `name=` to keep what they give as an output; `store(name, value)`; `{% section name, hidden %}` and
+    `{% role user %}`, each with its end. What `{% set %}` sets at the top is an output too. Text within a macro, a
+    `{% filter %}` or a `{% set %}` block is collected before it counts as rendered.
+
+    Raises UsageError, with the line, for a template that is wrong; what goes wrong in a call is raised as it is, with
+    the line as a note.
+    """
+
+    def __init__(self, text: str, *, name: str = "template") -> None:
+        from jinja2 import TemplateSyntaxError
+
+        from shoal.prompting.composing.environment import environment
+
+        self.text = text
+        self.name = name
+        try:
+            self._template = environment.from_string(text)
+        except TemplateSyntaxError as error:
+            raise UsageError(f"{name}, line {error.lineno}: {error.message}") from None
+
+    def render(self, **inputs: Any) -> Program[Rendered]:
+        """The program that writes the prompt out with these inputs."""
+        return Program(self._render, (None,), {"inputs": inputs}, name=self.name)
+
+    def dry_run(self, *, mocks: Mapping[str, Any] | None = None, reply: str = "", **inputs: Any) -> Program[Rendered]:
+        """The same without a call: each gives `mocks[its name]`, or `reply`."""
+        return Program(self._render, (Mocks(mocks or {}, reply),), {"inputs": inputs}, name=self.name)
+
+    async def _render(self, mocks: Mocks | None, *, inputs: Mapping[str, Any]) -> Rendered:
+        writing = Writing(mocks)
+        await self.write(writing, inputs)
+        return writing.rendered()
+
+    async def write(self, writing: Writing, inputs: Mapping[str, Any]) -> None:
+        """Write the template out behind what `writing` holds."""
+        from jinja2 import TemplateError
+
+        from shoal.prompting.composing.environment import texts
+
+        calls = {name: getattr(writing, name) for name in _CALLS}
+        blocks = _Blocks(writing)
+        given = {**writing.outputs, **inputs}
+        if taken := sorted(given.keys() & calls.keys()):
+            raise UsageError(f"{self.name}: the input {taken[0]!r} has the name of a call")
+        context = self._template.new_context({**given, **calls, "_begin": blocks.begin, "_end": blocks.end})
+        try:
+            async for text in texts(self._template, context):
+                writing.write(text)
+        except ShoalError as error:
+            if line := self._line(error.__traceback__):
+                error.add_note(f"in {self.name}, line {line}")
+            raise
+        except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+            raise UsageError(f"{self.name}, line {self._line(error.__traceback__)}: {error}") from error
+        finally:
+            blocks.leave()
+        self._keep_variables(writing, context)
+
+    def _keep_variables(self, writing: Writing, context: "Context") -> None:
+        for name in context.exported_vars:
+            writing.outputs.setdefault(name, context.vars[name])
+
+    def _line(self, trace: TracebackType | None) -> int:
+        line = 0
+        while trace is not None:
+            if trace.tb_frame.f_globals.get("__jinja_template__") is self._template or (
+                trace.tb_frame.f_code.co_filename == "<template>"
+            ):
+                line = self._template.get_corresponding_lineno(trace.tb_lineno)
+            trace = trace.tb_next
+        return line
+
+
+class _Blocks:
+    """The sections and roles that are open in a template."""
+
+    def __init__(self, writing: Writing) -> None:
+        self._writing = writing
+        self._open: list[AbstractContextManager[None]] = []
+
+    def begin(self, kind: str, name: str, hidden: bool) -> None:
+        writing = self._writing
+        block = writing.role(name) if kind == "role" else writing.section(name, hidden=hidden)
+        block.__enter__()
+        self._open.append(block)
+
+    def end(self) -> None:
+        self._open.pop().__exit__(None, None, None)
+
+    def leave(self) -> None:
+        self._open.clear()
