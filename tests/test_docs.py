@@ -16,14 +16,20 @@ BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Documents name models that need a key, a server or the weights; here a script stands in for all of them.
 STAND_IN = "scripted/stand_in.py:answer"
 REAL = re.compile(r"\b(local|openai/[\w.-]+|lab/[\w./-]+|gguf/[\w./-]+)(?=[\s\"')]|$)")
-SCRIPT = "def answer(request):\n    return 'It is hard to say. Score: 7. The answer is 42.'\n"
+SCRIPT = """
+def answer(request):
+    if request.params.json_schema:
+        return '{"name": "Nice", "people": 340000}'
+    return request.params.choices[0] if request.params.choices else "It is hard to say. Score: 7. The answer is 42."
+"""
+PROGRAMS = ROOT / "docs" / "programs.md"  # its blocks are one program
 
 
 def blocks(kind: str) -> list[object]:
     found = []
     for page in PAGES:
         for match in BLOCK.finditer(page.read_text("utf-8")):
-            if match[1] == kind:
+            if match[1] == kind and (page != PROGRAMS or kind != "python"):
                 line = page.read_text("utf-8")[: match.start()].count("\n") + 2
                 found.append(pytest.param(match[2], id=f"{page.relative_to(ROOT)}:{line}"))
     return found
@@ -38,7 +44,17 @@ def workplace(at_home: Path) -> None:
 
 @pytest.mark.parametrize("code", blocks("python"))
 def test_python(code: str) -> None:
-    exec(compile(REAL.sub(STAND_IN, code), "docs", "exec"), {"__name__": "docs"})  # noqa: S102 - our own documents
+    execute(REAL.sub(STAND_IN, code))
+
+
+@pytest.mark.parametrize("model", [STAND_IN, "local"])
+def test_programs(model: str) -> None:
+    code = "".join(match[2] for match in BLOCK.finditer(PROGRAMS.read_text("utf-8")) if match[1] == "python")
+    execute(REAL.sub(model, code))
+
+
+def execute(code: str) -> None:
+    exec(compile(code, "docs", "exec"), {"__name__": "docs"})  # noqa: S102 - our own documents
 
 
 @pytest.mark.parametrize("text", blocks("console"))
