@@ -28,10 +28,10 @@ def import_genai() -> Any:
     return openvino_genai
 
 
-def load(genai: Any, weights: Path) -> Any:
+def load(genai: Any, weights: Path, *, prefix_caching: bool = True) -> Any:
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = _KV_BLOCKS
-    scheduler.enable_prefix_caching = True
+    scheduler.enable_prefix_caching = prefix_caching
     scheduler.max_num_seqs = MAX_SEQUENCES
     return genai.ContinuousBatchingPipeline(str(weights), scheduler, "CPU", {})
 
@@ -49,10 +49,13 @@ def pieces(tokenizer: Any) -> list[bytes]:
 
 
 def tokens(tokenizer: Any, prompt: str | list[tuple[str, str]]) -> list[int]:
-    text = prompt
+    """The prompt as the model sees it. A last turn of the assistant is the beginning of its reply."""
+    text, begun = prompt, ""
     if not isinstance(text, str):
+        if text and text[-1][0] == "assistant":
+            *text, (_, begun) = text
         text = tokenizer.apply_chat_template([{"role": role, "content": said} for role, said in text], True)
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).input_ids.data.reshape(-1).tolist()
+    ids: list[int] = tokenizer.encode(text + begun, add_special_tokens=False).input_ids.data.reshape(-1).tolist()
     return ids
 
 
@@ -131,6 +134,16 @@ def config(genai: Any, ask: Ask, draws: list[int], done: int, end: int) -> Any:
         config.include_stop_str_in_output = True
     config.logprobs = int(params.logprobs)
     config.structured_output_config = _constraint(genai, params)
+    return config
+
+
+def echo(genai: Any) -> Any:
+    """Generate nothing; give the log-probability of each token of the prompt."""
+    config = genai.GenerationConfig()
+    config.apply_chat_template = False
+    config.echo = True
+    config.logprobs = 1
+    config.max_new_tokens = 0
     return config
 
 
