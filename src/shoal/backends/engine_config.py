@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from shoal.backends.engine_wire import Ask
+from shoal.backends.schemas import check_enforced
 from shoal.errors import BadRequest, ContextLengthExceeded
 from shoal.runtime.types import SamplingParams
 
@@ -17,6 +18,7 @@ DEFAULT_MAX_TOKENS = 512
 DEFAULT_TEMPERATURE = 1.0
 MAX_SEQUENCES = 64  # decoded together; more wait
 _KV_BLOCKS = 1024  # of 32 tokens, about 13 KB each token: 425 MB when full
+_PASSED_OVER = frozenset({"allOf", "propertyNames"})  # of a schema
 _EXTRAS = {"repetition_penalty", "no_repeat_ngram_size", "ignore_eos", "min_tokens"}
 
 
@@ -82,6 +84,7 @@ def check(ask: Ask, prompt: int, context: int) -> None:
 
 def _check_constraint(params: SamplingParams) -> None:
     """Refuse what is plainly wrong: the engine would have to be loaded again to get over it."""
+    check_enforced(params.json_schema, _PASSED_OVER, "")
     if params.regex is not None:
         try:
             re.compile(params.regex)
