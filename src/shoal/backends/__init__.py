@@ -1,6 +1,7 @@
 """Opening a base model: the backend its name stands for, behind scheduler, budget, cache, journal and trace."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -60,7 +61,7 @@ class BaseModel:
         vectors: list[list[float]] = []
         for start in range(0, len(texts), can.max_embed):
             part = texts[start : start + can.max_embed]
-            vectors += await retried(lambda part=part: embed(part), self._retry, self._retry_budget)
+            vectors += await retried(partial(embed, part), self._retry, self._retry_budget)
         return vectors
 
     async def count_tokens(self, request: Request | str) -> int:

@@ -87,6 +87,7 @@ class Scorer:
         kept = option[: ask.params.max_tokens]
         logprobs = score.logprobs[score.prompt :][: len(kept)]
         whole = b"".join(self._pieces[token] for token in kept)
-        named = [(self._pieces[token].decode("utf-8", "replace"), logprob) for token, logprob in zip(kept, logprobs)]
+        pieces = [self._pieces[token].decode("utf-8", "replace") for token in kept]
+        named = list(zip(pieces, logprobs, strict=True))
         reason = "stop" if len(kept) == len(option) else "length"
         return Done(ask.id, score.prompt, [Output(whole.decode("utf-8", "replace"), reason, len(kept), named)])

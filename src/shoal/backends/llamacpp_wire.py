@@ -8,11 +8,11 @@ from msgspec import Raw, Struct, structs
 
 from shoal.backends.openai_errors import Server
 from shoal.backends.openai_wire import begun, wire_messages
-from shoal.backends.schemas import check_enforced
+from shoal.backends.schemas import UNANCHORED, check_enforced
 from shoal.errors import BadRequest
 from shoal.runtime.types import Request
 
-_PASSED_OVER = frozenset({"minProperties", "maxProperties", "propertyNames"})
+_PASSED_OVER = frozenset({UNANCHORED, "minProperties", "maxProperties", "propertyNames"})
 _encode = msgspec.json.Encoder().encode
 
 

@@ -1,5 +1,6 @@
 """JSON schemas before they are sent: whether a grammar compiler keeps all of one, whether the official API takes it."""
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ _LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 _SINGLE = ("items", "additionalProperties", "not", "propertyNames", "contains", "if", "then", "else")
 # What compilers of grammars pass over in silence: the text would not keep it.
 _NEVER = frozenset({"multipleOf", "not", "uniqueItems", "contains", "if", "patternProperties", "dependentSchemas"})
+UNANCHORED = "pattern without ^ and $"
 _LENGTHS = ("minLength", "maxLength")
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 # The keywords that the official API's strict mode has no use for.
@@ -32,6 +34,8 @@ def _problem(schema: Json, passed_over: frozenset[str]) -> str:
             return f"{missed[0]} at {where}"
         if "pattern" in part and any(name in part for name in _LENGTHS):
             return f"pattern and length together at {where}"
+        if UNANCHORED in passed_over and not re.fullmatch(r"\^.*\$", part.get("pattern", "^$"), re.DOTALL):
+            return f"a pattern without ^ and $ at {where}"
         if part.get("type") == "number" and any(name in part for name in _BOUNDS):
             return f"bounds of a number that is no integer at {where}"
     return ""

@@ -12,16 +12,17 @@ from shoal.runtime.types import Completion, Delta, Request
 class Capabilities(Struct, frozen=True):
     """What a backend can do. What it cannot is done another way by the scheduler, or refused before the call.
 
-    max_n         draws of one prompt in one wire request (1: the scheduler asks for each by itself)
-    max_batch     different prompts in one wire request; conversations too where `batch_chat`
-    max_in_flight wire requests at once
-    max_embed     texts in one call of `embed`
-    prefill       a conversation may end on an assistant message: the reply continues it, and is the continuation alone
-    forced_logprobs  `choices` of one option with `logprobs` gives the option's own tokens, as the model's tokenizer cuts
-                  it after the prompt, with the log-probabilities they have where nothing constrains the reply; the
-                  token that ends the turn is not among them
-    embed         it has `embed`, see Embeds
-    count_tokens  it has `count_tokens`, see CountsTokens
+    max_n            draws of one prompt in one wire request (1: the scheduler asks for each by itself)
+    max_batch        different prompts in one wire request; conversations too where `batch_chat`
+    max_in_flight    wire requests at once
+    max_embed        texts in one call of `embed`
+    prefill          a conversation may end on an assistant message: the reply continues it, and is what is new alone;
+                     a constraint holds for what is new
+    forced_logprobs  one choice with `logprobs` is scored: its own tokens, as the tokenizer cuts it after the prompt,
+                     each with the log-probability it has where nothing constrains the reply; the token that ends the
+                     turn is not among them
+    embed            it has `embed`, see Embeds
+    count_tokens     it has `count_tokens`, see CountsTokens
     """
 
     max_n: int = 1
