@@ -20,6 +20,7 @@ from shoal.backends.llamacpp_wire import (
     forced,
     prompt_body,
     prompt_of,
+    scored,
     template_body,
 )
 from shoal.backends.openai_errors import Server, error_of
@@ -119,7 +120,8 @@ class LlamaBackend:
             stop.set()
         for delta in reply.feed(b"data: [DONE]\n\n"):
             yield delta
-        yield reply.completion()
+        completion = reply.completion()
+        yield scored(completion, request) if scores(request) else completion
 
     def _ask(self, request: Request, hear: Callable[[dict[str, Any]], bool]) -> None:
         try:

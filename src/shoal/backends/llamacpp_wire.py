@@ -9,8 +9,9 @@ from msgspec import Raw, Struct, structs
 from shoal.backends.openai_errors import Server
 from shoal.backends.openai_wire import begun, wire_messages
 from shoal.backends.schemas import UNANCHORED, check_enforced
-from shoal.errors import BadRequest
-from shoal.runtime.types import Request
+from shoal.errors import BadRequest, ModelError
+from shoal.runtime.backend import Outcome
+from shoal.runtime.types import Completion, Request
 
 _PASSED_OVER = frozenset({UNANCHORED, "minProperties", "maxProperties", "propertyNames"})
 _encode = msgspec.json.Encoder().encode
@@ -84,9 +85,23 @@ def forced(request: Request, reply: bytes, server: Server) -> Request:
         message = f"llama.cpp cannot score the choice {choice!r}: a token of it ends within a character"
         raise BadRequest(message, endpoint=server.name)
     grammar = "root ::= " + " ".join(f"<[{token.id}]>" for token in tokens)
-    most = min(request.params.max_tokens or len(tokens) + 1, len(tokens) + 1)
+    most = min(request.params.max_tokens or len(tokens), len(tokens))  # the token that ends the turn is not asked
     params = structs.replace(request.params, choices=(), grammar=grammar, max_tokens=most)
     return structs.replace(request, params=params)
+
+
+def scored(completion: Completion, request: Request) -> Completion:
+    """The choice as if it had been drawn to its end."""
+    whole = completion.text == request.params.choices[0]
+    return structs.replace(completion, finish_reason="stop") if whole else completion
+
+
+def new_text(outcome: Outcome, request: Request) -> Outcome:
+    """What came after the beginning of a reply, which the server repeats where it does not stream."""
+    if isinstance(outcome, ModelError):
+        return outcome
+    given = request.messages[-1].text
+    return [structs.replace(drawn, text=drawn.text.removeprefix(given)) for drawn in outcome]
 
 
 def _bytes(piece: str | Sequence[int]) -> bytes:

@@ -12,6 +12,7 @@ from shoal.backends.openai_stream import StreamedReply
 from shoal.backends.openai_wire import (
     Dialect,
     Server,
+    begun,
     error_of,
     from_wire_chat,
     from_wire_text,
@@ -113,7 +114,10 @@ class OpenAIBackend:
         if not 200 <= status < 300:
             raise error_of(status, headers, body, self._server)
         if chat:
-            return from_wire_chat(body, batch[0], self._server, headers)
+            drawn = from_wire_chat(body, batch[0], self._server, headers)
+            if self._dialect.constraints == "llamacpp" and begun(batch[0].request):
+                return [llamacpp_wire.new_text(outcome, batch[0].request) for outcome in drawn]
+            return drawn
         return from_wire_text(body, batch, self._server, headers)
 
     async def _scored(self, draws: Draws) -> Outcome:
@@ -127,7 +131,7 @@ class OpenAIBackend:
             (outcome,) = await self._drawn([Draws(await self._forced(request))])
             if isinstance(outcome, ModelError) or not outcome:
                 return outcome
-            first = outcome[0]
+            first = llamacpp_wire.scored(outcome[0], request)
         return [first, *(first.cached() for _ in range(draws.n - 1))]
 
     async def _forced(self, request: Request) -> Request:
