@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from copy import copy
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from shoal.backends import llamacpp_wire, vllm_wire
@@ -34,6 +34,22 @@ _APIS = ("all", "chat", "text")
 _CONSTRAINTS = ("vllm", "llamacpp")
 _MOST_IN_FLIGHT = 1024
 _OTHER_FILES = 64  # file descriptors left for everything that is no connection
+
+
+class _Urls(NamedTuple):
+    chat: str
+    text: str
+    embeddings: str
+    tokenize: str
+    template: str
+
+    @classmethod
+    def of(cls, base: SplitResult) -> "_Urls":
+        """Those of the API, and those that servers have beside it for what it does not know."""
+        beside = base.path.removesuffix("/v1")
+        api = [f"{base.path}/{name}" for name in ("chat/completions", "completions", "embeddings")]
+        paths = [*api, f"{beside}/tokenize", f"{beside}/apply-template"]
+        return cls(*(urlunsplit((base.scheme, base.netloc, path, base.query, "")) for path in paths))
 
 
 class OpenAIBackend:
@@ -76,12 +92,7 @@ class OpenAIBackend:
         self._dialect = Dialect("max_completion_tokens" if official else "max_tokens", constraints)
         self._server = Server(endpoint, model, api_key or "")
         self._timeout = timeout
-        self._chat_url = urlunsplit((url.scheme, url.netloc, f"{url.path}/chat/completions", url.query, ""))
-        self._text_url = urlunsplit((url.scheme, url.netloc, f"{url.path}/completions", url.query, ""))
-        beside = url.path.removesuffix("/v1")  # where servers have what the API does not know
-        self._tokenize_url = urlunsplit((url.scheme, url.netloc, f"{beside}/tokenize", url.query, ""))
-        self._template_url = urlunsplit((url.scheme, url.netloc, f"{beside}/apply-template", url.query, ""))
-        self._embeddings_url = urlunsplit((url.scheme, url.netloc, f"{url.path}/embeddings", url.query, ""))
+        self._urls = _Urls.of(url)
         self._transport = transport or Transport(
             endpoint=endpoint, headers=_headers(api_key), max_connections=self.capabilities.max_in_flight
         )
@@ -109,7 +120,7 @@ class OpenAIBackend:
 
     async def _drawn(self, batch: Sequence[Draws]) -> list[Outcome]:
         chat = batch[0].request.prompt is None
-        url = self._chat_url if chat else self._text_url
+        url = self._urls.chat if chat else self._urls.text
         status, headers, body = await self._transport.post(url, self._body(batch), timeout=self._timeout)
         if not 200 <= status < 300:
             raise error_of(status, headers, body, self._server)
@@ -124,7 +135,7 @@ class OpenAIBackend:
         """The only choice and its log-probabilities: one draw, whatever n."""
         request, server = draws.request, self._server
         if self._dialect.constraints == "vllm":
-            url = self._chat_url if request.prompt is None else self._text_url
+            url = self._urls.chat if request.prompt is None else self._urls.text
             body = self._encoded(lambda: vllm_wire.scored_body(server.model, request, self._dialect))
             first = vllm_wire.scored(await self._post(url, body), request, server)
         else:
@@ -136,23 +147,23 @@ class OpenAIBackend:
 
     async def _forced(self, request: Request) -> Request:
         body = self._encoded(lambda: llamacpp_wire.choice_body(request.params.choices[0]))
-        return llamacpp_wire.forced(request, await self._post(self._tokenize_url, body), self._server)
+        return llamacpp_wire.forced(request, await self._post(self._urls.tokenize, body), self._server)
 
     async def count_tokens(self, request: Request) -> int:
         server = self._server
         if self._dialect.constraints == "vllm":
             body = self._encoded(lambda: vllm_wire.count_body(server.model, request))
-            return vllm_wire.count_of(await self._post(self._tokenize_url, body), server)
+            return vllm_wire.count_of(await self._post(self._urls.tokenize, body), server)
         prompt = request.prompt
         if prompt is None:
             body = self._encoded(lambda: llamacpp_wire.template_body(request))
-            prompt = llamacpp_wire.prompt_of(await self._post(self._template_url, body), server)
+            prompt = llamacpp_wire.prompt_of(await self._post(self._urls.template, body), server)
         body = self._encoded(lambda: llamacpp_wire.prompt_body(prompt))
-        return llamacpp_wire.count_of(await self._post(self._tokenize_url, body), server)
+        return llamacpp_wire.count_of(await self._post(self._urls.tokenize, body), server)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         body = self._encoded(lambda: to_wire_embeddings(self._server.model, texts))
-        return from_wire_embeddings(await self._post(self._embeddings_url, body), len(texts), self._server)
+        return from_wire_embeddings(await self._post(self._urls.embeddings, body), len(texts), self._server)
 
     async def _post(self, url: str, body: bytes) -> bytes:
         status, headers, reply = await self._transport.post(url, body, timeout=self._timeout)
@@ -182,7 +193,7 @@ class OpenAIBackend:
                 raise outcome
             yield outcome[0]
             return
-        url = self._chat_url if request.prompt is None else self._text_url
+        url = self._urls.chat if request.prompt is None else self._urls.text
         body = self._body([Draws(request)], stream=True)
         reply = StreamedReply(request, self._server)
         async with self._transport.stream(url, body, timeout=self._timeout) as incoming:

@@ -47,6 +47,7 @@ class ScriptedBackend:
             tools=True,
             images=True,
             prefill=True,
+            forced_logprobs=True,
             count_tokens=True,
         )
         self.requests: list[Request] = []
