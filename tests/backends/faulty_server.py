@@ -130,6 +130,11 @@ async def _read(reader: asyncio.StreamReader) -> Seen | None:
 def reply(request: Seen, **changes: Any) -> dict[str, Any]:
     """A good reply to the request."""
     body = request.body
+    if request.path.endswith("/embeddings"):
+        vectors = [{"index": i, "embedding": [float(len(text)), 0.5]} for i, text in enumerate(body["input"])]
+        return {"object": "list", "data": vectors[::-1], "model": "served", **changes}
+    if request.path.endswith("/tokenize"):
+        return {"count": 7, "max_model_len": 4096, "tokens": list(range(7)), **changes}
     n = body.get("n", 1)
     chat = "messages" in body
     prompts = body["prompt"] if isinstance(body.get("prompt"), list) else [None]
@@ -139,8 +144,18 @@ def reply(request: Seen, **changes: Any) -> dict[str, Any]:
             text = f"answer {i}.{j}"
             said: dict[str, Any] = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
             choices.append({"index": i * n + j, "finish_reason": "stop", **said})
+    if "prompt_logprobs" in body:
+        whole_prompt = body["messages"][-1]["content"] if chat else body["prompt"]
+        changes = {"prompt_logprobs": _scored(whole_prompt), **changes}
     usage = {"prompt_tokens": 7, "completion_tokens": 10, "total_tokens": 17}
     return {"id": "x", "model": "served", "choices": choices, "usage": usage, **changes}
+
+
+def _scored(prompt: str) -> list[dict[str, Any] | None]:
+    """A prompt's words as vLLM gives them: each less likely than the one before."""
+    words = re.findall(r" ?[^ ]+", prompt)
+    tokens = [{str(i): {"logprob": -0.5 * i, "rank": 1, "decoded_token": word}} for i, word in enumerate(words, 1)]
+    return [None, *tokens]
 
 
 def whole(body: Any, status: str = "200 OK", headers: str = "", kind: str = "application/json") -> bytes:

@@ -129,10 +129,42 @@ def test_constraints_are_spelled_as_the_server_does(
     assert sent(Request.of("Hi", **params), dialect=Dialect(constraints=constraints)) == {**sent(), **fields}
 
 
-def test_a_json_schema_is_a_strict_response_format() -> None:
-    schema = {"type": "object"}
+@pytest.mark.parametrize(
+    ("schema", "strict"),
+    [
+        ({"type": "object", "properties": {}, "required": [], "additionalProperties": False}, True),
+        (
+            {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"], "additionalProperties": False},
+            True,
+        ),
+        (
+            {"type": "object", "properties": {"a": {"type": "null"}}, "required": [], "additionalProperties": False},
+            False,
+        ),
+        ({"type": "object", "properties": {"a": {}}, "required": ["a"], "additionalProperties": False}, False),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "additionalProperties": False}}}, True),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"type": "object", "properties": {"a": {"type": "string"}}}}}, False),
+        ({"type": "object"}, False),
+        ({"type": "array", "items": {"type": "integer"}}, False),
+        ({"type": "object", "additionalProperties": {"type": "integer"}}, False),
+    ],
+)
+def test_a_json_schema_is_a_response_format_strict_where_it_fits(schema: dict[str, Any], strict: bool) -> None:
     said = sent(Request.of("Hi", json_schema=schema))["response_format"]
-    assert said == {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
+    assert said == {"type": "json_schema", "json_schema": {"name": "answer", "strict": strict, "schema": schema}}
+    said = sent(Request.of("Hi", json_schema=schema), dialect=Dialect(constraints="vllm"))["response_format"]
+    assert said["json_schema"]["strict"] is True
+
+
+def test_a_reply_that_has_begun_is_spelled_as_the_server_does() -> None:
+    turns = (Message("user", "Hi"), Message("assistant", "Well"))
+    vllm, llamacpp = Dialect(constraints="vllm"), Dialect(constraints="llamacpp")
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well"}]
+    fields = {"add_generation_prompt": False, "continue_final_message": True}
+    assert sent(Request(turns), dialect=vllm) == {"model": "m", "messages": messages, **fields}
+    assert sent(Request(turns), dialect=llamacpp) == {"model": "m", "messages": messages}
+    unbegun = Request((turns[0], Message("assistant", "")))
+    assert sent(unbegun, dialect=vllm) == sent(unbegun, dialect=llamacpp) == sent()
 
 
 def test_logprobs_are_asked_in_each_api_s_way() -> None:

@@ -29,5 +29,5 @@ def test_what_no_model_can_sample_with_is_refused(params: dict[str, Any], said: 
 def test_plain_values_become_hashable_ones() -> None:
     params = sampling_params(stop="###", json_schema={"b": 1, "a": 2}, temperature=0)
     assert params.stop == ("###",)
-    assert params.json_schema == Json('{"a":2,"b":1}')
+    assert params.json_schema == Json('{"b":1,"a":2}')  # the order in which a model writes
     assert isinstance(hash(params), int)

@@ -76,7 +76,7 @@ def test_a_base_named_twice_is_one_model(tmp_path: Path) -> None:
 
 def test_a_script_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "s.py").write_text("def answer(request):\n    return 'x'\n")
-    with pytest.raises(UsageError, match="no function anser; did you mean answer"):
+    with pytest.raises(UsageError, match="no anser; did you mean answer"):
         open_model("scripted/s.py:anser")
 
 

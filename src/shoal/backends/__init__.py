@@ -1,11 +1,13 @@
 """Opening a base model: the backend its name stands for, behind scheduler, budget, cache, journal and trace."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 from shoal.backends.config import OPENAI_URL, Config, Endpoint, endpoint_named
-from shoal.errors import UsageError, did_you_mean
-from shoal.runtime.backend import Backend, refuse_unsupported
+from shoal.errors import Unsupported, UsageError, did_you_mean
+from shoal.runtime.backend import Backend, CountsTokens, Embeds, refuse_unsupported
 from shoal.runtime.budget import Budgeted
 from shoal.runtime.cache import Cached, DrawCache
 from shoal.runtime.frames import placed
@@ -13,7 +15,7 @@ from shoal.runtime.limits import Limits
 from shoal.runtime.model import Model, Observed
 from shoal.runtime.registry import current
 from shoal.runtime.replay import Online, Recorded
-from shoal.runtime.retry import RetryPolicy
+from shoal.runtime.retry import RetryBudget, RetryPolicy, retried
 from shoal.runtime.scheduler import Scheduler
 from shoal.runtime.types import Completion, Request
 
@@ -42,6 +44,8 @@ class BaseModel:
         model: Model = Online(Budgeted(self.scheduler), backend.name)
         if cache is not None:
             model = Cached(model, cache, backend.identity)
+        self._retry = retry or RetryPolicy()
+        self._retry_budget = RetryBudget()
         self._model = Observed(Recorded(model, backend.identity), backend.name)
 
     async def __call__(self, request: Request | str, /) -> Completion:
@@ -53,6 +57,28 @@ class BaseModel:
     def register(self) -> None:
         """Make this the model that built-ins ask, in the registry that holds here."""
         current().register(self)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text, in order. Raises Unsupported where the backend has none. Not cached, not budgeted."""
+        can = self.backend.capabilities
+        if not can.embed:
+            raise Unsupported(f"{self.name} cannot do embeddings")
+        embed = cast(Embeds, self.backend).embed
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), can.max_embed):
+            part = texts[start : start + can.max_embed]
+            vectors += await retried(partial(embed, part), self._retry, self._retry_budget)
+        return vectors
+
+    async def count_tokens(self, request: Request | str) -> int:
+        """The tokens of the prompt as the model sees it, chat template included. Raises Unsupported where unknown."""
+        if isinstance(request, str):
+            request = Request.of(request)
+        if not self.backend.capabilities.count_tokens:
+            raise Unsupported(f"{self.name} cannot count tokens")
+        refuse_unsupported(request, self.backend.capabilities, self.name)
+        count = cast(CountsTokens, self.backend).count_tokens
+        return await retried(lambda: count(request), self._retry, self._retry_budget)
 
     async def aclose(self) -> None:
         """Let the backend's connections or engine go."""

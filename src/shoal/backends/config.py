@@ -27,8 +27,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 class Endpoint(Struct, frozen=True):
     """A server: where it is, how to get in, and what it allows.
 
-    `api_key` never shows in a repr. `queries_per_batch` is how many bare prompts go in one request; `constraints` is
-    the server's spelling of regex, choices and grammar ("vllm", "llamacpp" or none).
+    `api_key` never shows in a repr. `queries_per_batch` is how many bare prompts go in one request; `constraints` says
+    whose server it is ("vllm", "llamacpp" or neither): how it spells what the API has no words for.
     """
 
     base_url: str

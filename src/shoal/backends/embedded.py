@@ -8,11 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from shoal.backends.engine import Engine
-from shoal.backends.engine_wire import Ask, Done, Output, Piece, Refused
+from shoal.backends.engine_wire import Ask, Count, Counted, Done, Output, Piece, Refused
 from shoal.backends.openai_wire import wire_seed
 from shoal.backends.weights import digest, embedded_weights
 from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError, UsageError
-from shoal.runtime.backend import Capabilities, Draws, Outcome
+from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
 from shoal.runtime.types import Completion, Delta, Json, Request, TokenLogprob, Usage
 
 _IN_FLIGHT = 64
@@ -52,6 +52,9 @@ class EmbeddedBackend:
             regex=True,
             choices=True,
             grammar=True,
+            prefill=True,
+            forced_logprobs=True,
+            count_tokens=True,
         )
         self._engine = Engine(str(self.weights), f"{content}-q8_0")
 
@@ -59,8 +62,8 @@ class EmbeddedBackend:
         return list(await asyncio.gather(*map(self._outcome, batch)))
 
     async def _outcome(self, draws: Draws) -> Outcome:
-        # Greedy draws are all the same one.
-        n = 1 if draws.request.params.temperature == 0 else draws.n
+        # Greedy draws are all the same one, and so are those that leave no choice.
+        n = 1 if draws.request.params.temperature == 0 or scores(draws.request) else draws.n
         try:
             async with aclosing(self._engine.run(_ask(draws.request, n, stream=False))) as replies:
                 async for reply in replies:
@@ -82,7 +85,15 @@ class EmbeddedBackend:
                 else:
                     self._refuse(reply)
 
-    def _refuse(self, reply: Piece | Refused) -> None:
+    async def count_tokens(self, request: Request) -> int:
+        async with aclosing(self._engine.run(Count(0, _prompt(request)))) as replies:
+            async for reply in replies:
+                if isinstance(reply, Counted):
+                    return reply.tokens
+                self._refuse(reply)
+        raise AssertionError("a count ends with Counted or Refused")
+
+    def _refuse(self, reply: Piece | Done | Counted | Refused) -> None:
         if isinstance(reply, Refused):
             raise _ERRORS[reply.kind](reply.message, endpoint=self.name)
 
@@ -106,13 +117,17 @@ class EmbeddedBackend:
 
 
 def _ask(request: Request, n: int, *, stream: bool) -> Ask:
-    prompt = request.prompt
-    turns = [(message.role, message.text) for message in request.messages]
-    if any(_beyond_text(message.content) for message in request.messages):
-        raise BadRequest("the embedded model reads text only", endpoint="local")
     seed = wire_seed(request)
     seed = secrets.randbits(31) if seed is None else seed
-    return Ask(0, turns if prompt is None else prompt, n, seed, request.params, stream)
+    return Ask(0, _prompt(request), n, seed, request.params, stream, scores(request))
+
+
+def _prompt(request: Request) -> str | list[tuple[str, str]]:
+    if request.prompt is not None:
+        return request.prompt
+    if any(_beyond_text(message.content) for message in request.messages):
+        raise BadRequest("the embedded model reads text only", endpoint="local")
+    return [(message.role, message.text) for message in request.messages]
 
 
 def _beyond_text(content: str | Json | None) -> bool:

@@ -18,6 +18,8 @@ from msgspec import structs
 
 from shoal.backends.engine_wire import (
     Ask,
+    Count,
+    Counted,
     Done,
     Drop,
     Fatal,
@@ -146,8 +148,8 @@ class Engine:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
 
-    async def run(self, ask: Ask) -> AsyncGenerator[Piece | Done | Refused, None]:
-        """The replies to a call, the last of them Done or Refused. Leaving early takes it out of the batch."""
+    async def run(self, ask: Ask | Count) -> AsyncGenerator[Piece | Done | Counted | Refused, None]:
+        """The replies to a call, the last of them Done, Counted or Refused. Leaving early takes it out of the batch."""
         process = self._running()
         call, ask = _Call(), structs.replace(ask, id=next(self._ids))
         process.calls[ask.id] = call

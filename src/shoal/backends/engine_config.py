@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import structs
 
 from shoal.backends.engine_wire import Ask
+from shoal.backends.schemas import check_enforced
 from shoal.errors import BadRequest, ContextLengthExceeded
 from shoal.runtime.types import SamplingParams
 
@@ -17,6 +18,7 @@ DEFAULT_MAX_TOKENS = 512
 DEFAULT_TEMPERATURE = 1.0
 MAX_SEQUENCES = 64  # decoded together; more wait
 _KV_BLOCKS = 1024  # of 32 tokens, about 13 KB each token: 425 MB when full
+_PASSED_OVER = frozenset({"allOf", "propertyNames"})  # of a schema
 _EXTRAS = {"repetition_penalty", "no_repeat_ngram_size", "ignore_eos", "min_tokens"}
 
 
@@ -28,10 +30,10 @@ def import_genai() -> Any:
     return openvino_genai
 
 
-def load(genai: Any, weights: Path) -> Any:
+def load(genai: Any, weights: Path, *, prefix_caching: bool = True) -> Any:
     scheduler = genai.SchedulerConfig()
     scheduler.num_kv_blocks = _KV_BLOCKS
-    scheduler.enable_prefix_caching = True
+    scheduler.enable_prefix_caching = prefix_caching
     scheduler.max_num_seqs = MAX_SEQUENCES
     return genai.ContinuousBatchingPipeline(str(weights), scheduler, "CPU", {})
 
@@ -49,10 +51,13 @@ def pieces(tokenizer: Any) -> list[bytes]:
 
 
 def tokens(tokenizer: Any, prompt: str | list[tuple[str, str]]) -> list[int]:
-    text = prompt
+    """The prompt as the model sees it. A last turn of the assistant is the beginning of its reply."""
+    text, begun = prompt, ""
     if not isinstance(text, str):
+        if text and text[-1][0] == "assistant":
+            *text, (_, begun) = text
         text = tokenizer.apply_chat_template([{"role": role, "content": said} for role, said in text], True)
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False).input_ids.data.reshape(-1).tolist()
+    ids: list[int] = tokenizer.encode(text + begun, add_special_tokens=False).input_ids.data.reshape(-1).tolist()
     return ids
 
 
@@ -79,6 +84,7 @@ def check(ask: Ask, prompt: int, context: int) -> None:
 
 def _check_constraint(params: SamplingParams) -> None:
     """Refuse what is plainly wrong: the engine would have to be loaded again to get over it."""
+    check_enforced(params.json_schema, _PASSED_OVER, "")
     if params.regex is not None:
         try:
             re.compile(params.regex)
@@ -131,6 +137,16 @@ def config(genai: Any, ask: Ask, draws: list[int], done: int, end: int) -> Any:
         config.include_stop_str_in_output = True
     config.logprobs = int(params.logprobs)
     config.structured_output_config = _constraint(genai, params)
+    return config
+
+
+def echo(genai: Any) -> Any:
+    """Generate nothing; give the log-probability of each token of the prompt."""
+    config = genai.GenerationConfig()
+    config.apply_chat_template = False
+    config.echo = True
+    config.logprobs = 1
+    config.max_new_tokens = 0
     return config
 
 

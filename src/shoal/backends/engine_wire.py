@@ -12,7 +12,10 @@ _LENGTH = struct.Struct("<I")
 
 
 class Ask(Struct, tag="ask", array_like=True):
-    """`n` draws of one prompt: a conversation as (role, text) pairs, or bare text."""
+    """`n` draws of one prompt: a conversation as (role, text) pairs, or bare text.
+
+    With `score` there is nothing to draw: how likely is the only choice?
+    """
 
     id: int
     prompt: str | list[tuple[str, str]]
@@ -20,6 +23,14 @@ class Ask(Struct, tag="ask", array_like=True):
     seed: int
     params: SamplingParams
     stream: bool
+    score: bool = False
+
+
+class Count(Struct, tag="count", array_like=True):
+    """How many tokens a prompt has."""
+
+    id: int
+    prompt: str | list[tuple[str, str]]
 
 
 class Drop(Struct, tag="drop", array_like=True):
@@ -50,6 +61,11 @@ class Done(Struct, tag="done", array_like=True):
     outputs: list[Output]
 
 
+class Counted(Struct, tag="counted", array_like=True):
+    id: int
+    tokens: int
+
+
 class Refused(Struct, tag="refused", array_like=True):
     """A call that gets no answer. `kind` is "request", "context" or "engine"."""
 
@@ -64,8 +80,8 @@ class Fatal(Struct, tag="fatal", array_like=True):
     message: str
 
 
-Order = Ask | Drop
-Reply = Piece | Done | Refused | Fatal
+Order = Ask | Count | Drop
+Reply = Piece | Done | Counted | Refused | Fatal
 
 encode = msgspec.msgpack.Encoder().encode
 decode_orders = msgspec.msgpack.Decoder(list[Order]).decode

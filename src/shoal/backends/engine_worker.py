@@ -16,8 +16,11 @@ from typing import Any, BinaryIO
 
 from shoal.backends import engine_config
 from shoal.backends.engine_draft import Draft
+from shoal.backends.engine_score import Scorer
 from shoal.backends.engine_wire import (
     Ask,
+    Count,
+    Counted,
     Done,
     Drop,
     Fatal,
@@ -58,6 +61,9 @@ class Worker:
         self._tokenizer = self._pipeline.get_tokenizer()
         self._end_token = self._tokenizer.get_eos_token_id()
         self._pieces = engine_config.pieces(self._tokenizer)
+        self._scorer = Scorer(
+            genai, lambda: engine_config.load(genai, self._weights, prefix_caching=False), self._pieces
+        )
         self._jobs: dict[int, Job] = {}
         self._unproven: deque[Job] = deque()
         self._proving: Job | None = None
@@ -68,14 +74,18 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        return bool(self._jobs or self._unproven or self._dropped)
+        return bool(self._jobs or self._unproven or self._dropped or self._scorer.busy)
 
     def take(self, order: Order) -> list[Reply]:
-        """Put a prompt in the batch or take one out; the reply is a refusal."""
+        """Put a prompt in the batch or take one out; the reply is a refusal, or what is known at once."""
         if isinstance(order, Drop):
             self._drop(order.id)
             return []
         try:
+            if isinstance(order, Count):
+                return [Counted(order.id, len(engine_config.tokens(self._tokenizer, order.prompt)))]
+            if order.score:
+                return self._score(order)
             self._admit(self._job(order))
         except ContextLengthExceeded as error:
             return [Refused(order.id, "context", str(error))]
@@ -85,6 +95,9 @@ class Worker:
 
     def step(self) -> list[Reply]:
         """One token more for every sequence."""
+        return self._scorer.step() + self._step()
+
+    def _step(self) -> list[Reply]:
         try:
             if self._pipeline.has_non_finished_requests():
                 self._pipeline.step()
@@ -94,6 +107,12 @@ class Worker:
         replies = [reply for job in list(self._jobs.values()) for reply in self._advance(job)]
         self._prove_next(replies)
         return replies
+
+    def _score(self, ask: Ask) -> list[Reply]:
+        prompt = engine_config.tokens(self._tokenizer, ask.prompt)
+        option = engine_config.tokens(self._tokenizer, ask.params.choices[0])
+        engine_config.check(ask, len(prompt), self._context - len(option))
+        return self._scorer.take(ask, prompt, option)
 
     def _job(self, ask: Ask) -> Job:
         tokens = engine_config.tokens(self._tokenizer, ask.prompt)
@@ -178,6 +197,7 @@ class Worker:
             self._proving = None
 
     def _drop(self, id: int) -> None:
+        self._scorer.drop(id)
         self._unproven = deque(job for job in self._unproven if job.ask.id != id)
         if (job := self._jobs.get(id)) is not None:
             self._end(job)

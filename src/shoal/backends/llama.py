@@ -5,22 +5,35 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
+from shoal.backends.llamacpp_wire import (
+    check,
+    choice_body,
+    count_of,
+    forced,
+    prompt_body,
+    prompt_of,
+    scored,
+    template_body,
+)
 from shoal.backends.openai_errors import Server, error_of
 from shoal.backends.openai_stream import StreamedReply
 from shoal.backends.openai_wire import Dialect, to_wire_chat, to_wire_text
 from shoal.backends.weights import checked, digest
-from shoal.errors import EngineError, ModelError, UsageError
-from shoal.runtime.backend import Capabilities, Draws, Outcome
+from shoal.errors import BadRequest, EngineError, ModelError, UsageError
+from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
 from shoal.runtime.types import Completion, Delta, Request
 
 _SLOTS = 8  # sequences decoded together; llama.cpp gains little from more on a CPU
 _CONTEXT_A_SLOT = 4096
+_PATIENCE = 60.0  # seconds for what needs no decoding
 _encode = msgspec.json.Encoder().encode
 
 
@@ -46,12 +59,16 @@ class LlamaBackend:
             choices=True,
             grammar=True,
             tools=True,
+            prefill=True,
+            forced_logprobs=True,
+            count_tokens=True,
         )
         self._slots = slots
         self._dialect = Dialect("max_tokens", "llamacpp")
         self._server = Server(self.name, self.name, "")
         self._loading = threading.Lock()
         self._engine: Any = None
+        self._key = secrets.token_urlsafe(32)  # its loopback port opens to nobody else
         self._threads = ThreadPoolExecutor(slots, thread_name_prefix="shoal-llama")
 
     def _load(self) -> Any:
@@ -64,7 +81,7 @@ class LlamaBackend:
                 params.n_ctx = _CONTEXT_A_SLOT * self._slots
                 params.n_parallel = self._slots
                 params.verbosity = -1
-                params.api_keys = [secrets.token_urlsafe(32)]  # its loopback port opens to nobody
+                params.api_keys = [self._key]
                 self._engine = xllamacpp.Server(params)
             return self._engine
 
@@ -104,12 +121,16 @@ class LlamaBackend:
             stop.set()
         for delta in reply.feed(b"data: [DONE]\n\n"):
             yield delta
-        yield reply.completion()
+        completion = reply.completion()
+        yield scored(completion, request) if scores(request) else completion
 
     def _ask(self, request: Request, hear: Callable[[dict[str, Any]], bool]) -> None:
-        draws = Draws(request)
         try:
             engine = self._load()
+            check(request, self._server)
+            if scores(request):
+                request = forced(request, self._post("/tokenize", choice_body(request.params.choices[0])), self._server)
+            draws = Draws(request)
             if request.prompt is None:
                 body = to_wire_chat(self.name, draws, dialect=self._dialect, stream=True)
                 engine.handle_chat_completions(msgspec.json.decode(body), hear)
@@ -119,8 +140,36 @@ class LlamaBackend:
                 if isinstance(asked["prompt"], list):
                     (asked["prompt"],) = asked["prompt"]
                 engine.handle_completions(asked, hear)
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:  # what the server's code refuses
+            raise BadRequest(str(error), endpoint=self.name) from error
+        except RuntimeError as error:
             raise EngineError(str(error), endpoint=self.name) from error
+
+    async def count_tokens(self, request: Request) -> int:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._count, request)
+
+    def _count(self, request: Request) -> int:
+        prompt = request.prompt
+        if prompt is None:
+            prompt = prompt_of(self._post("/apply-template", template_body(request)), self._server)
+        return count_of(self._post("/tokenize", prompt_body(prompt)), self._server)
+
+    def _post(self, path: str, body: bytes) -> bytes:
+        """A reply of the engine's own port: what it does not offer to its process otherwise."""
+        address = urlsplit(self._load().listening_address)
+        connection = HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
+        try:
+            headers = {"authorization": f"Bearer {self._key}", "content-type": "application/json"}
+            connection.request("POST", path, body, headers)
+            response = connection.getresponse()
+            reply = response.read()
+        except (OSError, HTTPException) as error:
+            raise EngineError(f"{path}: {error}", endpoint=self.name) from None
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise error_of(response.status, {}, reply, self._server)
+        return reply
 
     async def aclose(self) -> None:
         """Let the model go; the next call loads it again."""

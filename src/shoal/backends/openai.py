@@ -1,15 +1,18 @@
-"""Any server of the OpenAI API: chat completions, text completions, streams."""
+"""Any server of the OpenAI API: chat completions, text completions, streams, embeddings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from copy import copy
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from shoal.backends import llamacpp_wire, vllm_wire
+from shoal.backends.openai_embeddings import from_wire_embeddings, to_wire_embeddings
 from shoal.backends.openai_stream import StreamedReply
 from shoal.backends.openai_wire import (
     Dialect,
     Server,
+    begun,
     error_of,
     from_wire_chat,
     from_wire_text,
@@ -19,7 +22,7 @@ from shoal.backends.openai_wire import (
 )
 from shoal.backends.transport import Transport
 from shoal.errors import BadRequest, ModelError, UsageError, did_you_mean
-from shoal.runtime.backend import Capabilities, Draws, Outcome
+from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
 from shoal.runtime.types import Completion, Delta, Request
 
 try:
@@ -33,14 +36,30 @@ _MOST_IN_FLIGHT = 1024
 _OTHER_FILES = 64  # file descriptors left for everything that is no connection
 
 
+class _Urls(NamedTuple):
+    chat: str
+    text: str
+    embeddings: str
+    tokenize: str
+    template: str
+
+    @classmethod
+    def of(cls, base: SplitResult) -> "_Urls":
+        """Those of the API, and those that servers have beside it for what it does not know."""
+        beside = base.path.removesuffix("/v1")
+        api = [f"{base.path}/{name}" for name in ("chat/completions", "completions", "embeddings")]
+        paths = [*api, f"{beside}/tokenize", f"{beside}/apply-template"]
+        return cls(*(urlunsplit((base.scheme, base.netloc, path, base.query, "")) for path in paths))
+
+
 class OpenAIBackend:
     """A model behind an OpenAI-compatible server.
 
     `base_url` ends where the API's paths begin (usually in /v1). Requests of messages go to chat/completions, bare
     prompts to completions, up to `queries_per_batch` of them in one request; `api` "chat" or "text" keeps to one of
-    the two. `max_n` is how many draws of one prompt a request may ask for, `constraints` ("vllm", "llamacpp") how the
-    server spells regex, choices and grammar, `timeout` the seconds one wire request may take in all. `endpoint` is
-    the server's name in errors.
+    the two. `max_n` is how many draws of one prompt a request may ask for, `timeout` the seconds one wire request may
+    take in all. `constraints` ("vllm", "llamacpp") says whose server it is, and so how it spells regex, choices and
+    grammar, continues a message, scores a choice and counts tokens. `endpoint` is the server's name in errors.
 
     Raises UsageError for a base_url that is no http(s) URL or that holds credentials.
     """
@@ -73,8 +92,7 @@ class OpenAIBackend:
         self._dialect = Dialect("max_completion_tokens" if official else "max_tokens", constraints)
         self._server = Server(endpoint, model, api_key or "")
         self._timeout = timeout
-        self._chat_url = urlunsplit((url.scheme, url.netloc, f"{url.path}/chat/completions", url.query, ""))
-        self._text_url = urlunsplit((url.scheme, url.netloc, f"{url.path}/completions", url.query, ""))
+        self._urls = _Urls.of(url)
         self._transport = transport or Transport(
             endpoint=endpoint, headers=_headers(api_key), max_connections=self.capabilities.max_in_flight
         )
@@ -93,30 +111,89 @@ class OpenAIBackend:
         return [outcomes[i] for i in range(len(batch))]
 
     async def _ask(self, batch: Sequence[Draws]) -> list[Outcome]:
-        chat = batch[0].request.prompt is None
-        url = self._chat_url if chat else self._text_url
         try:
-            status, headers, body = await self._transport.post(url, self._body(batch), timeout=self._timeout)
-            if not 200 <= status < 300:
-                raise error_of(status, headers, body, self._server)
-            if chat:
-                return from_wire_chat(body, batch[0], self._server, headers)
-            return from_wire_text(body, batch, self._server, headers)
+            if scores(batch[0].request) and self.capabilities.forced_logprobs:
+                return [await self._scored(batch[0])]
+            return await self._drawn(batch)
         except ModelError as error:
             return [error, *(copy(error) for _ in batch[1:])]
 
-    def _body(self, batch: Sequence[Draws], *, stream: bool = False) -> bytes:
-        model = self._server.model
+    async def _drawn(self, batch: Sequence[Draws]) -> list[Outcome]:
+        chat = batch[0].request.prompt is None
+        url = self._urls.chat if chat else self._urls.text
+        status, headers, body = await self._transport.post(url, self._body(batch), timeout=self._timeout)
+        if not 200 <= status < 300:
+            raise error_of(status, headers, body, self._server)
+        if chat:
+            drawn = from_wire_chat(body, batch[0], self._server, headers)
+            if self._dialect.constraints == "llamacpp" and begun(batch[0].request):
+                return [llamacpp_wire.new_text(outcome, batch[0].request) for outcome in drawn]
+            return drawn
+        return from_wire_text(body, batch, self._server, headers)
+
+    async def _scored(self, draws: Draws) -> Outcome:
+        """The only choice and its log-probabilities: one draw, whatever n."""
+        request, server = draws.request, self._server
+        if self._dialect.constraints == "vllm":
+            url = self._urls.chat if request.prompt is None else self._urls.text
+            body = self._encoded(lambda: vllm_wire.scored_body(server.model, request, self._dialect))
+            first = vllm_wire.scored(await self._post(url, body), request, server)
+        else:
+            (outcome,) = await self._drawn([Draws(await self._forced(request))])
+            if isinstance(outcome, ModelError) or not outcome:
+                return outcome
+            first = llamacpp_wire.scored(outcome[0], request)
+        return [first, *(first.cached() for _ in range(draws.n - 1))]
+
+    async def _forced(self, request: Request) -> Request:
+        body = self._encoded(lambda: llamacpp_wire.choice_body(request.params.choices[0]))
+        return llamacpp_wire.forced(request, await self._post(self._urls.tokenize, body), self._server)
+
+    async def count_tokens(self, request: Request) -> int:
+        server = self._server
+        if self._dialect.constraints == "vllm":
+            body = self._encoded(lambda: vllm_wire.count_body(server.model, request))
+            return vllm_wire.count_of(await self._post(self._urls.tokenize, body), server)
+        prompt = request.prompt
+        if prompt is None:
+            body = self._encoded(lambda: llamacpp_wire.template_body(request))
+            prompt = llamacpp_wire.prompt_of(await self._post(self._urls.template, body), server)
+        body = self._encoded(lambda: llamacpp_wire.prompt_body(prompt))
+        return llamacpp_wire.count_of(await self._post(self._urls.tokenize, body), server)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        body = self._encoded(lambda: to_wire_embeddings(self._server.model, texts))
+        return from_wire_embeddings(await self._post(self._urls.embeddings, body), len(texts), self._server)
+
+    async def _post(self, url: str, body: bytes) -> bytes:
+        status, headers, reply = await self._transport.post(url, body, timeout=self._timeout)
+        if not 200 <= status < 300:
+            raise error_of(status, headers, reply, self._server)
+        return reply
+
+    def _encoded(self, encode: Callable[[], bytes]) -> bytes:
         try:
-            if batch[0].request.prompt is None:
-                return to_wire_chat(model, batch[0], dialect=self._dialect, stream=stream)
-            return to_wire_text(model, batch, dialect=self._dialect, stream=stream)
+            return encode()
         except UnicodeEncodeError:
             raise BadRequest("the request holds half a surrogate pair", endpoint=self._server.name) from None
 
+    def _body(self, batch: Sequence[Draws], *, stream: bool = False) -> bytes:
+        model, request = self._server.model, batch[0].request
+        if self._dialect.constraints == "llamacpp":
+            llamacpp_wire.check(request, self._server)
+        if request.prompt is None:
+            return self._encoded(lambda: to_wire_chat(model, batch[0], dialect=self._dialect, stream=stream))
+        return self._encoded(lambda: to_wire_text(model, batch, dialect=self._dialect, stream=stream))
+
     async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
         """Deltas as they come, then the whole Completion; raises where the stream ends before the answer does."""
-        url = self._chat_url if request.prompt is None else self._text_url
+        if scores(request) and self.capabilities.forced_logprobs:
+            outcome = await self._scored(Draws(request))
+            if isinstance(outcome, ModelError):
+                raise outcome
+            yield outcome[0]
+            return
+        url = self._urls.chat if request.prompt is None else self._urls.text
         body = self._body([Draws(request)], stream=True)
         reply = StreamedReply(request, self._server)
         async with self._transport.stream(url, body, timeout=self._timeout) as incoming:
@@ -141,9 +218,9 @@ class OpenAIBackend:
 
 
 def _shared(draws: Draws, i: int) -> object:
-    """What draws must have in common to go in one wire request; a conversation shares with none."""
+    """What draws must have in common to go in one wire request; a conversation or a scored choice shares with none."""
     request = draws.request
-    return i if request.prompt is None else (request.params, draws.n, wire_seed(request))
+    return i if request.prompt is None or scores(request) else (request.params, draws.n, wire_seed(request))
 
 
 def _headers(api_key: str | None) -> dict[str, str]:
@@ -198,4 +275,8 @@ def _capabilities(
         grammar=constraints is not None,
         tools=api != "text",
         images=api != "text",
+        prefill=constraints is not None,
+        forced_logprobs=constraints is not None,
+        embed=True,
+        count_tokens=constraints is not None,
     )

@@ -13,7 +13,8 @@ from msgspec import Raw, Struct
 
 from shoal.backends.openai_errors import Server, error_of, retry_after
 from shoal.backends.openai_usage import present, share_usage
-from shoal.runtime.backend import Draws, Outcome
+from shoal.backends.schemas import fits_strict, without_closed_tuples
+from shoal.runtime.backend import Draws, Outcome, continues
 from shoal.runtime.types import Completion, Json, Message, Request, SamplingParams, TokenLogprob
 
 __all__ = [
@@ -32,6 +33,8 @@ _encode = msgspec.json.Encoder().encode
 _OURS = frozenset({"model", "messages", "prompt", "n", "stream", "stream_options"})
 
 
+# How vLLM is told that the last message is the beginning of the reply.
+CONTINUE = {"add_generation_prompt": False, "continue_final_message": True}
 _NO_HEADERS: Mapping[str, str] = {}
 
 
@@ -54,8 +57,10 @@ OPENAI = Dialect()
 def to_wire_chat(model: str, draws: Draws, *, dialect: Dialect = OPENAI, stream: bool = False) -> bytes:
     """The body of a chat completion request for n draws of one conversation."""
     request = draws.request
-    body: dict[str, Any] = {"model": model, "messages": [_message(message) for message in request.messages]}
+    body: dict[str, Any] = {"model": model, "messages": wire_messages(request)}
     body.update(_params(request.params, dialect, chat=True))
+    if dialect.constraints == "vllm" and begun(request):
+        body.update(CONTINUE)
     if request.tools:
         body["tools"] = [Raw(tool.text.encode()) for tool in request.tools]
     return _finished(body, request, draws.n, stream)
@@ -88,6 +93,19 @@ def wire_seed(request: Request) -> int | None:
         return seed
     digest = hashlib.blake2b(repr((seed, request.sample)).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") >> 1  # 31 bits: what every server takes
+
+
+def begun(request: Request) -> bool:
+    """Whether the reply has a beginning that it is to continue."""
+    return continues(request) and bool(request.messages[-1].text)
+
+
+def wire_messages(request: Request) -> list[Message | dict[str, Any]]:
+    """The turns as the API has them; a reply that begins with nothing is one that has not begun."""
+    turns = request.messages
+    if continues(request) and not turns[-1].text and not turns[-1].tool_calls:
+        turns = turns[:-1]
+    return [_message(message) for message in turns]
 
 
 def _message(message: Message) -> Message | dict[str, Any]:
@@ -126,7 +144,12 @@ def _params(params: SamplingParams, dialect: Dialect, *, chat: bool) -> dict[str
 
 def _constraint(params: SamplingParams, dialect: Dialect) -> dict[str, Any]:
     if params.json_schema is not None:
-        schema = {"name": "answer", "strict": True, "schema": Raw(params.json_schema.text.encode())}
+        json_schema = params.json_schema
+        if dialect.constraints == "llamacpp":
+            json_schema = without_closed_tuples(json_schema)
+        # The official API refuses a schema that does not fit its strict mode; other servers keep it in any case.
+        strict = dialect.constraints is not None or fits_strict(json_schema)
+        schema = {"name": "answer", "strict": strict, "schema": Raw(json_schema.text.encode())}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
     if dialect.constraints == "vllm":
         for name, value in (("regex", params.regex), ("choice", params.choices), ("grammar", params.grammar)):

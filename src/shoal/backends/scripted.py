@@ -45,6 +45,9 @@ class ScriptedBackend:
             grammar=True,
             tools=True,
             images=True,
+            prefill=True,
+            forced_logprobs=True,
+            count_tokens=True,
         )
         self.requests: list[Request] = []
         self.batches: list[int] = []
@@ -76,6 +79,9 @@ class ScriptedBackend:
         for piece in re.findall(r"\S+\s*|\s+", completion.text):
             yield Delta(piece)
         yield completion
+
+    async def count_tokens(self, request: Request) -> int:
+        return _words(request)
 
     async def aclose(self) -> None:
         pass

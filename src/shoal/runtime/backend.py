@@ -12,23 +12,28 @@ from shoal.runtime.types import Completion, Delta, Request
 class Capabilities(Struct, frozen=True):
     """What a backend can do. What it cannot is done another way by the scheduler, or refused before the call.
 
-    max_n         draws of one prompt in one wire request (1: the scheduler asks for each by itself)
-    max_batch     different prompts in one wire request; conversations too where `batch_chat`
-    max_in_flight wire requests at once
-    continues     a program's text is continued as a bare prompt, not asked as the user's turn
-    prefill       a last message of the assistant's is continued
-    forced_logprobs  where one choice is all there is, log-probabilities are the model's own for it
+    max_n            draws of one prompt in one wire request (1: the scheduler asks for each by itself)
+    max_batch        different prompts in one wire request; conversations too where `batch_chat`
+    max_in_flight    wire requests at once
+    max_embed        texts in one call of `embed`
+    continues        a program's text is continued as a bare prompt, not asked as the user's turn
+    prefill          a conversation may end on an assistant message: the reply continues it, and is what is new alone;
+                     a constraint holds for what is new
+    forced_logprobs  one choice with `logprobs` is scored: its own tokens, as the tokenizer cuts it after the prompt,
+                     each with the log-probability it has where nothing constrains the reply; the token that ends the
+                     turn is not among them
+    embed            it has `embed`, see Embeds
+    count_tokens     it has `count_tokens`, see CountsTokens
     """
 
     max_n: int = 1
     max_batch: int = 1
     max_in_flight: int = 64
+    max_embed: int = 2048
     batch_chat: bool = False
     chat: bool = True
     text: bool = False
     continues: bool = False
-    prefill: bool = False
-    forced_logprobs: bool = False
     stream: bool = False
     seed: bool = False
     logprobs: bool = False
@@ -39,6 +44,10 @@ class Capabilities(Struct, frozen=True):
     grammar: bool = False
     tools: bool = False
     images: bool = False
+    prefill: bool = False
+    forced_logprobs: bool = False
+    embed: bool = False
+    count_tokens: bool = False
 
 
 class Draws(Struct, frozen=True):
@@ -79,12 +88,40 @@ class Backend(Protocol):
     async def aclose(self) -> None: ...
 
 
+class Embeds(Protocol):
+    """What a backend with `capabilities.embed` can do as well."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """One vector a text, in order, for at most `max_embed` texts."""
+        ...
+
+
+class CountsTokens(Protocol):
+    """What a backend with `capabilities.count_tokens` can do as well."""
+
+    async def count_tokens(self, request: Request) -> int:
+        """The tokens of the whole prompt as the model sees it, with its chat template."""
+        ...
+
+
+def continues(request: Request) -> bool:
+    """Whether the request ends on an assistant message, which the reply is to continue."""
+    return bool(request.messages) and request.prompt is None and request.messages[-1].role == "assistant"
+
+
+def scores(request: Request) -> bool:
+    """Whether the request asks how likely one given reply is: there is nothing to draw."""
+    params = request.params
+    return params.logprobs and len(params.choices) == 1 and not params.stop
+
+
 def refuse_unsupported(request: Request, can: Capabilities, name: str) -> None:
     """Raise Unsupported, naming the feature, where the request asks for what the backend cannot do."""
     params = request.params
     wants = {
         "chat messages": bool(request.messages) and not can.chat,
         "a bare prompt": request.prompt is not None and not can.text,
+        "continuing an assistant message": continues(request) and not can.prefill,
         "tools": bool(request.tools) and not can.tools,
         "log-probabilities": params.logprobs and not can.logprobs,
         f"{params.top_logprobs} top_logprobs (at most {can.top_logprobs})": params.top_logprobs > can.top_logprobs,

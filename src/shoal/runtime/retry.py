@@ -4,11 +4,16 @@ Whether an error may be retried is the error's own property. How often is bounde
 one call, and a budget per endpoint, so that an outage is not answered with a multiple of the load.
 """
 
+import asyncio
 import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from msgspec import Struct
 
-from shoal.errors import ModelError
+from shoal.errors import DeadlineExceeded, ModelError
+
+T = TypeVar("T")
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -54,3 +59,25 @@ def retry_delay(
     if delay >= time_left or not budget.spend(error.retry_cost):
         return None
     return delay
+
+
+async def retried(call: Callable[[], Awaitable[T]], policy: RetryPolicy, budget: RetryBudget) -> T:
+    """`call()`, again where its error allows it: for calls that are no draws and pass no scheduler."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + policy.deadline
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            async with asyncio.timeout_at(deadline):
+                result = await call()
+        except TimeoutError:
+            raise DeadlineExceeded(f"no whole answer within {policy.deadline:g} s", retryable=False) from None
+        except ModelError as error:
+            delay = retry_delay(error, attempts, deadline - loop.time(), policy, budget)
+            if delay is None:
+                raise
+        else:
+            budget.earn()
+            return result
+        await asyncio.sleep(delay)

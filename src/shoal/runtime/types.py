@@ -21,6 +21,11 @@ class Json(Struct, frozen=True, cache_hash=True):
         """Freeze a JSON-like value; keys are sorted so that equal values are equal."""
         return value if isinstance(value, Json) else cls(_encode(value).decode())
 
+    @classmethod
+    def in_order(cls, value: Any) -> "Json":
+        """Freeze a JSON-like value with its keys as they stand: a schema's properties are written in its order."""
+        return value if isinstance(value, Json) else cls(msgspec.json.encode(value).decode())
+
     def value(self) -> Any:
         return msgspec.json.decode(self.text)
 
@@ -136,14 +141,18 @@ def turns(text: str, system: str | None = None) -> tuple[Message, ...]:
 
 
 def sampling_params(**params: Any) -> SamplingParams:
-    """SamplingParams from plain Python values: lists become tuples, schemas and extras become Json."""
+    """SamplingParams from plain Python values: lists become tuples, schemas and extras become Json.
+
+    A schema keeps the order of its keys, which is the order in which a model writes the properties.
+    """
     for name in ("stop", "choices"):
         if name in params:
             value = params[name]
             params[name] = (value,) if isinstance(value, str) else tuple(value)
-    for name in ("json_schema", "extra"):
-        if params.get(name) is not None:
-            params[name] = Json.of(params[name])
+    if params.get("json_schema") is not None:
+        params["json_schema"] = Json.in_order(params["json_schema"])
+    if params.get("extra") is not None:
+        params["extra"] = Json.of(params["extra"])
     return SamplingParams(**params)
 
 
