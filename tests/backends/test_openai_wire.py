@@ -174,6 +174,7 @@ def test_a_whole_reply() -> None:
     assert [c.text for c in answered(choice("a"), choice("c", 2), n=4)] == ["a", "c"]
     assert [c.text for c in answered(choice(index=None))] == ["yes"]
     assert answered(choice(), model=None)[0].model == "m"
+    assert [answered(choice(), id=id_)[0].id for id_ in ("cmpl-1", 7, None, {})] == ["cmpl-1", "7", None, None]
 
 
 def test_what_a_choice_can_hold() -> None:
