@@ -8,8 +8,13 @@ print(completion.text)
 """
 
 from shoal.backends.loop import run as run
+from shoal.batch.choices import Batch as Batch
 from shoal.batch.mapping import amap as amap
 from shoal.batch.mapping import map as map
+from shoal.batch.prompts import achat as achat
+from shoal.batch.prompts import acomplete as acomplete
+from shoal.batch.prompts import chat as chat
+from shoal.batch.prompts import complete as complete
 from shoal.batch.records import Record as Record
 from shoal.errors import ShoalError as ShoalError
 from shoal.runtime.budget import Budget as Budget

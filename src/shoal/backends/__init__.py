@@ -59,7 +59,7 @@ class BaseModel:
         return self.name
 
 
-def open_base(  # noqa: PLR0913 - what a caller may say instead of the configuration
+def open_base(
     spec: str,
     config: Config,
     *,

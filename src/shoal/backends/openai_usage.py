@@ -25,7 +25,7 @@ _decode = msgspec.json.Decoder(WireUsage).decode
 def share_usage(
     batch: Sequence[Draws], calls: Sequence[list[Completion]], raw: Raw, model: str, id_: str | None = None
 ) -> list[list[Completion]]:
-    """The completions with their usage, model and id: prompt tokens on each prompt's first draw, and sums that are exact.
+    """The completions with usage, model and id: prompt tokens on each prompt's first draw, and sums that are exact.
 
     A wire request of several prompts reports one sum, divided in proportion to their lengths. Where the server reports
     nothing, or nonsense, tokens are estimated at four characters each.

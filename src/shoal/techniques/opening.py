@@ -11,7 +11,7 @@ from shoal.runtime.retry import RetryPolicy
 from shoal.techniques.spec import parse_spec
 
 
-def open_model(  # noqa: PLR0913 - what a caller may say instead of the configuration
+def open_model(
     spec: str,
     *,
     cache: DrawCache | Path | str | bool | None = True,
@@ -26,7 +26,8 @@ def open_model(  # noqa: PLR0913 - what a caller may say instead of the configur
 
     `open_model("local")`, `open_model("self_consistency(n=8)@openai/gpt-x")`. Opening loads and connects nothing; the
     first call does. `cache` is True for the user's own cache, a path for another, None or False for none. `base_url`,
-    `api_key` and `queries_per_batch` (bare prompts in one request) stand in for an endpoint's configuration. Raises UsageError naming what is unknown and what is near.
+    `api_key` and `queries_per_batch` (bare prompts in one request) stand in for an endpoint's configuration. Raises
+    UsageError naming what is unknown and what is near.
     """
     if not isinstance(config, Config):
         config = load_config(config)
