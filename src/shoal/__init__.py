@@ -9,6 +9,8 @@ print(completion.text)
 
 from shoal.backends.loop import run as run
 from shoal.batch.choices import Batch as Batch
+from shoal.batch.export import write_fine_tuning as write_fine_tuning
+from shoal.batch.export import write_records as write_records
 from shoal.batch.mapping import amap as amap
 from shoal.batch.mapping import map as map
 from shoal.batch.prompts import achat as achat

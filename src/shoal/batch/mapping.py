@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from msgspec import UNSET, UnsetType, structs
 
@@ -11,6 +12,8 @@ from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.records import Record, decode, encode
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Progress, window_for
+from shoal.batch.tables import items_of
+from shoal.errors import UsageError
 from shoal.prompting.answers import extract
 from shoal.prompting.template import Template
 from shoal.runtime.budget import Budget
@@ -23,7 +26,7 @@ Score = Callable[[Completion, Row], float]
 
 def map(
     model: Model | str,
-    items: Iterable[str | Row],
+    items: Iterable[str | Row] | Any,
     *,
     template: str | None = None,
     params: SamplingParams | None = None,
@@ -34,10 +37,11 @@ def map(
 ) -> list[Record]:
     """Ask a model about every item; one Record each, in order, failures included.
 
-    `items` are texts, or rows whose columns `template` names. With `run_dir` every finished call is on disk before it
-    counts: the same call continues a run that was stopped, and refuses one of other items or options (RunError). A
-    `budget` that is spent leaves records with a BudgetExceeded error. `score` rates each answer from 0.0 to 1.0.
-    `on_progress` is called after each row. Works in scripts and in Jupyter.
+    `items` are texts, or rows whose columns `template` names: a list, the path of a data file, or a table (pandas,
+    polars, Arrow, Hugging Face). With `run_dir` every finished call is on disk before it counts: the same call goes on
+    with a run that was stopped, and refuses one of other items or options (RunError). A `budget` that is spent leaves
+    records with a BudgetExceeded error. `score` rates each answer from 0.0 to 1.0. `on_progress` is called after each
+    row. Works in scripts and in Jupyter.
     """
     return run(
         amap(
@@ -55,7 +59,7 @@ def map(
 
 async def amap(
     model: Model | str,
-    items: Iterable[str | Row],
+    items: Iterable[str | Row] | Any,
     *,
     template: str | None = None,
     params: SamplingParams | None = None,
@@ -89,8 +93,10 @@ async def amap(
             return [decode(line) for line in batch.lines()]
 
 
-def _kept(items: Iterable[str | Row], scratch: Path) -> Input:
+def _kept(items: Any, scratch: Path) -> Input:
     """The items in a file, so that any number of them can be read more than once in bounded memory."""
+    if isinstance(items, str):
+        raise UsageError("items: expected a list of texts or rows, found one text; give a file as a Path")
     path = scratch / "items.jsonl"
-    write_lines(path, (encode({"prompt": item} if isinstance(item, str) else item) for item in items))
+    write_lines(path, (encode({"prompt": item} if isinstance(item, str) else item) for item in items_of(items)))
     return Input(path, label="items")

@@ -88,6 +88,8 @@ def plain(value: Any) -> Any:
         return str.__str__(value)  # of a subclass, such as NumPy's: the bare text
     if hasattr(value, "tolist"):  # NumPy: an array or a number
         return plain(value.tolist())
+    if hasattr(value, "isoformat"):  # dates and times, also of pandas
+        return value.isoformat()
     if hasattr(value, "as_py"):  # Arrow
         return plain(value.as_py())
     if isinstance(value, int):
