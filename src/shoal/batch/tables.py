@@ -73,8 +73,7 @@ def _pandas(frame: Any) -> Iterator[Row]:
 
 def plain(value: Any) -> Any:
     """The value as JSON can say it, of builtin types only, so that it can be read without the library it came from."""
-    kind = type(value)
-    if kind in _PLAIN:
+    if type(value) in _PLAIN:
         return value
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
@@ -82,16 +81,17 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, float):
         return float(value) if value == value else None  # NaN stands for a missing value in tables
-    if kind.__name__ in _MISSING:
-        return None
-    if isinstance(value, str):
-        return str.__str__(value)  # of a subclass, such as NumPy's: the bare text
-    if hasattr(value, "tolist"):  # NumPy: an array or a number
-        return plain(value.tolist())
-    if hasattr(value, "isoformat"):  # dates and times, also of pandas
-        return value.isoformat()
-    if hasattr(value, "as_py"):  # Arrow
-        return plain(value.as_py())
     if isinstance(value, int):
         return int(value)
-    return plain(msgspec.to_builtins(value, enc_hook=str))
+    if isinstance(value, str):
+        return str.__str__(value)  # of a subclass, such as NumPy's: the bare text
+    return plain(_builtin(value))
+
+
+def _builtin(value: Any) -> Any:
+    if type(value).__name__ in _MISSING:
+        return None
+    for method in ("tolist", "isoformat", "as_py"):  # NumPy's arrays and numbers; dates, also of pandas; Arrow's values
+        if hasattr(value, method):
+            return getattr(value, method)()
+    return msgspec.to_builtins(value, enc_hook=str)
