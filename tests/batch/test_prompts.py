@@ -215,6 +215,27 @@ def test_eight_choices_after_five_cost_three() -> None:
     assert len(set(eight.texts)) == 8
 
 
+def test_equal_choices_are_all_kept() -> None:
+    model, _ = scripted(lambda _: "same")
+    assert shoal.complete(["a", "b"], model_args={"n": 3}, model=model).texts == ["same"] * 6
+
+
+def test_no_prompt_waits_for_a_group_to_finish() -> None:
+    async def program() -> shoal.Batch:
+        late = asyncio.Event()
+
+        async def model(request: Request) -> Completion:
+            if request.text == "0":
+                await late.wait()
+            elif request.text == "299":
+                late.set()
+            return Completion(request.text)
+
+        return await shoal.acomplete([str(i) for i in range(300)], model=model)
+
+    assert asyncio.run(program()).texts == [str(i) for i in range(300)]
+
+
 # Failures
 
 
@@ -361,6 +382,32 @@ def test_prompts_are_spread_by_the_endpoints_tokens_a_minute() -> None:
         shoal.complete(["a"], model={named("a"): 0})
     with pytest.raises(UsageError, match="at least one is needed"):
         shoal.complete(["a"], model=[])
+
+
+def test_every_model_gets_its_model_args() -> None:
+    Path("s.py").write_text(
+        "def f(request):\n    return f'f{request.params.top_k}'\n\ng = lambda r: f'g{r.params.top_k}'\n"
+    )
+    both = {"scripted/s.py:f": 1, "scripted/s.py:g": 1}
+    assert shoal.complete(["a", "b"], model_args=[{"top_k": 1}, {"top_k": 2}, {"top_k": 3}], model=both).texts == [
+        *("f1", "g2", "f3"),
+        *("g1", "f2", "g3"),
+    ]
+
+
+def test_servers_share_by_the_tokens_a_minute_of_the_configuration() -> None:
+    with echo_server() as fast, echo_server() as slow:
+        Path("shoal.toml").write_text(
+            f'[endpoints.fast]\nbase_url = "{fast.base_url}"\ntpm = 20_000_000\n'
+            f'[endpoints.slow]\nbase_url = "{slow.base_url}"\ntpm = 10_000_000\n'
+        )
+        prompts = [str(i) for i in range(30)]
+        batch = shoal.complete(prompts, model=["fast/m", "slow/m"])
+        assert (len(fast.bodies), len(slow.bodies)) == (20, 10)
+        again = shoal.complete(prompts, model=["fast/m", "slow/m"])
+    assert batch.texts == again.texts == [f"{prompt}#0" for prompt in prompts]
+    assert (again.usage.calls, again.usage.cached_calls) == (0, 30)
+    assert {record["completion"]["endpoint"] for record in batch} == {"fast/m", "slow/m"}
 
 
 # On a real server
