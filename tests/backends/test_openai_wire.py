@@ -568,6 +568,12 @@ def test_a_stream_of_reasoning_tools_and_logprobs() -> None:
     )
 
 
+def test_a_streamed_reply_has_its_id() -> None:
+    first = b'data: {"id": "chatcmpl-1", "choices": []}\n\n'
+    _, completion = put_together(first + b"".join(chunks({"content": "a"})), [])
+    assert completion.id == "chatcmpl-1"
+
+
 def test_an_error_in_a_stream_is_the_server_s() -> None:
     reply = StreamedReply(ASK, SERVER)
     assert reply.feed(chunks({"content": "a"})[0]) == [Delta("a")]

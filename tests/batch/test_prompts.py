@@ -382,6 +382,8 @@ def test_prompts_are_spread_by_the_endpoints_tokens_a_minute() -> None:
         shoal.complete(["a"], model={named("a"): 0})
     with pytest.raises(UsageError, match="at least one is needed"):
         shoal.complete(["a"], model=[])
+    with pytest.raises(UsageError, match="model: expected a spec or a Model, found int"):
+        shoal.complete(["a"], model=3)  # type: ignore[arg-type]
 
 
 def test_every_model_gets_its_model_args() -> None:
@@ -433,6 +435,19 @@ def test_no_prompt_gets_another_s_completion() -> None:
 
 def _prompts(body: dict[str, Any]) -> list[str]:
     return [body["prompt"]] if isinstance(body["prompt"], str) else body["prompt"]
+
+
+def test_equal_prompts_and_bad_ones_keep_every_record_in_its_place() -> None:
+    prompts = [f"bad {i}" if i % 37 == 0 else f"prompt {i % 50}" for i in range(300)]
+    with echo_server() as server:
+        Path("shoal.toml").write_text(f'[endpoints.lab]\nbase_url = "{server.base_url}"\nmax_in_flight = 8\n')
+        batch = shoal.complete(prompts, model_args={"n": 2}, model="lab/m", queries_per_batch=4)
+    expected = [[(p, None)] if "bad" in p else [(p, f"{p}#0"), (p, f"{p}#1")] for p in prompts]
+    assert list(zip((r["prompt"] for r in batch), batch.texts, strict=True)) == [
+        pair for each in expected for pair in each
+    ]
+    assert len(batch.failed) == 9
+    assert batch.usage.calls == 2 * 50
 
 
 def test_a_refused_prompt_costs_its_companions_nothing() -> None:

@@ -74,6 +74,13 @@ def test_a_column_is_a_list_of_texts(column: Any) -> None:
     assert [record.output for record in shoal.map(model, column)] == ["a", "b"]
 
 
+@pytest.mark.parametrize("library", [pandas.Series, polars.Series, pyarrow.array])
+def test_a_column_of_conversations(library: Any) -> None:
+    turns = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    model, _ = scripted(lambda request: f"{len(request.messages)} {request.text}")
+    assert shoal.chat(library([turns, turns[1:]]), model=model).texts == ["2 u", "1 u"]
+
+
 def test_values_of_libraries_become_plain() -> None:
     class Word(enum.StrEnum):
         YES = "yes"

@@ -108,6 +108,8 @@ class _Models:
             if model not in self._opened:
                 self._opened[model] = open_model(model, queries_per_batch=self._queries_per_batch)
             model = self._opened[model]
+        elif not callable(model):
+            raise UsageError(f"model: expected a spec or a Model, found {type(model).__name__}")
         elif self._queries_per_batch is not None:
             raise UsageError(f"queries_per_batch is for models given by their spec; open {model!r} with it instead")
         self._used[id(model)] = model

@@ -91,7 +91,8 @@ def plain(value: Any) -> Any:
 def _builtin(value: Any) -> Any:
     if type(value).__name__ in _MISSING:
         return None
-    for method in ("tolist", "isoformat", "as_py"):  # NumPy's arrays and numbers; dates, also of pandas; Arrow's values
+    # NumPy's arrays and numbers; polars' lists; dates, also of pandas; Arrow's values
+    for method in ("tolist", "to_list", "isoformat", "as_py"):
         if hasattr(value, method):
             return getattr(value, method)()
     return msgspec.to_builtins(value, enc_hook=str)
