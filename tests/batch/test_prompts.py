@@ -127,6 +127,10 @@ def test_one_dict_a_message_must_be_one_for_each() -> None:
         shoal.chat(turns, [[{"a": 1}, {"b": 1}]], model=model)
     with pytest.raises(UsageError, match=r"messages_args\[0\] has no 'a'"):
         shoal.chat(turns, [[{}, {"a": 1}]], model=model)
+    with pytest.raises(
+        UsageError, match=r"messages_args\[0\] has no 'a'.*; a set is a dict, or a list of one dict a message"
+    ):
+        shoal.chat(turns, [{}, {"a": 1}], model=model)
     with pytest.raises(UsageError, match=r"messages\[1\]: messages\[0\]: role 'usr' is none of"):
         shoal.chat([turns, [{"role": "usr", "content": ""}]], model=model)
     with pytest.raises(UsageError, match=r"prompts\[0\]: expected text, found int"):

@@ -157,11 +157,12 @@ def check_arguments(
 
 
 def _nothing_missing(wanted: frozenset[str], row: Mapping[str, Any], where: str, form: Form) -> None:
-    missing = sorted(name for name in wanted if name not in row)
-    if missing:
-        raise UsageError(
-            f"{where} has no {missing[0]!r}, which {_shown(form.raw)} names; {did_you_mean(missing[0], row)}"
-        )
+    missing = next((name for name in sorted(wanted) if name not in row), None)
+    if missing is not None:
+        advice = did_you_mean(missing, row)
+        if form.kind == "messages":
+            advice += "; a set is a dict, or a list of one dict a message"
+        raise UsageError(f"{where} has no {missing!r}, which {_shown(form.raw)} names; {advice}")
 
 
 def _shown(raw: Any) -> str:

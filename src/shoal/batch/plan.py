@@ -7,25 +7,21 @@ from time import monotonic
 
 from msgspec import Struct
 
-from shoal.backends import BaseModel
 from shoal.batch.choices import Batch, chosen, unanswered
 from shoal.batch.forms import Args, Form, check_arguments
 from shoal.batch.rows import Row
 from shoal.batch.runner import Progress
 from shoal.batch.settings import Settings
-from shoal.batch.spread import Spreadable, turns, weighted
+from shoal.batch.spread import Models, Spreadable
 from shoal.errors import StoreError, UsageError
 from shoal.runtime import budget as budgets
 from shoal.runtime import replay, scope
-from shoal.runtime.backend import refuse_unsupported
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import gather, map_bounded
 from shoal.runtime.model import Model
 from shoal.runtime.replay import Recorder
 from shoal.runtime.types import Completion, Request, Usage, total
-from shoal.techniques.opening import bases, names, open_model
-
-_LEAST_WINDOW, _WIDEST_WINDOW = 64, 8192
+from shoal.techniques.opening import names
 
 
 class Plan:
@@ -44,6 +40,10 @@ class Plan:
         self.args_name = args_name
         self.zipped = zipped
         self.count = prompts if zipped else prompts * len(settings)
+
+    def example(self) -> Request:
+        """The first prompt, to see whether a model can be asked such a thing."""
+        return self.forms[0].request(self.forms[0].fill(self.sets[0]))
 
     def __iter__(self) -> Iterator[tuple[Form, Args, Settings]]:
         """In order: template, arguments, settings."""
@@ -77,11 +77,11 @@ async def ask_all(
         return Batch([], Usage())
     if queries_per_batch is not None and queries_per_batch < 1:
         raise UsageError(f"queries_per_batch must be at least 1, not {queries_per_batch}")
-    models = _Models(queries_per_batch)
+    models = Models(queries_per_batch)
     found: dict[int, list[Row]] = {}
     progress = Progress(plan.count, started=monotonic())
     try:
-        questions = _questions(plan, models, models.choose(plan, model))
+        questions = _questions(plan, models, models.choose(model, plan.settings, plan.example()))
         with scope.setting(budgets.current, budget or budgets.current.get()):
             async for number, records, usage in map_bounded(_answered, questions, models.window()):
                 found[number] = records
@@ -95,53 +95,7 @@ async def ask_all(
     return Batch([record for number in range(plan.count) for record in found[number]], progress.usage)
 
 
-class _Models:
-    """The models of one batch: those named by a spec are opened once, and closed at its end."""
-
-    def __init__(self, queries_per_batch: int | None) -> None:
-        self._queries_per_batch = queries_per_batch
-        self._opened: dict[str, Model] = {}
-        self._used: dict[int, Model] = {}
-
-    def open(self, model: Model | str) -> Model:
-        if isinstance(model, str):
-            if model not in self._opened:
-                self._opened[model] = open_model(model, queries_per_batch=self._queries_per_batch)
-            model = self._opened[model]
-        elif not callable(model):
-            raise UsageError(f"model: expected a spec or a Model, found {type(model).__name__}")
-        elif self._queries_per_batch is not None:
-            raise UsageError(f"queries_per_batch is for models given by their spec; open {model!r} with it instead")
-        self._used[id(model)] = model
-        return model
-
-    def choose(self, plan: Plan, model: Spreadable | None) -> Iterator[Model]:
-        """The models in turn, for the settings that name none. Checks that each can do what it will be asked."""
-        named = {settings.model for settings in plan.settings}
-        if model is not None and named != {None}:
-            raise UsageError("give model, or 'model' in model_args, not both")
-        shares = weighted("local" if model is None else model, self.open) if None in named else []
-        form, args = plan.forms[0], plan.sets[0]
-        request = form.request(form.fill(args))
-        for settings in plan.settings:
-            for candidate in [self.open(settings.model)] if settings.model else [model for model, _ in shares]:
-                if isinstance(candidate, BaseModel):
-                    refuse_unsupported(settings.of(request), candidate.backend.capabilities, candidate.name)
-        return (shares[turn][0] for turn in turns([weight for _, weight in shares]))
-
-    def window(self) -> int:
-        """Prompts under way at once: enough to fill every model's requests."""
-        wide = 0
-        for base in bases(list(self._used.values())):
-            wide += 2 * base.scheduler.max_in_flight * base.backend.capabilities.max_batch
-        return min(max(wide, _LEAST_WINDOW), _WIDEST_WINDOW)
-
-    async def aclose(self) -> None:
-        for base in bases(list(self._opened.values())):
-            await base.aclose()
-
-
-def _questions(plan: Plan, models: _Models, turn: Iterator[Model]) -> Iterator[Question]:
+def _questions(plan: Plan, models: Models, turn: Iterator[Model]) -> Iterator[Question]:
     for number, (form, args, settings) in enumerate(plan):
         model = models.open(settings.model) if settings.model else next(turn)
         filled = form.fill(args)
