@@ -7,8 +7,15 @@ completion = shoal.run(model("What is the capital of France?"))
 print(completion.text)
 """
 
+from shoal.batch.choices import Batch as Batch
+from shoal.batch.export import write_fine_tuning as write_fine_tuning
+from shoal.batch.export import write_records as write_records
 from shoal.batch.mapping import amap as amap
 from shoal.batch.mapping import map as map
+from shoal.batch.prompts import achat as achat
+from shoal.batch.prompts import acomplete as acomplete
+from shoal.batch.prompts import chat as chat
+from shoal.batch.prompts import complete as complete
 from shoal.batch.records import Record as Record
 from shoal.errors import ShoalError as ShoalError
 from shoal.prompting import llm as llm

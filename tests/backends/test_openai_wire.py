@@ -206,6 +206,7 @@ def test_a_whole_reply() -> None:
     assert [c.text for c in answered(choice("a"), choice("c", 2), n=4)] == ["a", "c"]
     assert [c.text for c in answered(choice(index=None))] == ["yes"]
     assert answered(choice(), model=None)[0].model == "m"
+    assert [answered(choice(), id=id_)[0].id for id_ in ("cmpl-1", 7, None, {})] == ["cmpl-1", "7", None, None]
 
 
 def test_what_a_choice_can_hold() -> None:
@@ -597,6 +598,12 @@ def test_a_stream_of_reasoning_tools_and_logprobs() -> None:
         ),
         reasoning="hm!",
     )
+
+
+def test_a_streamed_reply_has_its_id() -> None:
+    first = b'data: {"id": "chatcmpl-1", "choices": []}\n\n'
+    _, completion = put_together(first + b"".join(chunks({"content": "a"})), [])
+    assert completion.id == "chatcmpl-1"
 
 
 def test_an_error_in_a_stream_is_the_server_s() -> None:

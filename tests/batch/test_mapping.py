@@ -8,7 +8,7 @@ from tests.scripting import scripted
 
 import shoal
 from shoal.errors import RunError
-from shoal.runtime.types import sampling_params
+from shoal.runtime.types import Completion, Request, sampling_params
 
 
 def test_map_texts() -> None:
@@ -34,6 +34,13 @@ def test_map_rows_with_a_technique_and_a_score() -> None:
     assert [(r.id, r.score) for r in records] == [("a", 1.0), ("b", 0.0)]
     assert (records[0].technique, records[0].usage.calls) == ("self_consistency(n=2)", 2)
     assert seen == [1, 2]
+
+
+def test_map_takes_any_async_function() -> None:
+    async def model(request: Request) -> Completion:
+        return Completion(request.text.upper())
+
+    assert [record.output for record in shoal.map(model, ["a", "b"])] == ["A", "B"]
 
 
 def test_map_inside_a_running_loop() -> None:

@@ -165,7 +165,7 @@ def test_rows_from_standard_input(shoal: Shell, monkeypatch: pytest.MonkeyPatch)
         (["run", "data.jsonl", "-p", "x", "--budget", "cals=1"], "did you mean calls?"),
         (["run", "data.jsonl", "--limt", "3"], "No such option '--limt'"),
         (["run", "data.jsonl", "--limit", "0"], "Invalid value for '--limit'"),
-        (["run"], "Missing argument 'DATA'"),
+        (["run"], "nothing to run: give DATA, or --template with --args"),
         (["ask", "Q", "--config", "no.toml"], "no configuration file no.toml"),
     ],
 )

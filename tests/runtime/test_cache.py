@@ -14,6 +14,7 @@ from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import CorruptStore, ModelError, ServerError, StoreError
 from shoal.runtime.cache import DrawCache
+from shoal.runtime.concurrency import map_bounded
 from shoal.runtime.model import sample
 from shoal.runtime.types import Completion, Request, Usage
 
@@ -189,6 +190,20 @@ def test_a_cache_that_fills_its_disk_is_switched_off_and_the_answer_kept(tmp_pat
         assert run(model("Q?")).text == "draw ()"
     assert run(model("Q?")).text == "draw ()"
     assert len(backend.requests) == 2
+
+
+def test_an_equal_draw_is_asked_once_also_while_the_first_is_being_kept(tmp_path: Path) -> None:
+    """It is then neither under way nor on disk."""
+    model, backend = cached(tmp_path / "c")
+
+    async def program() -> None:
+        async for _ in map_bounded(model, (Request.of(f"Q{i % 20}") for i in range(600)), 7):
+            pass
+        async for _ in map_bounded(model, (Request.of(f"P{i // 20}") for i in range(600)), 7):
+            pass
+
+    run(program())
+    assert len(backend.requests) == 50
 
 
 def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:

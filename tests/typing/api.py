@@ -29,6 +29,10 @@ tokens: int = completion.usage.total_tokens
 
 records: list[shoal.Record] = shoal.map(technique, ["a", "b"], budget=shoal.Budget(calls=10), run_dir="runs/x")
 
+batch: shoal.Batch = shoal.complete(["a {x}"], [{"x": 1}], {"n": 2}, model={"local": 1, base: 2.5}, queries_per_batch=3)
+total: int = shoal.chat("Q", model=[technique, "local"], zip_model_args=True).usage.total_tokens
+written: int = shoal.write_records(batch.records, "r.csv") + shoal.write_fine_tuning(batch, "t.jsonl")
+
 
 async def program() -> AsyncIterator[str]:
     first, second = await shoal.gather(base("a"), base("b"))

@@ -5,6 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+from msgspec import structs
+
 from shoal.backends.config import OPENAI_URL, Config, Endpoint, endpoint_named
 from shoal.errors import Unsupported, UsageError, did_you_mean
 from shoal.runtime.backend import Backend, CountsTokens, Embeds, refuse_unsupported
@@ -26,7 +28,7 @@ class BaseModel:
     """A Model over a backend: what `open_model` gives where no technique is named.
 
     From the outside in: trace, journal, cache, budget, scheduler, backend. A journalled or cached draw costs nothing
-    and reaches no further. `scheduler` has the counters.
+    and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows.
     """
 
     def __init__(
@@ -40,7 +42,8 @@ class BaseModel:
         self.backend = backend
         self.name = backend.name
         self.cache = cache
-        self.scheduler = Scheduler(backend, limits=limits, retry=retry)
+        self.limits = limits or Limits()
+        self.scheduler = Scheduler(backend, limits=self.limits, retry=retry)
         model: Model = Online(Budgeted(self.scheduler), backend.name)
         if cache is not None:
             model = Cached(model, cache, backend.identity)
@@ -97,6 +100,7 @@ def open_base(
     retry: RetryPolicy | None = None,
     base_url: str | None = None,
     api_key: str | None = None,
+    queries_per_batch: int | None = None,
 ) -> BaseModel:
     """The model a base spec names; UsageError names what is unknown. Nothing is loaded or connected yet."""
     provider, slash, name = spec.partition("/")
@@ -111,6 +115,8 @@ def open_base(
         raise UsageError(f"{what}; {did_you_mean(provider, known)}" if endpoint is None else what)
     if endpoint.base_url == OPENAI_URL and not endpoint.api_key:
         raise UsageError(f"model {spec!r} needs OPENAI_API_KEY, or OPENAI_BASE_URL for another server")
+    if queries_per_batch is not None:
+        endpoint = structs.replace(endpoint, queries_per_batch=queries_per_batch)
     limits = Limits(endpoint.rpm, endpoint.tpm, max_in_flight or endpoint.max_in_flight)
     backend = _openai(provider, name, endpoint)
     return BaseModel(backend, cache=cache, limits=limits, retry=retry or RetryPolicy(deadline=endpoint.timeout))

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 
 from shoal.backends.openai_errors import Server, error_of
 from shoal.backends.openai_usage import present, share_usage
-from shoal.backends.openai_wire import token_logprobs
+from shoal.backends.openai_wire import as_id, token_logprobs
 from shoal.backends.sse import SseParser
 from shoal.runtime.backend import Draws
 from shoal.runtime.types import Completion, Delta, Json, Request, TokenLogprob
@@ -46,6 +46,7 @@ class _Choice(Struct):
 
 class _Chunk(Struct):
     choices: list[_Choice] | None = None
+    id: Any = None
     model: str | None = None
     usage: Raw = Raw()
     error: Raw = Raw()
@@ -62,6 +63,7 @@ class StreamedReply:
         self._request = request
         self._server = server
         self._model = server.model
+        self._id: str | None = None
         self._parser = SseParser()
         self._text: list[str] = []
         self._reasoning: list[str] = []
@@ -86,7 +88,7 @@ class StreamedReply:
             tool_calls=tuple(Json.of(self._tools[index]) for index in sorted(self._tools)),
             reasoning="".join(self._reasoning) or None,
         )
-        return share_usage([Draws(self._request)], [[completion]], self._usage, self._model)[0][0]
+        return share_usage([Draws(self._request)], [[completion]], self._usage, self._model, self._id)[0][0]
 
     def _event(self, data: bytes) -> Delta | None:
         if self.done:
@@ -101,6 +103,7 @@ class StreamedReply:
         if present(chunk.error):
             raise error_of(200, {}, data, self._server)
         self._model = chunk.model or self._model
+        self._id = self._id or as_id(chunk.id)
         if present(chunk.usage):
             self._usage = chunk.usage.copy()
         return self._choice(chunk.choices[0]) if chunk.choices else None

@@ -23,9 +23,9 @@ _decode = msgspec.json.Decoder(WireUsage).decode
 
 
 def share_usage(
-    batch: Sequence[Draws], calls: Sequence[list[Completion]], raw: Raw, model: str
+    batch: Sequence[Draws], calls: Sequence[list[Completion]], raw: Raw, model: str, id_: str | None = None
 ) -> list[list[Completion]]:
-    """The completions with their usage and model: prompt tokens on each prompt's first draw, and sums that are exact.
+    """The completions with usage, model and id: prompt tokens on each prompt's first draw, and sums that are exact.
 
     A wire request of several prompts reports one sum, divided in proportion to their lengths. Where the server reports
     nothing, or nonsense, tokens are estimated at four characters each.
@@ -33,16 +33,16 @@ def share_usage(
     usage = reported(raw)
     if usage is None:
         return [
-            [_with(c, _estimate(d.request, c, first=c is call[0]), model) for c in call]
+            [_with(c, _estimate(d.request, c, first=c is call[0]), model, id_) for c in call]
             for d, call in zip(batch, calls, strict=True)
         ]
     if len(batch) == 1 and len(calls[0]) == 1:
-        return [[_with(calls[0][0], Usage(usage.prompt_tokens, usage.completion_tokens, 1), model)]]
+        return [[_with(calls[0][0], Usage(usage.prompt_tokens, usage.completion_tokens, 1), model, id_)]]
     prompts = divide(usage.prompt_tokens, [prompt_chars(draws.request) for draws in batch])
     flat = [completion for call in calls for completion in call]
     tokens = iter(divide(usage.completion_tokens, _weights(flat)))
     return [
-        [_with(c, Usage(0 if j else prompt, next(tokens), 1), model) for j, c in enumerate(call)]
+        [_with(c, Usage(0 if j else prompt, next(tokens), 1), model, id_) for j, c in enumerate(call)]
         for prompt, call in zip(prompts, calls, strict=True)
     ]
 
@@ -95,5 +95,5 @@ def _estimate(request: Request, completion: Completion, *, first: bool) -> Usage
     return Usage(prompt, tokens, 1, estimated=True)
 
 
-def _with(completion: Completion, usage: Usage, model: str) -> Completion:
-    return structs.replace(completion, usage=usage, model=model)
+def _with(completion: Completion, usage: Usage, model: str, id_: str | None) -> Completion:
+    return structs.replace(completion, usage=usage, model=model, id=id_)

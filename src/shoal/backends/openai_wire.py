@@ -187,6 +187,7 @@ class WireChoice(Struct):
 
 class WireReply(Struct):
     choices: list[WireChoice] | None = None
+    id: Any = None  # a text where a server keeps to the API
     model: str | None = None
     usage: Raw = Raw()
     error: Raw = Raw()
@@ -201,7 +202,7 @@ def from_wire_chat(
     """The draws that a chat reply (status 200) holds: as many as asked, or fewer where the server gave fewer."""
     reply = _whole(body, headers, server)
     completions = [_completion(choice, server) for choice in _in_order(reply.choices, draws.n, server)]
-    return [*share_usage([draws], [completions], reply.usage, reply.model or server.model)]
+    return [*share_usage([draws], [completions], reply.usage, reply.model or server.model, as_id(reply.id))]
 
 
 def from_wire_text(
@@ -215,7 +216,12 @@ def from_wire_text(
         raise server.malformed(f"{len(choices)} choices for {len(batch)} prompts x {n}")
     completions = [_completion(choice, server) for choice in choices]
     calls = [completions] if len(batch) == 1 else [completions[i * n : i * n + n] for i in range(len(batch))]
-    return [*share_usage(batch, calls, reply.usage, reply.model or server.model)]
+    return [*share_usage(batch, calls, reply.usage, reply.model or server.model, as_id(reply.id))]
+
+
+def as_id(value: Any) -> str | None:
+    """A reply's id, where it has one that can be told."""
+    return str(value) if isinstance(value, str | int) else None
 
 
 def _whole(body: bytes, headers: Mapping[str, str], server: Server) -> WireReply:

@@ -119,7 +119,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what cannot be removed must not hide why the file was not written
+            partial.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:

@@ -14,6 +14,7 @@ from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, encode
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Progress, RowProgram, window_for
+from shoal.batch.tables import items_of
 from shoal.errors import UsageError
 from shoal.prompting.answers import extract
 from shoal.prompting.template import Template
@@ -51,21 +52,23 @@ class MapOptions(TypedDict, total=False):
 
 
 def map(
-    subject: Model | str | Callable[..., Program[Any]], items: Iterable[Any], **options: Unpack[MapOptions]
+    subject: Model | str | Callable[..., Program[Any]], items: Iterable[Any] | Any, **options: Unpack[MapOptions]
 ) -> list[Record]:
     """Ask a model about every item, or run a program on it; one Record each, in order, failures included.
 
-    For a model (or the spec of one) items are texts, or rows whose columns `template` names. For a function made with
-    `@program`, or a JinjaPrompt, a row's columns are the arguments, a tuple gives them by place, and any other item is
-    the first. At most a window of items is held at once. With `run_dir` every finished call is on disk before it
-    counts: the same call continues a run that was stopped, and refuses one of other items, options or a changed program
-    (RunError). A `budget` that is spent leaves records with a BudgetExceeded error. Works in scripts and in Jupyter.
+    `items` are a list, the path of a data file, or a table (pandas, polars, Arrow, Hugging Face). For a model (or the
+    spec of one) they are texts, or rows whose columns `template` names. For a function made with `@program`, or a
+    JinjaPrompt, a row's columns are the arguments, a tuple gives them by place, and any other item is the first.
+
+    At most a window of items is held at once. With `run_dir` every finished call is on disk before it counts: the same
+    call continues a run that was stopped, and refuses one of other items, options or a changed program (RunError). A
+    `budget` that is spent leaves records with a BudgetExceeded error. Works in scripts and in Jupyter.
     """
     return run(amap(subject, items, **options))
 
 
 async def amap(
-    subject: Model | str | Callable[..., Program[Any]], items: Iterable[Any], **options: Unpack[MapOptions]
+    subject: Model | str | Callable[..., Program[Any]], items: Iterable[Any] | Any, **options: Unpack[MapOptions]
 ) -> list[Record]:
     """`map` for a program that is already asynchronous."""
     if hasattr(subject, "__shoal_program__") or hasattr(subject, "render"):
@@ -75,7 +78,7 @@ async def amap(
     form = Template(options.get("template") or "{prompt}")
     params = options.get("params") or SamplingParams()
 
-    rows = ({"prompt": item} if isinstance(item, str) else item for item in items)
+    rows = ({"prompt": item} if isinstance(item, str) else item for item in _listed(items))
     async with opened(subject) as model:  # type: ignore[arg-type]
 
         async def ask(row: Row) -> Completion:
@@ -84,12 +87,12 @@ async def amap(
         return await _map(model, ask, rows, options, {"template": form.text, "params": params})
 
 
-async def _map_program(function: RowFunction, items: Iterable[Any], options: MapOptions) -> list[Record]:
+async def _map_program(function: RowFunction, items: Any, options: MapOptions) -> list[Record]:
     for name in ("template", "params"):
         if options.get(name) is not None:
             raise UsageError(f"map: {name}= is for models; a program says itself what it asks")
     identity = {"program": function.name, "source": function.version}
-    rows = (function.row(item) for item in items)
+    rows = (function.row(item) for item in _listed(items))
     async with opened(options.get("model") or registry.current().model) as model:
         with registry.using(model):
             return await _map(model, function, rows, options, identity)
@@ -120,6 +123,12 @@ async def _map(
         await batch.execute(program, options.get("budget"))
         batch.write_output(place / "output.jsonl")
         return [decode(line) for line in batch.lines()]
+
+
+def _listed(items: Any) -> Iterable[Any]:
+    if isinstance(items, str):
+        raise UsageError("items: expected a list of texts or rows, found one text; give a file as a Path")
+    return items_of(items)
 
 
 def _kept(items: Iterable[Row], scratch: Path) -> Input:

@@ -78,7 +78,7 @@ _LEAST_WINDOW, _WIDEST_WINDOW = 64, 4096
 
 def window_for(models: Iterable[BaseModel]) -> int:
     """Rows under way at once: enough to keep every model busy, whatever the technique, and no more."""
-    widest = max(base.scheduler.max_in_flight for base in models)
+    widest = max((base.scheduler.max_in_flight for base in models), default=0)
     return min(max(2 * widest, _LEAST_WINDOW), _WIDEST_WINDOW)
 
 

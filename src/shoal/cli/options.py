@@ -53,8 +53,16 @@ def sampling_of(options: dict[str, Any]) -> SamplingParams:
     return sampling_params(**{name: options[name] for name in SAMPLING})
 
 
-def open_from(options: dict[str, Any], max_in_flight: int | None = None) -> BaseModel | Applied:
+def open_from(
+    options: dict[str, Any], max_in_flight: int | None = None, queries_per_batch: int | None = None
+) -> BaseModel | Applied:
     """The model that -m, -t, --config and --no-cache name."""
     spec = join_spec(options["technique"], options["model"])
     cache = not options["no_cache"]
-    return open_model(spec, cache=cache, config=options["config"], max_in_flight=max_in_flight)
+    return open_model(
+        spec,
+        cache=cache,
+        config=options["config"],
+        max_in_flight=max_in_flight,
+        queries_per_batch=queries_per_batch,
+    )

@@ -20,6 +20,7 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, RowProgram, window_for
 from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options
+from shoal.cli.templates import asked_of, check_options, crossed, template_requests
 from shoal.errors import BudgetExceeded, StoreError, UsageError, did_you_mean
 from shoal.evaluation.scorers import SCORERS
 from shoal.prompting.answers import extract
@@ -35,9 +36,13 @@ _KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answ
 
 
 @click.command()
-@click.argument("data")
+@click.argument("data", required=False)
 @click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.')
 @click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p.")
+@click.option("--template", multiple=True, metavar="TEXT|@FILE", help="A prompt for every row of --args; repeatable.")
+@click.option("--args", metavar="FILE", help="Rows of arguments for the templates, instead of DATA.")
+@click.option("--samples", type=click.IntRange(1), default=1, metavar="N", help="Answers to each prompt of --template.")
+@click.option("--bare", is_flag=True, help="Continue the bare prompt (text completions), not a chat turn.")
 @model_options
 @sampling_options
 @click.option("-o", "--output", metavar="OUT.jsonl", help="Also write the output here; - for standard output.")
@@ -45,26 +50,35 @@ _KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answ
 @click.option("--scorer", metavar="|".join(SCORERS), help="How to compare with it; default exact.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
 @click.option("--max-in-flight", type=click.IntRange(1), metavar="K", help="Most requests at once.")
+@click.option("--queries-per-batch", type=click.IntRange(1), metavar="K", help="Bare prompts in one request.")
 @click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def run(data: str, **options: Any) -> int:
+def run(data: str | None, **options: Any) -> int:
     """Run a prompt over every row of DATA (JSONL, JSON, CSV, TSV, Parquet, or - for JSON Lines on standard input).
+
+    With --template, every template over every row of --args instead: template by template.
 
     Every finished call is kept in the run directory: the same command continues a run that was stopped or killed.
     """
     budget = Budget.parse(options["budget"]) if options["budget"] else None
+    check_options(data, options)
     directory = options["run_dir"] or Path("runs", _run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        rows = _standard_input(Path(scratch), options) if data == "-" else Input(Path(data), options["limit"])
-        return _run(rows, directory, budget, options)
+        return _run(_rows(data, Path(scratch), options), directory, budget, options)
+
+
+def _rows(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
+    if data is None:
+        return crossed(scratch, options)
+    return _standard_input(scratch, options) if data == "-" else Input(Path(data), options["limit"])
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
     request_of = _request_maker(rows, options)
     judge = _judge(rows, options)
-    model = open_from(options, options["max_in_flight"])
+    model = open_from(options, options["max_in_flight"], options["queries_per_batch"])
     with RunDirectory(directory, _identity(options, model), rows) as place:
         window = window_for(bases(model))
         batch = BatchRun(
@@ -149,13 +163,15 @@ def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
 
 def _request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Request]:
     """How a row becomes a request: checked against the columns before anything is spent."""
+    if options["template"]:
+        return template_requests(options)
     params, system = sampling_of(options), options["system"]
     column = options["messages"]
     if column and options["prompt"]:
         raise UsageError("give --prompt or --messages, not both")
     if column:
         _known_column("--messages", column, rows)
-    elif options["prompt"] is None and "prompt" not in rows.columns and "messages" in rows.columns:
+    elif not (options["prompt"] or options["bare"] or "prompt" in rows.columns) and "messages" in rows.columns:
         column = "messages"
     if column:
         before = (Message("system", system),) if system else ()
@@ -163,7 +179,7 @@ def _request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Requ
     template = Template(options["prompt"] or "{prompt}")
     for name in sorted(template.names):
         _known_column("the template", name, rows)
-    return lambda row: structs.replace(Request.of(template.fill(row), system=system), params=params)
+    return lambda row: structs.replace(asked_of(template.fill(row), system, bare=options["bare"]), params=params)
 
 
 def _known_column(where: str, name: str, rows: Input) -> None:
@@ -193,13 +209,14 @@ def _judge(rows: Input, options: dict[str, Any]) -> Callable[[Completion, Row], 
 
 def _identity(options: dict[str, Any], model: Model) -> dict[str, Any]:
     """What makes a run this run: changing any of it makes another."""
-    names = ("prompt", "messages", "system", "technique", "answer", "scorer", *SAMPLING)
+    names = ("prompt", "messages", "system", "technique", "answer", "scorer", "bare", *SAMPLING)
     given = {name: options[name] or None for name in names}
     return given | {"temperature": options["temperature"], "model": identities(model)}
 
 
-def _run_name(data: str, options: dict[str, Any]) -> str:
-    stem = "stdin" if data == "-" else Path(data).stem
+def _run_name(data: str | None, options: dict[str, Any]) -> str:
+    stem = "stdin" if data == "-" else Path(data or options["args"] or "").stem
+    stem = f"{stem}-templates" if data is None else stem
     parts = [stem, options["technique"] or "plain", options["model"]]
     return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts)[:120]
 

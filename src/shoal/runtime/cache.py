@@ -87,22 +87,26 @@ class Cached:
         self.cache = cache
         self.identity = identity
         self._off = False
+        self._unwritten: dict[bytes, Completion] = {}  # answered, and not on disk yet
 
     async def __call__(self, request: Request, /) -> Completion:
         if self._off:
             return await self.model(request)
         question, text = question_key(self.identity, request)
         key = draw_key(question, request.sample)
-        kept = self.cache.get(key)
+        kept = self._unwritten.get(key) or self.cache.get(key)
         if kept is not None:
             return kept.cached()
         completion = await self.model(request)
         # A shared draw was kept by the one who paid for it; keeping it again waits for the same write.
         if completion.finish_reason not in UNKEPT:
+            self._unwritten[key] = completion
             try:
                 await self.cache.put(question, text, key, completion)
             except StoreError as error:  # a full disk must not cost an answer that is paid for
                 self._switch_off(error)
+            finally:
+                self._unwritten.pop(key, None)
         return completion
 
     def _switch_off(self, error: StoreError) -> None:

@@ -38,7 +38,10 @@ _MOST_TURNS = 32  # programs that never fall silent must not hold back those tha
 class _Draw:
     """A draw somebody waits for."""
 
-    __slots__ = ("age", "alone", "attempts", "deadline", "load", "order", "queued", "request", "sink", "waiters")
+    __slots__ = (
+        *("age", "alone", "attempts", "deadline", "done", "load"),
+        *("order", "queued", "request", "sink", "waiters"),
+    )
 
     def __init__(self, request: Request, age: int, order: int, sink: Callable[[Delta], None] | None) -> None:
         self.request = request
@@ -51,6 +54,7 @@ class _Draw:
         self.alone = False  # refused in company; to be asked by itself
         self.queued = False
         self.load: _Load | None = None  # the wire request it is in
+        self.done: Completion | None = None  # set when it is answered and those who wait are not awake yet
 
     def __lt__(self, other: "_Draw") -> bool:
         return (self.age, self.order) < (other.age, other.order)
@@ -136,10 +140,14 @@ class Scheduler:
             draw = _Draw(request, scope.age.get(), next(self._order), sink)
             self._known[request] = draw
             self._enqueue(draw)
+        if draw.done is not None:
+            return draw.done.cached()
         future: Future[Completion] = loop.create_future()
         draw.waiters.append(future)
         try:
-            return await future
+            completion = await future
+            self._forget(draw)
+            return completion
         except asyncio.CancelledError:
             draw.waiters.remove(future)
             if not draw.waiters:
@@ -163,8 +171,7 @@ class Scheduler:
     def _abandon(self, draw: _Draw) -> None:
         """Nobody waits for this draw any more."""
         draw.queued = False
-        if self._known.get(draw.request) is draw:
-            del self._known[draw.request]
+        self._forget(draw)
         load = draw.load
         if load is not None and load.task is not None and not any(d.waiters for d in load.draws()):
             load.task.cancel()
@@ -363,9 +370,8 @@ class Scheduler:
             self._loop.call_later(delay, self._again, live)
 
     def _again(self, draws: list[_Draw]) -> None:
-        for draw in draws:
-            if draw.waiters:
-                self._enqueue(draw)
+        for draw in filter(lambda draw: draw.waiters, draws):
+            self._enqueue(draw)
 
     def _finish_all(self, draws: list[_Draw], error: ModelError) -> None:
         for draw in draws:
@@ -374,8 +380,6 @@ class Scheduler:
     def _finish(self, draw: _Draw, outcome: Completion | ShoalError) -> None:
         """The first waiter pays; the others shared its draw for nothing."""
         draw.queued = False
-        if self._known.get(draw.request) is draw:
-            del self._known[draw.request]
         paid = False
         for future in draw.waiters:
             if future.done():
@@ -386,3 +390,11 @@ class Scheduler:
             else:
                 future.set_exception(copy(outcome) if paid else outcome)
                 paid = True
+        # Known until a waiter had its turn, and a cache above it the answer: nobody asks it again meanwhile.
+        draw.done = outcome if paid and isinstance(outcome, Completion) else None
+        if draw.done is None:
+            self._forget(draw)
+
+    def _forget(self, draw: _Draw) -> None:
+        if self._known.get(draw.request) is draw:
+            del self._known[draw.request]

@@ -215,6 +215,7 @@ class Completion(Struct, frozen=True, omit_defaults=True):
 
     `answer` is the short answer where a technique determined one, else None. `finish_reason` is the server's word:
     "stop", "length", "tool_calls", "content_filter". For a technique, `usage` sums every call it made.
+    `id` is the server's name for the reply it came in, which draws of one wire request share.
     """
 
     text: str
@@ -225,6 +226,7 @@ class Completion(Struct, frozen=True, omit_defaults=True):
     logprobs: tuple[TokenLogprob, ...] | None = None
     tool_calls: tuple[Json, ...] = ()
     reasoning: str | None = None
+    id: str | None = None
 
     def cached(self) -> "Completion":
         """The same answer, had for nothing."""

@@ -21,12 +21,14 @@ def open_model(
     retry: RetryPolicy | None = None,
     base_url: str | None = None,
     api_key: str | None = None,
+    queries_per_batch: int | None = None,
 ) -> BaseModel | Applied:
     """The Model that `spec` names: a base, or techniques on one.
 
     `open_model("local")`, `open_model("self_consistency(n=8)@openai/gpt-x")`. Opening loads and connects nothing; the
-    first call does. `cache` is True for the user's own cache, a path for another, None or False for none. `base_url`
-    and `api_key` stand in for an endpoint's configuration. Raises UsageError naming what is unknown and what is near.
+    first call does. `cache` is True for the user's own cache, a path for another, None or False for none. `base_url`,
+    `api_key` and `queries_per_batch` (bare prompts in one request) stand in for an endpoint's configuration. Raises
+    UsageError naming what is unknown and what is near.
     """
     if not isinstance(config, Config):
         config = load_config(config)
@@ -43,6 +45,7 @@ def open_model(
                 retry=retry,
                 base_url=base_url,
                 api_key=api_key,
+                queries_per_batch=queries_per_batch,
             )
         return opened[base]
 
