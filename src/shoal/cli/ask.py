@@ -8,7 +8,7 @@ import msgspec
 from msgspec import structs
 
 from shoal.backends.loop import run
-from shoal.cli.options import model_options, open_from, sampling_of, sampling_options
+from shoal.cli.options import model_options, open_from, sampling_of, sampling_options, scoped
 from shoal.prompting.answers import extract
 from shoal.runtime.model import Model, stream
 from shoal.runtime.trace import Span, tracing
@@ -27,7 +27,8 @@ def ask(question: str, as_json: bool, traced: bool, **options: Any) -> None:
     text = sys.stdin.read() if question == "-" else question
     request = structs.replace(Request.of(text, system=options["system"]), params=sampling_of(options))
     model = open_from(options)
-    root = run(_ask(model, request, echo=not as_json))
+    with scoped(options):
+        root = run(_ask(model, request, echo=not as_json))
     completion = root.completion
     assert completion is not None
     if as_json:

@@ -1,12 +1,15 @@
 """Options that several commands share, and what they mean."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from shoal.backends import BaseModel
+from shoal.errors import UsageError
+from shoal.runtime import replay, scope
 from shoal.runtime.model import Applied
 from shoal.runtime.types import SamplingParams, sampling_params
 from shoal.techniques.opening import open_model
@@ -34,6 +37,7 @@ model_options = _stack(
         help="Endpoints; default ./shoal.toml.",
     ),
     click.option("--no-cache", is_flag=True, help="Neither read nor write the draw cache."),
+    click.option("--replay", is_flag=True, help="Ask nothing: every draw must be in the cache."),
 )
 
 sampling_options = _stack(
@@ -51,6 +55,13 @@ SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
 def sampling_of(options: dict[str, Any]) -> SamplingParams:
     """The sampling parameters among a command's options."""
     return sampling_params(**{name: options[name] for name in SAMPLING})
+
+
+def scoped(options: dict[str, Any]) -> AbstractContextManager[None]:
+    """Where --replay is given, nothing is asked in the body."""
+    if options["replay"] and options["no_cache"]:
+        raise UsageError("--replay needs the cache; leave --no-cache out")
+    return scope.setting(replay.offline, True) if options["replay"] else nullcontext()
 
 
 def open_from(

@@ -17,15 +17,18 @@ from msgspec import UNSET, UnsetType, structs
 
 from shoal.backends.loop import run as run_program
 from shoal.batch.directory import RunDirectory
+from shoal.batch.programs import load_program
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, RowProgram, window_for
-from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options
+from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options, scoped
 from shoal.cli.templates import asked_of, check_options, crossed, template_requests
 from shoal.errors import BudgetExceeded, StoreError, UsageError, did_you_mean
 from shoal.evaluation.scorers import SCORERS
+from shoal.prompting import llm
 from shoal.prompting.answers import extract
 from shoal.prompting.messages import parse_messages
 from shoal.prompting.template import Template
+from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Message, Request
@@ -39,6 +42,9 @@ _KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answ
 @click.argument("data", required=False)
 @click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.')
 @click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p.")
+@click.option(
+    "--program", metavar="FILE.py:NAME", help="A program, or a .jinja file; columns are arguments."
+)
 @click.option("--template", multiple=True, metavar="TEXT|@FILE", help="A prompt for every row of --args; repeatable.")
 @click.option("--args", metavar="FILE", help="Rows of arguments for the templates, instead of DATA.")
 @click.option("--samples", type=click.IntRange(1), default=1, metavar="N", help="Answers to each prompt of --template.")
@@ -76,15 +82,16 @@ def _rows(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
-    request_of = _request_maker(rows, options)
-    judge = _judge(rows, options)
     model = open_from(options, options["max_in_flight"], options["queries_per_batch"])
-    with RunDirectory(directory, _identity(options, model), rows) as place:
+    program = _program(rows, model, options)
+    judge = _judge(rows, options)
+    identity = _identity(options, model, program)
+    name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
+    with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
+        _sample_as_told(options)
         window = window_for(bases(model))
-        batch = BatchRun(
-            place, rows, model=options["model"], technique=options["technique"], window=window, judge=judge
-        )
-        return run_program(_execute(batch, model, lambda row: model(request_of(row)), budget, options))
+        batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
+        return run_program(_execute(batch, model, program, budget, options))
 
 
 async def _execute(
@@ -161,6 +168,27 @@ def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
 # From options to what the run needs
 
 
+def _program(rows: Input, model: Model, options: dict[str, Any]) -> RowProgram:
+    """What is done with each row: checked against the columns before anything is spent."""
+    if not options["program"]:
+        request_of = _request_maker(rows, options)
+        return lambda row: model(request_of(row))
+    for other in ("prompt", "messages", "template", "system"):
+        if options[other]:
+            raise UsageError(f"--program says itself what is asked; leave --{other} out")
+    function = load_program(options["program"])
+    function.check(rows.columns, rows.label)
+    return function
+
+
+def _sample_as_told(options: dict[str, Any]) -> None:
+    """Sampling options are defaults for a program's calls."""
+    given = {name: options[name] for name in SAMPLING if options[name] not in (None, ())}
+    if options["program"] and given:
+        llm.completion.configure(**given)
+        llm.completions.configure(**given)
+
+
 def _request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Request]:
     """How a row becomes a request: checked against the columns before anything is spent."""
     if options["template"]:
@@ -207,18 +235,19 @@ def _judge(rows: Input, options: dict[str, Any]) -> Callable[[Completion, Row], 
     return judge
 
 
-def _identity(options: dict[str, Any], model: Model) -> dict[str, Any]:
+def _identity(options: dict[str, Any], model: Model, program: RowProgram) -> dict[str, Any]:
     """What makes a run this run: changing any of it makes another."""
-    names = ("prompt", "messages", "system", "technique", "answer", "scorer", "bare", *SAMPLING)
+    names = ("program", "prompt", "messages", "system", "technique", "answer", "scorer", "bare", *SAMPLING)
     given = {name: options[name] or None for name in names}
-    return given | {"temperature": options["temperature"], "model": identities(model)}
+    source = getattr(program, "version", None)
+    return given | {"temperature": options["temperature"], "model": identities(model), "source": source}
 
 
 def _run_name(data: str | None, options: dict[str, Any]) -> str:
     stem = "stdin" if data == "-" else Path(data or options["args"] or "").stem
     stem = f"{stem}-templates" if data is None else stem
-    parts = [stem, options["technique"] or "plain", options["model"]]
-    return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts)[:120]
+    parts = [stem, options["program"] or "", options["technique"] or "plain", options["model"]]
+    return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts if part)[:120]
 
 
 def _standard_input(scratch: Path, options: dict[str, Any]) -> Input:
