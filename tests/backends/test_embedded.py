@@ -1,5 +1,6 @@
 """The embedded model keeps the contract of every engine; its process is nobody's concern."""
 
+import asyncio
 import gc
 import os
 import signal
@@ -15,7 +16,7 @@ from shoal.backends import BaseModel
 from shoal.backends.embedded import EmbeddedBackend
 from shoal.backends.engine import Engine
 from shoal.backends.engine_draft import Draft
-from shoal.errors import BadRequest, EngineError
+from shoal.errors import BadRequest, ContextLengthExceeded, EngineError
 from shoal.runtime.backend import Draws
 from shoal.runtime.model import sample
 from shoal.runtime.types import Json, Message, Request
@@ -63,6 +64,32 @@ class TestEmbedded(EngineContract):
         for wrong in ("(((", "a(?=b)", r"(a)\1"):
             with pytest.raises(BadRequest):
                 run(model(of("x", regex=wrong)))
+
+    def test_a_score_may_be_cut_cancelled_or_refused(self, backend: EmbeddedBackend, model: BaseModel) -> None:
+        france = Request(prompt="The capital of France is").with_params(logprobs=True, choices=(" Paris, France",))
+        cut = run(model(france.with_params(max_tokens=2)))
+        assert (cut.text, cut.finish_reason, cut.usage.completion_tokens) == (" Paris,", "length", 2)
+        fish = run(model(france.with_params(choices=(" 🐟",))))
+        assert (fish.text, len(fish.logprobs or ()) > 1) == (" 🐟", True)
+        nothing = run(model(france.with_params(choices=("",))))
+        assert (nothing.text, nothing.logprobs) == ("", ())
+        with pytest.raises(BadRequest, match="not what its tokens spell"):
+            run(model(france.with_params(choices=("Paris<|im_end|>",))))
+        with pytest.raises(ContextLengthExceeded):
+            run(model(france.with_params(choices=("word " * 9000,))))
+
+        async def main() -> None:
+            long = [Request(prompt="sea " * 3000).with_params(logprobs=True, choices=(f" {i}",)) for i in range(3)]
+            waiting = [asyncio.ensure_future(model(request)) for request in long]
+            assert (await model(of("Hi", max_tokens=2))).text
+            for task in waiting:
+                task.cancel()
+            assert (await model(france)).text == " Paris, France"
+            process = backend._engine._process
+            assert process is not None
+            assert not process.calls
+
+        run(main())
 
     def test_what_it_does_not_read_is_refused(self, model: BaseModel) -> None:
         with pytest.raises(BadRequest, match="knows no best_of"):

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.backends.contract import EngineContract, of
+from tests.backends.contract import EngineContract, begun, of
 from tests.scripting import run
 
 from shoal.backends import BaseModel
 from shoal.backends.llama import LlamaBackend
 from shoal.backends.weights import embedded_weights
-from shoal.errors import Unsupported, UsageError
+from shoal.errors import BadRequest, Unsupported, UsageError
 from shoal.techniques.opening import open_model
 
 
@@ -30,6 +30,17 @@ class TestLlama(EngineContract):
         completion = run(model(of("Hi", max_tokens=2, logprobs=True, top_logprobs=3)))
         assert completion.logprobs is not None
         assert [len(token.top) for token in completion.logprobs] == [3, 3]
+
+    def test_what_llama_cpp_refuses_is_a_bad_request(self, model: BaseModel) -> None:
+        for wrong, why in (
+            (begun(begun(of("x"), "a"), "b"), "2 or more assistant messages"),
+            (begun(of("x", json_schema={"type": "object"}), "{"), "continue a message under a json_schema"),
+            (of("x", json_schema={"$ref": "#/$defs/No"}), "cannot resolve"),
+            (of("x", json_schema={"type": "string", "pattern": "ab"}), "pattern without"),
+            (of("x", choices=["🐟"], logprobs=True), "ends within a character"),
+        ):
+            with pytest.raises(BadRequest, match=why):
+                run(model(wrong))
 
     def test_a_regex_is_refused_before_the_call(self, model: BaseModel) -> None:
         with pytest.raises(Unsupported, match="cannot do a regex"):
