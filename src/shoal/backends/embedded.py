@@ -44,7 +44,6 @@ class EmbeddedBackend:
             max_n=_MOST_DRAWS,
             max_in_flight=_IN_FLIGHT,
             text=True,
-            continues=True,
             stream=True,
             seed=True,
             logprobs=True,

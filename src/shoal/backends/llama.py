@@ -50,7 +50,6 @@ class LlamaBackend:
         self.capabilities = Capabilities(
             max_in_flight=slots,
             text=True,
-            continues=True,
             stream=True,
             seed=True,
             logprobs=True,

@@ -264,7 +264,6 @@ def _capabilities(
         max_in_flight=most,
         chat=api != "text",
         text=api != "chat",
-        continues=api == "text" or (constraints is not None and api != "chat"),
         stream=True,
         seed=True,
         logprobs=True,

@@ -35,7 +35,6 @@ class ScriptedBackend:
             max_in_flight=1 if waves else 1 << 30,
             batch_chat=True,
             text=True,
-            continues=True,
             stream=True,
             logprobs=True,
             top_logprobs=20,

@@ -42,9 +42,7 @@ _KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answ
 @click.argument("data", required=False)
 @click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.')
 @click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p.")
-@click.option(
-    "--program", metavar="FILE.py:NAME", help="A program, or a .jinja file; columns are arguments."
-)
+@click.option("--program", metavar="FILE.py:NAME", help="A program, or a .jinja file; columns are arguments.")
 @click.option("--template", multiple=True, metavar="TEXT|@FILE", help="A prompt for every row of --args; repeatable.")
 @click.option("--args", metavar="FILE", help="Rows of arguments for the templates, instead of DATA.")
 @click.option("--samples", type=click.IntRange(1), default=1, metavar="N", help="Answers to each prompt of --template.")

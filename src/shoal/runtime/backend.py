@@ -16,7 +16,6 @@ class Capabilities(Struct, frozen=True):
     max_batch        different prompts in one wire request; conversations too where `batch_chat`
     max_in_flight    wire requests at once
     max_embed        texts in one call of `embed`
-    continues        a program's text is continued as a bare prompt, not asked as the user's turn
     prefill          a conversation may end on an assistant message: the reply continues it, and is what is new alone;
                      a constraint holds for what is new
     forced_logprobs  one choice with `logprobs` is scored: its own tokens, as the tokenizer cuts it after the prompt,
@@ -33,7 +32,6 @@ class Capabilities(Struct, frozen=True):
     batch_chat: bool = False
     chat: bool = True
     text: bool = False
-    continues: bool = False
     stream: bool = False
     seed: bool = False
     logprobs: bool = False

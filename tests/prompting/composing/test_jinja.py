@@ -27,7 +27,7 @@ def render(text: str, model: Any = None, **inputs: Any) -> Rendered:
 
 
 def asked(backend: ScriptedBackend) -> list[str]:
-    return [request.prompt or "" for request in backend.requests]
+    return [request.text for request in backend.requests]
 
 
 def test_a_call_sees_exactly_the_text_before_it() -> None:

@@ -21,7 +21,7 @@ def forced(request: Request) -> Completion:
 
 
 def scoring() -> Any:
-    return able(forced, text=True, continues=True, choices=True, logprobs=True, forced_logprobs=True)[0]
+    return able(forced, choices=True, logprobs=True, forced_logprobs=True)[0]
 
 
 def test_texts_are_scored() -> None:

@@ -19,13 +19,13 @@ def able(script: object, **capabilities: bool) -> tuple[BaseModel, ScriptedBacke
     return model, backend
 
 
-def test_a_text_is_continued_or_is_the_users_turn() -> None:
-    for continues in (True, False):
-        model, backend = able(lambda request: "said", text=continues, continues=continues)
-        assert shoal.run(llm.generate_text("q", stop="x", max_tokens=3), model=model) == "said"
-        (request,) = backend.requests
-        assert (request.prompt, request.messages) == (("q", ()) if continues else (None, (Message("user", "q"),)))
-        assert (request.params.stop, request.params.max_tokens) == (("x",), 3)
+@pytest.mark.parametrize(("bare", "chat"), [(None, True), (False, True), (True, True), (None, False)])
+def test_a_text_is_the_users_turn_or_is_continued(bare: bool | None, chat: bool) -> None:
+    model, backend = able(lambda request: "said", text=True, chat=chat)
+    assert shoal.run(llm.generate_text("q", stop="x", max_tokens=3, bare=bare), model=model) == "said"
+    (request,) = backend.requests
+    assert (request.prompt, request.messages) == (("q", ()) if bare or not chat else (None, (Message("user", "q"),)))
+    assert (request.params.stop, request.params.max_tokens) == (("x",), 3)
 
 
 def test_texts_are_draws_and_fuse() -> None:

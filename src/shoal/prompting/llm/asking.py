@@ -15,7 +15,11 @@ Prompt = str | Sequence[Message | Mapping[str, Any]]
 
 
 class Sampling(TypedDict, total=False):
-    """How to sample, and what the text must be: the fields of SamplingParams as plain Python values."""
+    """How to sample, and what the text must be: the fields of SamplingParams as plain Python values.
+
+    `bare` continues a text as it stands instead of putting it as the user's turn: for models that are no chat models,
+    and where the text begins the answer.
+    """
 
     temperature: float | None
     top_p: float | None
@@ -33,6 +37,7 @@ class Sampling(TypedDict, total=False):
     choices: Sequence[str]
     grammar: str | None
     extra: Mapping[str, Any] | None
+    bare: bool | None
 
 
 _KNOWN = frozenset(SamplingParams.__struct_fields__)
@@ -46,11 +51,11 @@ def capabilities(model: Model) -> Capabilities:
 
 
 def request_for(prompt: Prompt, model: Model, params: Mapping[str, Any]) -> Request:
-    """A conversation as it is; a text to be continued where the model continues texts, else as the user's turn."""
+    """A conversation as it is; a text as the user's turn or, where it is `bare` or the model has no chat, continued."""
     sampling = params_of(params)
     if not isinstance(prompt, str):
         return Request(messages=messages_of(prompt), params=sampling)
-    if capabilities(model).continues:
+    if params.get("bare") or not capabilities(model).chat:
         return Request(prompt=prompt, params=sampling)
     return Request(messages=turns(prompt), params=sampling)
 
@@ -73,6 +78,6 @@ def messages_of(prompt: Sequence[Message | Mapping[str, Any]]) -> tuple[Message,
 def params_of(params: Mapping[str, Any]) -> SamplingParams:
     """SamplingParams; what is None is not given. UsageError names what no model takes."""
     for name in params:
-        if name not in _KNOWN:
+        if name not in _KNOWN and name != "bare":
             raise UsageError(f"no sampling parameter {name!r}; {did_you_mean(name, _KNOWN)}")
-    return sampling_params(**{name: value for name, value in params.items() if value is not None})
+    return sampling_params(**{name: value for name, value in params.items() if value is not None and name != "bare"})

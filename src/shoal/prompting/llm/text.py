@@ -17,8 +17,8 @@ _ATTEMPTS = 3  # draws of an answer that must have a form
 async def completion(prompt: Prompt, **params: Unpack[Sampling]) -> Completion:
     """What the model says to a prompt, with its usage, finish reason and log-probabilities.
 
-    A text is continued where the model continues texts (`Capabilities.continues`) and is the user's turn elsewhere; a
-    list of messages is a conversation. Every other built-in that gives text asks through this one.
+    A text is the user's turn, or is continued as it stands where `bare` says so; a list of messages is a conversation.
+    Every other built-in that gives text asks through this one.
     """
     model = registry.current().model
     return await call(model, request_for(prompt, model, params))
