@@ -17,10 +17,14 @@ BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 STAND_IN = "scripted/stand_in.py:answer"
 REAL = re.compile(r"\b(local|openai/[\w.-]+|lab/[\w./-]+|gguf/[\w./-]+)(?=[\s\"')]|$)")
 SCRIPT = """
+from shoal.runtime.types import Completion, TokenLogprob
+
 def answer(request):
     if request.params.json_schema:
         return '{"name": "Nice", "people": 340000}'
-    return request.params.choices[0] if request.params.choices else "It is hard to say. Score: 7. The answer is 42."
+    if request.params.choices:
+        return Completion(request.params.choices[0], logprobs=(TokenLogprob(request.params.choices[0], -1.0),))
+    return "It is hard to say. Score: 7. The answer is 42."
 """
 PROGRAMS = ROOT / "docs" / "programs.md"  # its blocks are one program
 

@@ -41,6 +41,7 @@ from shoal.runtime.program import with_registry as with_registry
 from shoal.runtime.registry import Registry as Registry
 from shoal.runtime.registry import copy_registry as copy_registry
 from shoal.runtime.registry import using as using
+from shoal.runtime.trace import Span as Span
 from shoal.runtime.trace import tracing as tracing
 from shoal.runtime.types import Completion as Completion
 from shoal.runtime.types import Delta as Delta

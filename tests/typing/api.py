@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import shoal
+from shoal import c, llm
 
 
 async def longest(model: shoal.Model, request: shoal.Request, *, n: int = 3) -> shoal.Completion:
@@ -32,6 +33,21 @@ records: list[shoal.Record] = shoal.map(technique, ["a", "b"], budget=shoal.Budg
 batch: shoal.Batch = shoal.complete(["a {x}"], [{"x": 1}], {"n": 2}, model={"local": 1, base: 2.5}, queries_per_batch=3)
 total: int = shoal.chat("Q", model=[technique, "local"], zip_model_args=True).usage.total_tokens
 written: int = shoal.write_records(batch.records, "r.csv") + shoal.write_fine_tuning(batch, "t.jsonl")
+
+
+@shoal.program
+async def count(text: str, *, times: int = 1) -> int:
+    said: str = await llm.generate_text(text, temperature=0.5, stop=["x"])
+    return len(said) * times
+
+
+counted: shoal.Program[int] = count("a", times=2)
+number: int = shoal.run(counted, model="local", timeout=3.0)
+many: list[int] = shoal.run(shoal.repeat(counted, 3))
+both: tuple[int, shoal.Span] = shoal.run(counted, trace=True)
+rows: list[shoal.Record] = shoal.map(count, ["a", "b"], model=base, replay=True)
+written_out: shoal.Rendered = shoal.run(shoal.JinjaPrompt("{{ x }}").render(x=1))
+chained: shoal.Rendered = shoal.run("Q: " + c.generate_text(max_tokens=3) + c.store("a"))
 
 
 async def program() -> AsyncIterator[str]:
