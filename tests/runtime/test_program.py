@@ -14,6 +14,7 @@ from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import NotCached, ServerError, UsageError
 from shoal.runtime.cache import DrawCache
+from shoal.runtime.limits import Limits
 from shoal.runtime.types import Request
 
 
@@ -275,6 +276,15 @@ def test_a_straggler_delays_only_itself() -> None:
 
     shoal.run(main())
     assert finished[-1] == 0
+
+
+def test_what_began_first_is_served_first_to_its_end() -> None:
+    backend = ScriptedBackend(lambda request: request.text)
+    model = BaseModel(backend, limits=Limits(max_in_flight=1))
+    shoal.run(shoal.parallel(*map(twice, "abcd")), model=model)
+    asked = [request.text for request in backend.requests]
+    assert asked.index("<a>") < asked.index("c") < asked.index("<c>")
+    assert asked.index("<b>") < asked.index("d")
 
 
 def test_time_runs_out_up_to_the_wire() -> None:

@@ -106,7 +106,8 @@ class _Branch(Struct):
     outlet: "Outlet | None"
 
     async def run(self) -> Any:
-        with scope.setting(outlet, self.outlet), frames.entered(self.frame):
+        age = scope.age.get() or self.index  # the first to begin is served first, to its end
+        with scope.setting(outlet, self.outlet), scope.setting(scope.age, age), frames.entered(self.frame):
             result = await self.program
         if self.outlet is not None:
             self.outlet.finish(result)

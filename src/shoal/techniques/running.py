@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import ExitStack, asynccontextmanager
-from typing import Any, Literal, TypeVar, overload
+from typing import Literal, TypedDict, TypeVar, Unpack, overload
 
 from shoal.backends import loop
 from shoal.runtime import budget as budgets
@@ -17,27 +17,20 @@ from shoal.techniques.opening import opened
 T = TypeVar("T")
 
 
+class RunOptions(TypedDict, total=False):
+    """How a program is run; see `run`."""
+
+    model: Model | str | None
+    timeout: float | None
+    budget: Budget | None
+    replay: bool
+
+
 @overload
-def run(
-    program: Awaitable[T],
-    *,
-    model: Model | str | None = None,
-    timeout: float | None = None,
-    budget: Budget | None = None,
-    replay: bool = False,
-    trace: Literal[False] = False,
-) -> T: ...
+def run(program: Awaitable[T], *, trace: Literal[False] = False, **options: Unpack[RunOptions]) -> T: ...
 @overload
-def run(
-    program: Awaitable[T],
-    *,
-    model: Model | str | None = None,
-    timeout: float | None = None,
-    budget: Budget | None = None,
-    replay: bool = False,
-    trace: Literal[True],
-) -> tuple[T, Span]: ...
-def run(program: Awaitable[T], **options: Any) -> T | tuple[T, Span]:
+def run(program: Awaitable[T], *, trace: Literal[True], **options: Unpack[RunOptions]) -> tuple[T, Span]: ...
+def run(program: Awaitable[T], *, trace: bool = False, **options: Unpack[RunOptions]) -> T | tuple[T, Span]:
     """Run a Program (or any awaitable) to its end; its result, or with `trace` the result and the call tree.
 
     `model` is what its built-ins ask: a Model, or a spec, which is opened and closed again. After `timeout` seconds
@@ -45,29 +38,23 @@ def run(program: Awaitable[T], **options: Any) -> T | tuple[T, Span]:
     BudgetExceeded. With `replay` nothing is asked: every draw must be in the cache, or NotCached names the first that
     is not. Works in scripts and, in a thread of its own, in Jupyter.
     """
-    outcome: T | tuple[T, Span] = loop.run(arun(program, **options))
-    return outcome
+    return loop.run(_traced(program, options)) if trace else loop.run(arun(program, **options))
 
 
-async def arun(
-    program: Awaitable[T],
-    *,
-    model: Model | str | None = None,
-    timeout: float | None = None,
-    budget: Budget | None = None,
-    replay: bool = False,
-    trace: bool = False,
-) -> Any:
-    """`run` for a program that is already asynchronous."""
-    async with asyncio.timeout(timeout), _on(model):
+async def arun(program: Awaitable[T], **options: Unpack[RunOptions]) -> T:
+    """`run` for a program that is already asynchronous; `with shoal.tracing() as root:` around it keeps the tree."""
+    async with asyncio.timeout(options.get("timeout")), _on(options.get("model")):
         with ExitStack() as scopes:
-            if replay:
+            if options.get("replay"):
                 scopes.enter_context(scope.setting(replays.offline, True))
-            if budget is not None:
+            if (budget := options.get("budget")) is not None:
                 scopes.enter_context(scope.setting(budgets.current, budget))
-            root = scopes.enter_context(tracing()) if trace else None
-            result = await program
-    return (result, root) if trace else result
+            return await program
+
+
+async def _traced(program: Awaitable[T], options: RunOptions) -> tuple[T, Span]:
+    with tracing() as root:
+        return await arun(program, **options), root
 
 
 @asynccontextmanager
