@@ -28,7 +28,8 @@ Whether to try again is a property of the error (`retryable`), never a guess of 
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class ShoalError(Exception):
@@ -163,6 +164,13 @@ def told(error: BaseException) -> str:
     """An error's message in one line, with where it happened where that is noted."""
     notes = getattr(error, "__notes__", [])
     return f"{error} ({'; '.join(notes)})" if notes else str(error)
+
+
+def refuse_unknown(what: str, options: Mapping[str, Any], known: type) -> None:
+    """UsageError for an option that `known`, a TypedDict, does not name."""
+    for name in options:
+        if name not in known.__annotations__:
+            raise UsageError(f"{what} takes no {name!r}; {did_you_mean(name, known.__annotations__)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -153,3 +153,19 @@ def test_a_function_that_takes_every_column() -> None:
     function = RowFunction(everything)
     assert shoal.run(function({"first": "a", "b": 1, "c": 2})).output == {"b": 1, "c": 2}
     function.check(["first"], "data")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: shoal.map(mayor, ["x"], model=model, run_dri="x"),  # type: ignore[call-arg]
+        lambda model: shoal.run(mayor("x"), model=model, run_dri=1),
+        lambda model: shoal.complete("x", model=model, run_dri=1),  # type: ignore[call-arg]
+        lambda model: shoal.chat("x", model=model, run_dri=1),  # type: ignore[call-arg]
+    ],
+)
+def test_an_option_that_nobody_knows_is_refused(call: Any) -> None:
+    model, backend = scripted(answering)
+    with pytest.raises(UsageError, match="takes no 'run_dri'"):
+        call(model)
+    assert backend.requests == []

@@ -15,7 +15,7 @@ from shoal.batch.records import Record, decode, encode
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Progress, RowProgram, window_for
 from shoal.batch.tables import items_of
-from shoal.errors import UsageError
+from shoal.errors import UsageError, refuse_unknown
 from shoal.prompting.answers import extract
 from shoal.prompting.template import Template
 from shoal.runtime import registry, replay, scope
@@ -71,6 +71,7 @@ async def amap(
     subject: Model | str | Callable[..., Program[Any]], items: Iterable[Any] | Any, **options: Unpack[MapOptions]
 ) -> list[Record]:
     """`map` for a program that is already asynchronous."""
+    refuse_unknown("map", options, MapOptions)
     if hasattr(subject, "__shoal_program__") or hasattr(subject, "render"):
         return await _map_program(RowFunction(subject), items, options)
     if options.get("model") is not None:

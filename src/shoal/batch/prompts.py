@@ -1,7 +1,7 @@
 """`shoal.complete` and `shoal.chat`: templates crossed with arguments, put to a model, one flat record a choice."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from shoal.backends.loop import run
 from shoal.batch.choices import Batch
@@ -10,20 +10,21 @@ from shoal.batch.plan import Plan, ask_all
 from shoal.batch.runner import Progress
 from shoal.batch.settings import settings_of
 from shoal.batch.spread import Spreadable
+from shoal.errors import refuse_unknown
 from shoal.runtime.budget import Budget
 
 
-def complete(
-    prompts: Any,
-    prompt_args: Any = None,
-    model_args: Any = None,
-    *,
-    model: Spreadable | None = None,
-    queries_per_batch: int | None = None,
-    zip_model_args: bool = False,
-    budget: Budget | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
-) -> Batch:
+class AskOptions(TypedDict, total=False):
+    """How prompts are put to a model; see `complete`."""
+
+    model: Spreadable | None
+    queries_per_batch: int | None
+    zip_model_args: bool
+    budget: Budget | None
+    on_progress: Callable[[Progress], None] | None
+
+
+def complete(prompts: Any, prompt_args: Any = None, model_args: Any = None, **options: Unpack[AskOptions]) -> Batch:
     """Let a model continue every prompt, filled with every set of arguments: the text-completions API.
 
     `prompts` is a text, a list or a column of them; `prompt_args` a dict, a list of dicts, a data file's path or a
@@ -37,51 +38,32 @@ def complete(
     Returns a Batch in the order prompt, arguments, model_args, choice. A prompt that fails is one record with `choice`
     None and its `error`; a spent `budget` fails those that are left. Works in scripts and in Jupyter.
     """
-    return run(
-        acomplete(
-            prompts,
-            prompt_args,
-            model_args,
-            model=model,
-            queries_per_batch=queries_per_batch,
-            zip_model_args=zip_model_args,
-            budget=budget,
-            on_progress=on_progress,
-        )
-    )
+    return run(acomplete(prompts, prompt_args, model_args, **options))
 
 
 async def acomplete(
     prompts: Any,
     prompt_args: Any = None,
     model_args: Any = None,
-    *,
-    model: Spreadable | None = None,
-    queries_per_batch: int | None = None,
-    zip_model_args: bool = False,
-    budget: Budget | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AskOptions],
 ) -> Batch:
     """`complete` for a program that is already asynchronous."""
+    refuse_unknown("complete", options, AskOptions)
     plan = Plan(
         prompt_forms(prompts),
         argument_sets(prompt_args, "prompt_args"),
         settings_of(model_args),
         args_name="prompt_args",
-        zipped=zip_model_args,
+        zipped=options.get("zip_model_args", False),
     )
-    return await ask_all(plan, model, queries_per_batch, budget, on_progress)
+    return await _ask_all(plan, options)
 
 
 def chat(
     messages: Any,
     messages_args: Any = None,
     model_args: Any = None,
-    *,
-    model: Spreadable | None = None,
-    zip_model_args: bool = False,
-    budget: Budget | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AskOptions],
 ) -> Batch:
     """Let a model answer every conversation, filled with every set of arguments.
 
@@ -89,35 +71,27 @@ def chat(
     `messages_args` is a dict, for all messages of a conversation, or a list of one dict a message. The rest is as in
     `complete`.
     """
-    return run(
-        achat(
-            messages,
-            messages_args,
-            model_args,
-            model=model,
-            zip_model_args=zip_model_args,
-            budget=budget,
-            on_progress=on_progress,
-        )
-    )
+    return run(achat(messages, messages_args, model_args, **options))
 
 
 async def achat(
     messages: Any,
     messages_args: Any = None,
     model_args: Any = None,
-    *,
-    model: Spreadable | None = None,
-    zip_model_args: bool = False,
-    budget: Budget | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    **options: Unpack[AskOptions],
 ) -> Batch:
     """`chat` for a program that is already asynchronous."""
+    refuse_unknown("chat", options, AskOptions)
     plan = Plan(
         chat_forms(messages),
         argument_sets(messages_args, "messages_args", per_message=True),
         settings_of(model_args),
         args_name="messages_args",
-        zipped=zip_model_args,
+        zipped=options.get("zip_model_args", False),
     )
-    return await ask_all(plan, model, None, budget, on_progress)
+    return await _ask_all(plan, options)
+
+
+async def _ask_all(plan: Plan, options: AskOptions) -> Batch:
+    queries_per_batch, budget = options.get("queries_per_batch"), options.get("budget")
+    return await ask_all(plan, options.get("model"), queries_per_batch, budget, options.get("on_progress"))

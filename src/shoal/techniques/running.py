@@ -6,6 +6,7 @@ from contextlib import ExitStack, asynccontextmanager
 from typing import Literal, TypedDict, TypeVar, Unpack, overload
 
 from shoal.backends import loop
+from shoal.errors import refuse_unknown
 from shoal.runtime import budget as budgets
 from shoal.runtime import registry, scope
 from shoal.runtime import replay as replays
@@ -43,6 +44,7 @@ def run(program: Awaitable[T], *, trace: bool = False, **options: Unpack[RunOpti
 
 async def arun(program: Awaitable[T], **options: Unpack[RunOptions]) -> T:
     """`run` for a program that is already asynchronous; `with shoal.tracing() as root:` around it keeps the tree."""
+    refuse_unknown("run", options, RunOptions)
     async with asyncio.timeout(options.get("timeout")), _on(options.get("model")):
         with ExitStack() as scopes:
             if options.get("replay"):
