@@ -60,16 +60,18 @@ def test_model_written_code_is_never_run_here() -> None:
 
 
 def test_public_names() -> None:
-    visible = {
-        n for n, value in vars(shoal).items() if not n.startswith("_") and not isinstance(value, types.ModuleType)
-    }
-    exported = {
-        alias.asname
-        for node in ast.parse((SOURCE / "__init__.py").read_text()).body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    assert visible | {"c", "llm"} == exported  # two modules that are written with their names in front
+    tree = ast.parse((SOURCE / "__init__.py").read_text())
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module != "typing"]
+    exported = {alias.asname for node in imports for alias in node.names}
+    for name in exported:
+        getattr(shoal, str(name))
+    later = {alias.asname for node in imports if node.col_offset for alias in node.names}
+    assert later == set(shoal._LATER)
+    modules = {"c", "llm"}  # written with their names in front
+    visible = {n for n in dir(shoal) if not n.startswith("_") and not isinstance(getattr(shoal, n), types.ModuleType)}
+    assert visible - {"TYPE_CHECKING", "Any"} | modules == exported
+    with pytest.raises(AttributeError, match="'shoal' has no attribute 'nothing'"):
+        getattr(shoal, "nothing")  # noqa: B009
 
 
 def test_importing_shoal_pulls_in_nothing_heavy() -> None:

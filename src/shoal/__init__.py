@@ -7,21 +7,10 @@ completion = shoal.run(model("What is the capital of France?"))
 print(completion.text)
 """
 
-from shoal.batch.choices import Batch as Batch
-from shoal.batch.export import write_fine_tuning as write_fine_tuning
-from shoal.batch.export import write_records as write_records
-from shoal.batch.mapping import amap as amap
-from shoal.batch.mapping import map as map
-from shoal.batch.prompts import achat as achat
-from shoal.batch.prompts import acomplete as acomplete
-from shoal.batch.prompts import chat as chat
-from shoal.batch.prompts import complete as complete
-from shoal.batch.records import Record as Record
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from shoal.errors import ShoalError as ShoalError
-from shoal.prompting import llm as llm
-from shoal.prompting.composing import c as c
-from shoal.prompting.composing.jinja import JinjaPrompt as JinjaPrompt
-from shoal.prompting.composing.writing import Rendered as Rendered
 from shoal.runtime.budget import Budget as Budget
 from shoal.runtime.builtin import Builtin as Builtin
 from shoal.runtime.builtin import builtin as builtin
@@ -50,6 +39,55 @@ from shoal.runtime.types import Message as Message
 from shoal.runtime.types import Request as Request
 from shoal.runtime.types import SamplingParams as SamplingParams
 from shoal.runtime.types import Usage as Usage
-from shoal.techniques.opening import open_model as open_model
-from shoal.techniques.running import arun as arun
-from shoal.techniques.running import run as run
+
+if TYPE_CHECKING:
+    from shoal.batch.choices import Batch as Batch
+    from shoal.batch.export import write_fine_tuning as write_fine_tuning
+    from shoal.batch.export import write_records as write_records
+    from shoal.batch.mapping import amap as amap
+    from shoal.batch.mapping import map as map
+    from shoal.batch.prompts import achat as achat
+    from shoal.batch.prompts import acomplete as acomplete
+    from shoal.batch.prompts import chat as chat
+    from shoal.batch.prompts import complete as complete
+    from shoal.batch.records import Record as Record
+    from shoal.prompting import llm as llm
+    from shoal.prompting.composing import c as c
+    from shoal.prompting.composing.jinja import JinjaPrompt as JinjaPrompt
+    from shoal.prompting.composing.writing import Rendered as Rendered
+    from shoal.techniques.opening import open_model as open_model
+    from shoal.techniques.running import arun as arun
+    from shoal.techniques.running import run as run
+
+# Imported when first used: everything but the types and what programs are made of.
+_LATER = {
+    "Batch": "shoal.batch.choices",
+    "JinjaPrompt": "shoal.prompting.composing.jinja",
+    "Record": "shoal.batch.records",
+    "Rendered": "shoal.prompting.composing.writing",
+    "achat": "shoal.batch.prompts",
+    "acomplete": "shoal.batch.prompts",
+    "amap": "shoal.batch.mapping",
+    "c": "shoal.prompting.composing",
+    "chat": "shoal.batch.prompts",
+    "complete": "shoal.batch.prompts",
+    "arun": "shoal.techniques.running",
+    "llm": "shoal.prompting",
+    "map": "shoal.batch.mapping",
+    "open_model": "shoal.techniques.opening",
+    "run": "shoal.techniques.running",
+    "write_fine_tuning": "shoal.batch.export",
+    "write_records": "shoal.batch.export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
