@@ -65,6 +65,7 @@ def test_outputs_of_every_kind() -> None:
         "city": City("Nice", 3),
         "list": [1, {"a": City("Nice", 3)}],
         "completion": shoal.Completion("said"),
+        "object": object(),
     }
 
     @shoal.program
@@ -73,7 +74,9 @@ def test_outputs_of_every_kind() -> None:
 
     records = shoal.map(give, list(results), model=scripted(answering)[0])
     city = {"name": "Nice", "people": 3}
-    assert [r.output for r in records] == ["x", 3, True, None, city, [1, {"a": city}], "said"]
+    assert [r.output for r in records] == ["x", 3, True, None, city, [1, {"a": city}], "said", None]
+    assert records[-1].error is not None
+    assert records[-1].error.message == "object is nothing that JSON can hold: it holds object"
     assert records[1].answer == "3"
     assert returned(shoal.Rendered("t", {"a": 1}, ())).output == {"text": "t", "outputs": {"a": 1}}
 

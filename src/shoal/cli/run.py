@@ -155,7 +155,7 @@ def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
 
         print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"])
     left = summary.rows - summary.finished - summary.failed
-    if batch.interrupted:
+    if batch.interrupted and left:
         click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)
         return 130
     if batch.stopped is not None:

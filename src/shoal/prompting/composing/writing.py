@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from shoal.errors import InvalidOutput, UsageError
+from shoal.errors import UsageError
 from shoal.prompting import llm
 from shoal.prompting.llm.asking import Prompt
 from shoal.runtime import scope
@@ -203,10 +203,10 @@ def shown(value: Any) -> str:
     try:
         return msgspec.json.encode(value, enc_hook=_plain).decode()
     except (TypeError, ValueError) as error:
-        raise InvalidOutput(f"a {type(value).__name__} cannot stand in a prompt: {error}") from None
+        raise UsageError(f"{type(value).__name__} is nothing that JSON can hold: {error}") from None
 
 
 def _plain(value: Any) -> Any:
     if hasattr(value, "model_dump"):  # pydantic
         return value.model_dump(mode="json")
-    return str(value)
+    raise TypeError(f"it holds {type(value).__name__}")
