@@ -72,7 +72,7 @@ _LATER = {
     "chat": "shoal.batch.prompts",
     "complete": "shoal.batch.prompts",
     "arun": "shoal.techniques.running",
-    "llm": "shoal.prompting",
+    "llm": "shoal.prompting.llm",
     "map": "shoal.batch.mapping",
     "open_model": "shoal.techniques.opening",
     "run": "shoal.techniques.running",
@@ -84,7 +84,8 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LATER[name]), name)
+    module = importlib.import_module(_LATER[name])
+    value = getattr(module, name, module)  # llm is the module itself
     globals()[name] = value
     return value
 
