@@ -29,3 +29,4 @@ from shoal.runtime.types import Request as Request
 from shoal.runtime.types import SamplingParams as SamplingParams
 from shoal.runtime.types import Usage as Usage
 from shoal.techniques.opening import open_model as open_model
+from shoal.traces.html import trace_html as trace_html

@@ -7,22 +7,12 @@ from msgspec import UNSET, Struct, UnsetType
 
 from shoal.batch.rows import Row
 from shoal.runtime.types import Completion, Usage
+from shoal.traces.data import Failure
 
 encode = msgspec.json.Encoder(enc_hook=str).encode  # dates and the like, from Parquet, as text
 
 
 NOTHING = Usage()
-
-
-class Failure(Struct, frozen=True):
-    """Why a row failed: the error's type and its message."""
-
-    type: str
-    message: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Failure":
-        return cls(type(error).__name__, str(error))
 
 
 class RowUsage(Struct, frozen=True):

@@ -47,6 +47,7 @@ _KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answ
 @click.option("--max-in-flight", type=click.IntRange(1), metavar="K", help="Most requests at once.")
 @click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
+@click.option("--trace", "traced", is_flag=True, help="Keep each row's call tree, for `shoal trace`.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(data: str, **options: Any) -> int:
@@ -70,6 +71,7 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
         batch = BatchRun(
             place, rows, model=options["model"], technique=options["technique"], window=window, judge=judge
         )
+        batch.traced = options["traced"]
         return run_program(_execute(batch, model, lambda row: model(request_of(row)), budget, options))
 
 
