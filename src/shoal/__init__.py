@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from shoal.techniques.opening import open_model as open_model
     from shoal.techniques.running import arun as arun
     from shoal.techniques.running import run as run
+    from shoal.traces.html import trace_html as trace_html
 
 # Imported when first used: everything but the types and what programs are made of.
 _LATER = {
@@ -76,6 +77,7 @@ _LATER = {
     "map": "shoal.batch.mapping",
     "open_model": "shoal.techniques.opening",
     "run": "shoal.techniques.running",
+    "trace_html": "shoal.traces.html",
     "write_fine_tuning": "shoal.batch.export",
     "write_records": "shoal.batch.export",
 }

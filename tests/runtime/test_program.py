@@ -362,7 +362,9 @@ def test_the_real_error_reaches_everyone_who_waits_for_a_draw() -> None:
 def test_a_trace_shows_programs_with_arguments_and_results() -> None:
     result, root = shoal.run(twice("a"), model=echo()[0], trace=True)
     (span,) = root.children
-    assert (result, span.name, span.arguments, span.result) == ("<a>", "twice", {0: "a"}, "<a>")
+    assert (result, span.name, span.arguments, span.result) == ("<a>", "twice", {"text": "a"}, "<a>")
+    asked = [(child.kind, child.name, child.arguments, child.children[0].kind) for child in span.children]
+    assert asked == [("builtin", "generate_text", {"prompt": prompt}, "call") for prompt in ("a", "<a>")]
     assert len(root.calls()) == 2
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from shoal.batch.records import Failure
 from shoal.batch.rows import Row
 from shoal.runtime.types import Completion, TokenLogprob, Usage
+from shoal.traces.data import Failure
 
 
 class Batch(Struct, frozen=True):

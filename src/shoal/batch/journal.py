@@ -8,14 +8,18 @@ import msgspec
 from shoal.batch.records import Record, encode
 from shoal.errors import CorruptStore
 from shoal.runtime.cache import draw_key, question_key
-from shoal.runtime.store import Store, checksum
+from shoal.runtime.store import Statement, Store, checksum
 from shoal.runtime.types import Completion, Request, Usage
+from shoal.traces import data
+from shoal.traces.data import Trace
 
 _VERSION = 1
 _SCHEMA = """
     CREATE TABLE row (number INTEGER PRIMARY KEY, failed INTEGER NOT NULL, sum BLOB NOT NULL, record BLOB NOT NULL);
     CREATE TABLE draw (key BLOB PRIMARY KEY, owner INTEGER NOT NULL, sum BLOB NOT NULL, value BLOB NOT NULL)
 """
+# Only in a run that is traced: a journal without it is as good as any.
+_TRACES = "CREATE TABLE IF NOT EXISTS trace (number INTEGER PRIMARY KEY, sum BLOB NOT NULL, value BLOB NOT NULL)"
 _decode = msgspec.json.Decoder(Completion).decode
 _encode = msgspec.json.Encoder().encode
 
@@ -25,22 +29,46 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.store = Store(path, kind="run journal", version=_VERSION, schema=_SCHEMA, durable=True)
+        self.traced = bool(self.store.rows("SELECT 1 FROM sqlite_master WHERE name = 'trace'"))
+
+    async def keep_traces(self) -> None:
+        """From here on rows may be finished with a trace."""
+        await self.store.write((_TRACES, ()))
+        self.traced = True
 
     def done(self) -> set[int]:
         """The numbers of the rows that need no more work: finished, and not failed."""
         return {number for (number,) in self.store.rows("SELECT number FROM row WHERE NOT failed")}
 
-    async def finish(self, number: int, record: Record) -> None:
-        """Keep a row's result. A row finished once stays as it is; a failed one may be replaced."""
+    async def finish(self, number: int, record: Record, trace: Trace | None = None) -> None:
+        """Keep a row's result and its trace. A row finished once stays as it is; a failed one may be replaced."""
         value = encode(record)
         sum_ = checksum(b"%d" % number, value)
-        await self.store.write(
-            (
-                "INSERT INTO row VALUES (?, ?, ?, ?) ON CONFLICT (number) DO UPDATE "
-                "SET failed = excluded.failed, sum = excluded.sum, record = excluded.record WHERE failed",
-                (number, record.error is not None, sum_, value),
-            )
+        row: Statement = (
+            "INSERT INTO row VALUES (?, ?, ?, ?) ON CONFLICT (number) DO UPDATE "
+            "SET failed = excluded.failed, sum = excluded.sum, record = excluded.record WHERE failed",
+            (number, record.error is not None, sum_, value),
         )
+        await self.store.write(row, *self._trace(number, trace))
+
+    def _trace(self, number: int, trace: Trace | None) -> Iterator[Statement]:
+        if trace is not None:
+            value = data.encode(trace)
+            yield "INSERT OR REPLACE INTO trace VALUES (?, ?, ?)", (number, checksum(b"%d" % number, value), value)
+        elif self.traced:  # what was kept of an attempt before this one tells nothing of it
+            yield "DELETE FROM trace WHERE number = ?", (number,)
+
+    def trace(self, number: int) -> Trace | None:
+        """What a row did, where it was traced."""
+        if not self.traced:
+            return None
+        rows = self.store.rows("SELECT sum, value FROM trace WHERE number = ?", (number,))
+        if not rows:
+            return None
+        sum_, value = rows[0]
+        if checksum(b"%d" % number, value) != sum_:
+            raise CorruptStore(f"{self.store.path}: the trace of row {number} is damaged")
+        return data.decode(value)
 
     def records(self) -> Iterator[tuple[int, bytes]]:
         """The rows kept, in order, as the JSON they were kept as; read in steps, so that any number fits in memory."""

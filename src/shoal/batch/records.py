@@ -6,24 +6,13 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from shoal.batch.rows import Row
-from shoal.errors import told
 from shoal.runtime.types import Completion, Usage
+from shoal.traces.data import Failure
 
 encode = msgspec.json.Encoder(enc_hook=str).encode  # dates and the like, from Parquet, as text
 
 
 NOTHING = Usage()
-
-
-class Failure(Struct, frozen=True):
-    """Why a row failed: the error's type and its message."""
-
-    type: str
-    message: str
-
-    @classmethod
-    def of(cls, error: BaseException) -> "Failure":
-        return cls(type(error).__name__, told(error))
 
 
 class RowUsage(Struct, frozen=True):

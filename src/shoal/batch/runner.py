@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
 
@@ -18,7 +19,9 @@ from shoal.errors import BudgetExceeded, NotCached, StoreError
 from shoal.runtime import budget, replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import map_bounded
+from shoal.runtime.trace import tracing
 from shoal.runtime.types import Completion, Usage
+from shoal.traces.data import Trace
 
 RowProgram = Callable[[Row], Awaitable[Completion]]
 # From a completion and its row: the short answer, and its score where there is something to score against.
@@ -85,8 +88,9 @@ def window_for(models: Iterable[BaseModel]) -> int:
 class BatchRun:
     """One run of a program over the rows of an input, in its directory.
 
-    `window` rows are under way at once. After `execute`, `errors` counts failures by type and `stopped` holds the
-    BudgetExceeded that ended the run early, if one did.
+    `window` rows are under way at once; where `traced` is set, each row's call tree is kept with its result. After
+    `execute`, `errors` counts failures by type and `stopped` holds the BudgetExceeded that ended the run early, if one
+    did.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class BatchRun:
         self.errors: Counter[str] = Counter()
         self.stopped: BudgetExceeded | None = None
         self.interrupted = False
+        self.traced = False
         self.limit = Budget()
         self.on_progress: Callable[[Progress], None] | None = None
 
@@ -111,6 +116,8 @@ class BatchRun:
         done = self.directory.journal.done()
         done = {number for number in done if number < self.rows.count}
         self.progress = Progress(self.rows.count, resumed=len(done), started=monotonic())
+        if self.traced:
+            await self.directory.journal.keep_traces()
         todo = ((number, row) for number, row in enumerate(self.rows) if number not in done and not self.stopped)
 
         async def one(item: tuple[int, Row]) -> None:
@@ -124,10 +131,14 @@ class BatchRun:
         recorder = RowRecorder(self.directory.journal, number)
         self.progress.running += 1
         try:
-            with scope.setting(scope.age, number), scope.setting(replay.current, recorder):
+            with (
+                scope.setting(scope.age, number),
+                scope.setting(replay.current, recorder),
+                tracing("row") if self.traced else nullcontext() as root,
+            ):
                 record = await self._attempt(number, row, program, recorder)
             if record is not None:
-                await self.directory.journal.finish(number, record)
+                await self.directory.journal.finish(number, record, Trace.of(root) if root is not None else None)
                 self._count(record)
         finally:
             self.progress.running -= 1

@@ -57,6 +57,7 @@ _KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answ
 @click.option("--queries-per-batch", type=click.IntRange(1), metavar="K", help="Bare prompts in one request.")
 @click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
+@click.option("--trace", "traced", is_flag=True, help="Keep each row's call tree, for `shoal trace`.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 def run(data: str | None, **options: Any) -> int:
@@ -89,6 +90,7 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
         _sample_as_told(options)
         window = window_for(bases(model))
         batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
+        batch.traced = options["traced"]
         return run_program(_execute(batch, model, program, budget, options))
 
 

@@ -1,6 +1,7 @@
 """Programs: prompting written as ordinary `async def`, held as values that can be run, repeated, combined, streamed."""
 
 import asyncio
+import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from contextvars import ContextVar
 from functools import wraps
@@ -28,7 +29,7 @@ class Program(Generic[T]):
     Arguments that are Programs are run first, at once, and so is a Program that the function returns.
     """
 
-    __slots__ = ("_args", "_function", "_kwargs", "name")
+    __slots__ = ("_args", "_declared", "_function", "_kind", "_kwargs", "name")
 
     def __init__(
         self,
@@ -37,8 +38,12 @@ class Program(Generic[T]):
         kwargs: Mapping[str, Any] | None = None,
         *,
         name: str = "",
+        builtin: Callable[..., Any] | None = None,
     ) -> None:
+        """`builtin` is the declaration of the built-in whose call this is, if it is one."""
         self._function = function
+        self._declared = builtin or function
+        self._kind: trace.Kind = "builtin" if builtin else "program"
         self._args = args
         self._kwargs = kwargs or {}
         self.name = name or getattr(function, "__qualname__", repr(function))
@@ -49,9 +54,10 @@ class Program(Generic[T]):
     async def _run(self) -> T:
         with frames.entered():
             parent = trace.current.get()
-            if parent is None:
+            # A built-in that stands on another is one step to who reads the trace.
+            if parent is None or parent.kind == self._kind == "builtin":
                 return await self._evaluate()
-            span = parent.child(self.name, "program")
+            span = parent.child(self.name, self._kind)
             with scope.setting(trace.current, span), span.timed():
                 span.result = await self._evaluate(span)
             return span.result
@@ -61,11 +67,15 @@ class Program(Generic[T]):
         if any(isinstance(value, Program) for value in (*args, *kwargs.values())):
             args, kwargs = await _resolved(args, kwargs)
         if span is not None:
-            span.arguments = dict(enumerate(args)) | dict(kwargs)
+            span.arguments = self._named(args, kwargs)
         result = await self._function(*args, **kwargs)
         while isinstance(result, Program):
             result = await result
         return result  # type: ignore[no-any-return]
+
+    def _named(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        names = [*inspect.signature(self._declared).parameters, *map(str, range(len(args)))]
+        return dict(zip(names, args, strict=False)) | dict(kwargs)
 
     def __repr__(self) -> str:
         values = [repr(value) for value in self._args] + [f"{name}={value!r}" for name, value in self._kwargs.items()]

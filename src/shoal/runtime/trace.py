@@ -1,31 +1,97 @@
 """What a run tells its observers: a tree of spans, and the chain of calls that its wall time is made of."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from time import perf_counter
-from typing import Literal
+from time import perf_counter, time
+from typing import Literal, Protocol, Self, TypeVar
 
 from shoal.runtime.scope import setting
 from shoal.runtime.types import Completion, Request, Usage, total
 
-Kind = Literal["program", "technique", "call"]
+Kind = Literal["program", "builtin", "technique", "call"]
 
 
-class Span:
-    """One call, technique or program: what it was asked, what came of it, when (seconds of a monotonic clock)."""
+class _Node(Protocol):
+    """What a tree of calls is read by, be it a Span at work or one that was kept."""
 
-    __slots__ = ("arguments", "children", "completion", "end", "error", "kind", "name", "request", "result", "start")
+    @property
+    def kind(self) -> Kind: ...
+    @property
+    def start(self) -> float: ...
+    @property
+    def end(self) -> float: ...
+    @property
+    def completion(self) -> Completion | None: ...
+    @property
+    def children(self) -> Sequence[Self]: ...
+    def calls(self) -> list[Self]: ...
+
+
+N = TypeVar("N", bound=_Node)
+
+
+class Tree:
+    """What can be said of any tree of calls."""
+
+    __slots__ = ()
+
+    @property
+    def seconds(self: _Node) -> float:
+        return self.end - self.start
+
+    def calls(self: N) -> list[N]:
+        """The model calls below, in the order in which they were made."""
+        if self.kind == "call":
+            return [self]
+        return [call for child in self.children for call in child.calls()]
+
+    @property
+    def usage(self: _Node) -> Usage:
+        """What was spent below, failed and unused branches included."""
+        return total(call.completion.usage for call in self.calls() if call.completion)
+
+    def critical_path(self: N) -> list[N]:
+        """The calls, one after another, that the wall time is made of: from its end, always the one that ended last."""
+        path: list[N] = []
+        until = self.end
+        for call in sorted(self.calls(), key=lambda call: call.end, reverse=True):
+            if call.end <= until:
+                path.append(call)
+                until = call.start
+        return path[::-1]
+
+
+class Span(Tree):
+    """One call, technique or program: what it was asked, what came of it, when (seconds of a monotonic clock).
+
+    A program has `arguments` and a `result` where a call has a request and a completion. `began` is the root's start by
+    the wall clock, in seconds since 1970.
+    """
+
+    __slots__ = (
+        "arguments",
+        "began",
+        "children",
+        "completion",
+        "end",
+        "error",
+        "kind",
+        "name",
+        "request",
+        "result",
+        "start",
+    )
 
     def __init__(self, name: str, kind: Kind, request: Request | None = None) -> None:
         self.name = name
         self.kind = kind
         self.request = request
+        self.arguments: dict[str, object] | None = None
         self.completion: Completion | None = None
-        self.error: BaseException | None = None
-        self.arguments: dict[str | int, object] | None = None  # a program's, and what it returned
         self.result: object = None
-        self.start = self.end = 0.0
+        self.error: BaseException | None = None
+        self.began = self.start = self.end = 0.0
         self.children: list[Span] = []
 
     def child(self, name: str, kind: Kind, request: Request | None = None) -> "Span":
@@ -45,33 +111,8 @@ class Span:
             self.end = perf_counter()
 
     @property
-    def seconds(self) -> float:
-        return self.end - self.start
-
-    @property
     def cached(self) -> bool:
         return self.completion is not None and self.completion.usage.calls == 0
-
-    def calls(self) -> "list[Span]":
-        """The model calls below, in the order in which they were made."""
-        if self.kind == "call":
-            return [self]
-        return [call for child in self.children for call in child.calls()]
-
-    @property
-    def usage(self) -> Usage:
-        """What was spent below, failed and unused branches included."""
-        return total(call.completion.usage for call in self.calls() if call.completion)
-
-    def critical_path(self) -> "list[Span]":
-        """The calls, one after another, that the wall time is made of: from its end, always the one that ended last."""
-        path: list[Span] = []
-        until = self.end
-        for call in sorted(self.calls(), key=lambda call: call.end, reverse=True):
-            if call.end <= until:
-                path.append(call)
-                until = call.start
-        return path[::-1]
 
 
 current: ContextVar[Span | None] = ContextVar("span", default=None)
@@ -81,5 +122,6 @@ current: ContextVar[Span | None] = ContextVar("span", default=None)
 def tracing(name: str = "run") -> Iterator[Span]:
     """Record the calls made in the body: `with tracing() as root: await model(request)`."""
     root = Span(name, "program")
+    root.began = time()
     with setting(current, root), root.timed():
         yield root

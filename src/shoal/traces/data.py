@@ -1,0 +1,96 @@
+"""A finished call tree as plain data: it outlives its process, and everything that shows a trace reads it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from shoal.errors import told
+from shoal.runtime.trace import Kind, Span, Tree
+from shoal.runtime.types import Completion, Request
+
+_DEEPEST = 10  # how far into an argument or result a trace looks
+
+
+class Failure(Struct, frozen=True):
+    """An error as data: its type and its message."""
+
+    type: str
+    message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        return cls(type(error).__name__, told(error))
+
+
+class Trace(Tree, Struct, frozen=True, omit_defaults=True):
+    """One call, technique or program, and what it called.
+
+    `start` and `end` are seconds since the root's start, `began` is that start by the wall clock (seconds since 1970;
+    of the root only). A call or technique has a `request` and, where it succeeded, a `completion` (without token
+    log-probabilities); a program has `arguments` and a `result`, as JSON values. `cached`: it cost nothing.
+    """
+
+    name: str
+    kind: Kind
+    start: float = 0.0
+    end: float = 0.0
+    request: Request | None = None
+    completion: Completion | None = None
+    cached: bool = False
+    error: Failure | None = None
+    arguments: dict[str, Any] | None = None
+    result: Any = None
+    children: tuple["Trace", ...] = ()
+    began: float = 0.0
+
+    @classmethod
+    def of(cls, span: "Span | Trace") -> "Trace":
+        """The tree under a finished span. A Trace is given back as it is."""
+        return span if isinstance(span, Trace) else _taken(span, span.start, span.end)
+
+
+decode = msgspec.json.Decoder(Trace).decode
+encode = msgspec.json.Encoder().encode
+
+
+def _taken(span: Span, zero: float, last: float) -> Trace:
+    completion = span.completion
+    if completion is not None and completion.logprobs is not None:
+        completion = structs.replace(completion, logprobs=None)
+    # A call that outlives its program (a task nobody awaited) is shown up to the program's end.
+    start, end = min(span.start or last, last), min(span.end or last, last)
+    return Trace(
+        span.name,
+        span.kind,
+        start=round(start - zero, 6),
+        end=round(end - zero, 6),
+        request=span.request,
+        completion=completion,
+        cached=span.cached,
+        error=None if span.error is None else Failure.of(span.error),
+        arguments=None if span.arguments is None else {name: plain(value) for name, value in span.arguments.items()},
+        result=plain(span.result),
+        children=tuple(_taken(child, zero, last) for child in span.children),
+        began=span.began,
+    )
+
+
+def plain(value: object, depth: int = 0) -> Any:
+    """A value as JSON can hold it. What JSON has no word for is shown by its repr, which hides what its class hides."""
+    if value is None or isinstance(value, bool | str):
+        return value
+    if isinstance(value, int):
+        return value if abs(value) < 1 << 63 else str(value)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Completion | Request):
+        return value.text
+    if depth < _DEEPEST:
+        if isinstance(value, Mapping):
+            return {str(key): plain(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, list | tuple | set | frozenset):
+            return [plain(item, depth + 1) for item in value]
+    return repr(value)
