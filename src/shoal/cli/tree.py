@@ -56,7 +56,7 @@ def _line(span: Trace, on_path: set[int], *, whole: bool) -> Text:
     if usage.cached_calls and not usage.calls:
         line.append("  cached", style="green")
     if span.error is not None:
-        line.append(f"  {words.short(words.failure(span.error), 100)}", style="red")
+        line.append(f"  {words.short(words.failure(span.error), 100)}", style="red" if span.failed else "dim")
     elif not whole and (answer := words.answered(span)) is not None:
         line.append(f"  {words.short(answer, 60)}", style="italic")
     return line

@@ -46,6 +46,15 @@ class Trace(Tree, Struct, frozen=True, omit_defaults=True):
     children: tuple["Trace", ...] = ()
     began: float = 0.0
 
+    @property
+    def cancelled(self) -> bool:
+        """It did not fail by itself: its answer was no longer wanted."""
+        return self.error is not None and self.error.type == "CancelledError"
+
+    @property
+    def failed(self) -> bool:
+        return self.error is not None and not self.cancelled
+
     @classmethod
     def of(cls, span: "Span | Trace") -> "Trace":
         """The tree under a finished span. A Trace is given back as it is."""

@@ -78,13 +78,16 @@ def _outcome(trace: Trace, answer: str | None) -> str:
 
 
 def _facts(trace: Trace) -> Iterable[Fact]:
-    usage, path = trace.usage, trace.critical_path()
-    cached = f"{words.count(usage.cached_calls)} from the cache, for nothing" if usage.cached_calls else ""
-    yield "questions to the model", words.count(usage.calls + usage.cached_calls), cached
+    usage, path, calls = trace.usage, trace.critical_path(), trace.calls()
+    failed = sum(call.failed for call in calls)
+    notes = [f"{words.count(usage.cached_calls)} from the cache, for nothing"] if usage.cached_calls else []
+    notes += [f"{words.count(failed)} failed"] if failed else []
+    yield "questions to the model", words.count(len(calls)), ", ".join(notes)
     yield "tokens read", words.count(usage.prompt_tokens), "prompts"
     yield "tokens written", words.count(usage.completion_tokens), "outputs"
     waited = words.seconds(sum(call.seconds for call in path))
-    chain = f"{waited} of it in {words.plural(len(path), 'call')}, one after another" if path else ""
+    chain = f"{waited} of it in {words.plural(len(path), 'call')}" if path else ""
+    chain += ", one after another" if len(path) > 1 else ""
     yield "from start to end", words.seconds(trace.seconds), chain
 
 
@@ -96,7 +99,7 @@ def _row(row: RowPart, slowest: float) -> str:
         answer = row.answer if row.answer is not None else (words.answered(trace) if trace else None)
         said = f'<span class="gist">{escaped(words.short(answer or "", 90))}</span>'
     question = escaped(words.short(words.asked(trace), 110)) if trace else "finished without a trace"
-    figures = f"{words.calls(trace.usage)} · {words.seconds(trace.seconds)}" if trace else ""
+    figures = f"{words.plural(len(trace.calls()), 'call')} · {words.seconds(trace.seconds)}" if trace else ""
     share = 100 * trace.seconds / slowest if trace and slowest else 0
     body = (
         _story(trace, f"r{row.key}", row.answer) if trace else '<p class="hint">Nothing was recorded of this row.</p>'

@@ -57,12 +57,13 @@ class Nodes:
             span.kind: True,
             "critical": id(span) in self._on_path,
             "cached": costless(span),
-            "failed": span.error is not None,
+            "failed": span.failed,
+            "cancelled": span.cancelled,
         }
         return " ".join(kind for kind, is_one in kinds.items() if is_one)
 
     def mark(self, span: Trace) -> str:
-        if span.error is not None:
+        if span.failed:
             return '<span class="cross" title="failed">✗ </span>'
         return '<span class="mark" title="in the longest chain">● </span>' if id(span) in self._on_path else ""
 

@@ -20,7 +20,7 @@ def tree(nodes: Nodes) -> str:
 
 
 def _node(nodes: Nodes, span: Trace, above: Trace | None, few: bool) -> str:
-    unfolded = " open" if few or span.kind != "call" or span.error else ""
+    unfolded = " open" if few or span.kind != "call" or span.failed else ""
     children = "".join(_node(nodes, child, span, few) for child in span.children)
     return (
         f'<details class="node {nodes.classes(span)}" id="{nodes.name(span)}"{unfolded}>'
@@ -32,9 +32,10 @@ def _node(nodes: Nodes, span: Trace, above: Trace | None, few: bool) -> str:
 def _summary(span: Trace) -> str:
     figures = f"{words.tokens(span.usage)} · {words.seconds(span.seconds)}"
     if span.kind != "call":
-        figures = f"{words.calls(span.usage)} · {figures}"
+        figures = f"{words.plural(len(span.calls()), 'call')} · {figures}"
     if span.error is not None:
-        gist = f'<span class="gist failed">{escaped(words.failure(span.error))}</span>'
+        kind = "failed" if span.failed else "stopped"
+        gist = f'<span class="gist {kind}">{escaped(words.short(words.failure(span.error), 200))}</span>'
     else:
         gist = f'<span class="gist" dir="auto">{escaped(words.short(words.answered(span) or "", 100))}</span>'
     badge = '<span class="badge">from the cache</span>' if costless(span) else ""
@@ -62,6 +63,8 @@ def _asked(nodes: Nodes, request: Request, above: Trace | None) -> str:
 
 def _came(span: Trace) -> list[str]:
     """The error, or the output."""
+    if span.error is not None and span.cancelled:
+        return [f'<p class="with">{words.failure(span.error)}</p>']
     if span.error is not None:
         return [_message(span.error.type, span.error.message, "failed")]
     completion = span.completion

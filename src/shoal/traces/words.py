@@ -38,17 +38,13 @@ def plural(number: int, noun: str) -> str:
     return f"{count(number)} {noun}" if number == 1 else f"{count(number)} {noun}s"
 
 
-def calls(usage: Usage) -> str:
-    """As in `5 calls (2 cached)`."""
-    made = plural(usage.calls + usage.cached_calls, "call")
-    return f"{made} ({count(usage.cached_calls)} cached)" if usage.cached_calls else made
-
-
 def tokens(usage: Usage) -> str:
     return f"{count(usage.prompt_tokens)} + {count(usage.completion_tokens)} tokens"
 
 
 def failure(error: Failure) -> str:
+    if error.type == "CancelledError":
+        return "cancelled: its answer was no longer wanted"
     return f"{error.type}: {error.message}" if error.message else error.type
 
 
