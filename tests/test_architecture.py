@@ -12,7 +12,19 @@ import shoal
 
 SOURCE = Path(shoal.__file__).parent
 MODULES = sorted(SOURCE.rglob("*.py"))
-HEAVY = ("pyreqwest", "aiohttp", "openvino_genai", "xllamacpp", "numpy", "pyarrow", "pandas", "rich", "click", "jinja2")
+HEAVY = (
+    "pyreqwest",
+    "aiohttp",
+    "openvino_genai",
+    "xllamacpp",
+    "numpy",
+    "pyarrow",
+    "pandas",
+    "rich",
+    "click",
+    "jinja2",
+    "opentelemetry",
+)
 
 
 def ids(path: Path) -> str:

@@ -54,6 +54,14 @@ def test_json_and_back() -> None:
     assert call["completion"]["text"] == "The answer is 0."
 
 
+def test_half_a_character_does_not_stop_it() -> None:
+    trace = Trace("m", "call", request=Request.of("\ud800?"), children=(Trace("m", "call", result={"\udfff": 1}),))
+    back = decode(encode(trace))
+    assert back.request == Request.of("??")
+    assert back.children[0].result == {"?": 1}
+    shoal.trace_html(trace).encode("utf-8")
+
+
 def test_cached_calls_are_marked() -> None:
     model, _ = scripted(lambda request: "x")
 

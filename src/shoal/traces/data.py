@@ -61,7 +61,23 @@ class Trace(Tree, Struct, frozen=True, omit_defaults=True):
 
 
 decode = msgspec.json.Decoder(Trace).decode
-encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(trace: Trace) -> bytes:
+    """The tree as JSON, whatever its texts: half a character, which JSON cannot hold, becomes a question mark."""
+    try:
+        return _encode(trace)
+    except UnicodeEncodeError:
+        return _encode(_writable(msgspec.to_builtins(trace)))
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    return [_writable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _taken(span: Span, zero: float, last: float) -> Trace:
