@@ -128,12 +128,6 @@ def test_mistakes_are_one_line(shoal: Shell, arguments: tuple[str, ...], said: s
     assert err.count("\n") == 1
 
 
-def test_a_prompt_that_is_not_text_fails_its_row_and_not_the_run(shoal: Shell) -> None:
-    code, _, _ = shoal(*TRACED, "--system", "\udcff")
-    assert code == 1
-    assert "UnicodeEncodeError" in shoal("trace", "kept", "r3")[1]
-
-
 def test_tracing_does_not_make_another_run(shoal: Shell) -> None:
     shoal(*RUN, "--run-dir", "kept", "--json", "--limit", "6")
     code, out, _ = shoal(*RUN, "--run-dir", "kept", "--json", "--limit", "6", "--trace")
