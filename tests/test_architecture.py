@@ -25,6 +25,7 @@ HEAVY = (
     "rich",
     "click",
     "jinja2",
+    "opentelemetry",
 )
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.scripting import run, scripted
 
 import shoal
+from shoal import llm
 from shoal.errors import AuthenticationFailed
 from shoal.runtime.model import apply, sample
 from shoal.runtime.retry import RetryPolicy
@@ -52,6 +53,14 @@ def test_json_and_back() -> None:
     assert call["request"]["messages"][1] == {"role": "user", "content": "Q?"}
     assert call["request"]["params"] == {"temperature": 0.5}
     assert call["completion"]["text"] == "The answer is 0."
+
+
+def test_half_a_character_does_not_stop_it() -> None:
+    trace = Trace("m", "call", request=Request.of("\ud800?"), children=(Trace("m", "call", result={"\udfff": 1}),))
+    back = decode(encode(trace))
+    assert back.request == Request.of("??")
+    assert back.children[0].result == {"?": 1}
+    shoal.trace_html(trace).encode("utf-8")
 
 
 def test_cached_calls_are_marked() -> None:
@@ -155,3 +164,20 @@ def test_a_failed_call_of_a_server_shows_no_key() -> None:
         shoal.run(program())
     assert spans[0].calls()[0].error is not None
     assert canary not in encode(Trace.of(spans[0])).decode()
+
+
+def test_a_builtin_that_is_its_one_call_is_shown_as_that() -> None:
+    @shoal.program
+    async def steps() -> list[str]:
+        text = await llm.generate_text("q", max_tokens=3)
+        return [text, *await shoal.parallel(llm.generate_texts("r", 2), llm.select("s", ["a", "b"], method="asked"))]
+
+    model, _ = scripted(lambda request: "a" if "exactly one of" in request.text else "text")
+    _, root = shoal.run(steps(), model=model, trace=True)
+    (program,) = Trace.of(root).children
+    one, several = program.children
+    assert (one.name, one.kind, one.completion and one.completion.text) == ("generate_text · scripted", "call", "text")
+    assert (several.kind, several.result) == ("parallel", None)
+    texts, chosen = several.children
+    assert (texts.name, texts.result, len(texts.children)) == ("generate_texts", ["text", "text"], 2)
+    assert chosen.name == "select · scripted"

@@ -59,5 +59,7 @@ async def program() -> AsyncIterator[str]:
     with shoal.tracing("mine") as trace:
         await nested(request)
     yield str(len(trace.critical_path()))
+    page: str = shoal.trace_html(trace, title="mine")
+    yield page
     last = await shoal.answer(function, request)
     yield last.text

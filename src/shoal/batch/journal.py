@@ -1,5 +1,6 @@
 """A run's journal: every finished draw and every finished row, on disk before anybody sees it."""
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,7 +54,7 @@ class Journal:
 
     def _trace(self, number: int, trace: Trace | None) -> Iterator[Statement]:
         if trace is not None:
-            value = data.encode(trace)
+            value = zlib.compress(data.encode(trace), 1)  # a tree says the same prompts again and again
             yield "INSERT OR REPLACE INTO trace VALUES (?, ?, ?)", (number, checksum(b"%d" % number, value), value)
         elif self.traced:  # what was kept of an attempt before this one tells nothing of it
             yield "DELETE FROM trace WHERE number = ?", (number,)
@@ -68,7 +69,7 @@ class Journal:
         sum_, value = rows[0]
         if checksum(b"%d" % number, value) != sum_:
             raise CorruptStore(f"{self.store.path}: the trace of row {number} is damaged")
-        return data.decode(value)
+        return data.decode(zlib.decompress(value))
 
     def records(self) -> Iterator[tuple[int, bytes]]:
         """The rows kept, in order, as the JSON they were kept as; read in steps, so that any number fits in memory."""

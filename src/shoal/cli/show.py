@@ -100,18 +100,11 @@ def _outcome(record: Record, target: str | None) -> list[Text]:
     if record.error is not None:
         shown = Text(f"{record.error.type}: {words.short(record.error.message, 48)}", style="red")
     else:
-        shown = Text(words.short(_said(record), 32))
+        shown = Text(words.short(words.said(record.answer, record.output), 32))
     if target is None:
         return [shown]
     mark = Text("✓", "green") if record.score == 1.0 else Text("✗", "red")
     return [shown, Text(words.short(record.input.get(target, ""), 24)), mark]
-
-
-def _said(record: Record) -> str | None:
-    """The short answer, or else the output."""
-    if record.answer is not None or record.output is None:
-        return record.answer
-    return record.output if isinstance(record.output, str) else msgspec.json.encode(record.output).decode()
 
 
 def _facts(run: BatchRun, summary: Summary, output: str) -> list[tuple[str, str]]:

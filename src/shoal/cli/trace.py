@@ -141,4 +141,4 @@ def _cells(row: TracedRow, *, slow: bool) -> Iterator[str | Text]:
     if record.error is not None:
         yield Text(words.short(words.failure(record.error), 100), "red")
     else:
-        yield Text(words.short(record.answer if record.answer is not None else record.output, 60))
+        yield Text(words.short(words.said(record.answer, record.output), 60))

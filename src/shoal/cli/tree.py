@@ -10,7 +10,13 @@ from shoal.runtime.types import Request
 from shoal.traces import words
 from shoal.traces.data import Trace
 
-_STYLES = {"technique": "bold cyan", "program": "bold magenta", "builtin": "magenta", "call": "bold"}
+_STYLES = {
+    "technique": "bold cyan",
+    "program": "bold magenta",
+    "builtin": "magenta",
+    "parallel": "magenta",
+    "call": "bold",
+}
 
 
 def print_trace(root: Span | Trace, *, whole: bool = False, console: Console = errors) -> None:

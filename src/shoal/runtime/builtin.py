@@ -25,7 +25,7 @@ class Builtin(Generic[P, T]):
         update_wrapper(self, function)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Program[T]:
-        return Program(self._run, args, kwargs, name=self.name, builtin=self._own.implementation)
+        return Program(self._run, args, kwargs, name=self.name, kind="builtin", declared=self._own.implementation)
 
     async def _run(self, *args: Any, **kwargs: Any) -> Any:
         binding = registry.current().binding(self._key)

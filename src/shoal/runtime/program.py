@@ -38,12 +38,13 @@ class Program(Generic[T]):
         kwargs: Mapping[str, Any] | None = None,
         *,
         name: str = "",
-        builtin: Callable[..., Any] | None = None,
+        kind: trace.Kind = "program",
+        declared: Callable[..., Any] | None = None,
     ) -> None:
-        """`builtin` is the declaration of the built-in whose call this is, if it is one."""
+        """`declared` is whose signature names the arguments, where it is not the function's."""
         self._function = function
-        self._declared = builtin or function
-        self._kind: trace.Kind = "builtin" if builtin else "program"
+        self._declared = declared or function
+        self._kind = kind
         self._args = args
         self._kwargs = kwargs or {}
         self.name = name or getattr(function, "__qualname__", repr(function))
@@ -59,8 +60,9 @@ class Program(Generic[T]):
                 return await self._evaluate()
             span = parent.child(self.name, self._kind)
             with scope.setting(trace.current, span), span.timed():
-                span.result = await self._evaluate(span)
-            return span.result
+                result = await self._evaluate(span)
+                span.result = None if self._kind == "parallel" else result  # its branches have theirs
+            return result
 
     async def _evaluate(self, span: trace.Span | None = None) -> T:
         args, kwargs = self._args, self._kwargs
@@ -195,7 +197,7 @@ def parallel(*programs: Any, limit: int | None = None, return_exceptions: bool =
             return await _bounded(items, limit or _LIMIT, return_exceptions=return_exceptions)
         return await _at_once(programs, [()] * len(programs), return_exceptions=return_exceptions)
 
-    return Program(run, name="parallel")
+    return Program(run, name="parallel", kind="parallel")
 
 
 def repeat(program: Program[T], n: int, *, start: int = 0) -> Program[list[T]]:
@@ -211,7 +213,7 @@ def repeat(program: Program[T], n: int, *, start: int = 0) -> Program[list[T]]:
     async def run() -> list[T]:
         return await _at_once([program] * n, [(i,) for i in range(start, start + n)])
 
-    return Program(run, name=f"repeat({program.name}, {n})")
+    return Program(run, name=f"repeat({program.name}, {n})", kind="parallel")
 
 
 def with_registry(program: Program[T], scope_: registry.Registry) -> Program[T]:

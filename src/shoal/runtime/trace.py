@@ -9,7 +9,7 @@ from typing import Literal, Protocol, Self, TypeVar
 from shoal.runtime.scope import setting
 from shoal.runtime.types import Completion, Request, Usage, total
 
-Kind = Literal["program", "builtin", "technique", "call"]
+Kind = Literal["program", "builtin", "parallel", "technique", "call"]
 
 
 class _Node(Protocol):

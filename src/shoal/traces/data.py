@@ -62,7 +62,23 @@ class Trace(Tree, Struct, frozen=True, omit_defaults=True):
 
 
 decode = msgspec.json.Decoder(Trace).decode
-encode = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
+
+
+def encode(trace: Trace) -> bytes:
+    """The tree as JSON, whatever its texts: half a character, which JSON cannot hold, becomes a question mark."""
+    try:
+        return _encode(trace)
+    except UnicodeEncodeError:
+        return _encode(_writable(msgspec.to_builtins(trace)))
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    return [_writable(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _taken(span: Span, zero: float, last: float) -> Trace:
@@ -71,6 +87,9 @@ def _taken(span: Span, zero: float, last: float) -> Trace:
         completion = structs.replace(completion, logprobs=None)
     # A call that outlives its program (a task nobody awaited) is shown up to the program's end.
     start, end = min(span.start or last, last), min(span.end or last, last)
+    children = tuple(_taken(child, zero, last) for child in span.children)
+    if span.kind == "builtin" and len(children) == 1 and _same(span, children[0]):
+        return structs.replace(children[0], name=f"{span.name} · {children[0].name}")
     return Trace(
         span.name,
         span.kind,
@@ -82,9 +101,18 @@ def _taken(span: Span, zero: float, last: float) -> Trace:
         error=None if span.error is None else Failure.of(span.error),
         arguments=None if span.arguments is None else {name: plain(value) for name, value in span.arguments.items()},
         result=plain(span.result),
-        children=tuple(_taken(child, zero, last) for child in span.children),
+        children=children,
         began=span.began,
     )
+
+
+def _same(builtin: Span, call: Trace) -> bool:
+    """Whether a built-in came to no more than its one call did."""
+    if call.kind != "call":
+        return False
+    if call.completion is None:
+        return builtin.error is not None
+    return builtin.error is None and plain(builtin.result) == call.completion.text
 
 
 def plain(value: object, depth: int = 0) -> Any:

@@ -1,5 +1,6 @@
 """Numbers and texts of a trace in words for people, the same on the terminal and on a page."""
 
+import json
 from typing import Any
 
 import msgspec
@@ -9,7 +10,9 @@ from shoal.traces.data import Failure, Trace
 
 # Control characters of a model's text would act on a terminal; they are shown as their pictures (␛ for escape).
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
-_PICTURES |= dict.fromkeys(range(0x80, 0xA0), 0xFFFD)
+_PICTURES |= dict.fromkeys(
+    (*range(0x80, 0xA0), *range(0xD800, 0xE000)), 0xFFFD
+)  # halves of characters cannot be written
 
 
 def visible(text: str) -> str:
@@ -52,7 +55,14 @@ def shown(value: Any) -> str:
     """An argument or a result: text as it is, anything else as JSON over several lines."""
     if isinstance(value, str):
         return value
-    return msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2).decode()
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def said(answer: str | None, output: Any) -> str:
+    """The short answer, or else the output."""
+    if answer is not None or output is None:
+        return answer or ""
+    return output if isinstance(output, str) else json.dumps(output, ensure_ascii=False)
 
 
 def parameters(request: Request) -> str:
