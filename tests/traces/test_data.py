@@ -103,6 +103,16 @@ def test_a_call_nobody_waited_for_ends_with_its_program() -> None:
     assert Trace.of(root).children[0].end == Trace.of(root).end
 
 
+def test_a_cancelled_call_is_not_what_was_waited_for() -> None:
+    root = Span("program", "program")
+    for error, end in ((None, 2.0), (asyncio.CancelledError(), 2.1)):
+        call = root.child("lab/m", "call", Request.of("Q?"))
+        call.start, call.end, call.error = 1.0, end, error
+    root.start, root.end = 1.0, 2.2
+    assert root.critical_path() == [root.children[0]]
+    assert [call.end for call in Trace.of(root).critical_path()] == [1.0]
+
+
 def test_log_probabilities_are_left_out() -> None:
     root = Span("m", "call", Request.of("Q?"))
     with root.timed():

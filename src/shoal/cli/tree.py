@@ -27,6 +27,7 @@ def print_trace(root: Span | Trace, *, whole: bool = False, console: Console = e
     tree = Tree(Text(trace.name if whole else "trace", style="bold"), guide_style="dim")
     if whole:
         _program(tree, trace)
+        _error(tree, trace)
     for child in trace.children:
         _branch(tree, child, on_path, whole=whole, above=None)
     console.print(tree)
@@ -56,12 +57,12 @@ def _line(span: Trace, on_path: set[int], *, whole: bool) -> Text:
     if span.request is not None and span.request.sample:
         line.append(f" #{'.'.join(map(str, span.request.sample))}", style="dim")
     usage = span.usage
-    calls = "" if span.kind == "call" else f"{words.plural(usage.calls + usage.cached_calls, 'call')}, "
+    calls = "" if span.kind == "call" else f"{words.plural(len(span.calls()), 'call')}, "
     figures = f"{calls}{usage.prompt_tokens}+{usage.completion_tokens} tokens, {words.seconds(span.seconds)}"
     line.append(f"  {figures}", style="dim")
     if usage.cached_calls and not usage.calls:
         line.append("  cached", style="green")
-    if span.error is not None:
+    if span.error is not None and not (whole and span.failed):
         line.append(f"  {words.short(words.failure(span.error), 100)}", style="red" if span.failed else "dim")
     elif not whole and (answer := words.answered(span)) is not None:
         line.append(f"  {words.short(answer, 60)}", style="italic")
@@ -74,8 +75,6 @@ def _program(node: Tree, span: Trace) -> None:
         _text(node, name, words.shown(value), "cyan")
     if span.result is not None:
         _text(node, "result", words.shown(span.result), "green")
-    if span.error is not None:
-        _text(node, span.error.type, span.error.message, "red")
 
 
 def _texts(node: Tree, span: Trace, above: Request | None) -> None:
@@ -93,6 +92,12 @@ def _texts(node: Tree, span: Trace, above: Request | None) -> None:
                 _text(node, who, text, "cyan")
     if span.completion is not None and (answer := words.answered(span)) is not None:
         _text(node, "output", answer, "green")
+    _error(node, span)
+
+
+def _error(node: Tree, span: Trace) -> None:
+    if span.error is not None and span.failed:
+        _text(node, span.error.type, span.error.message, "red")
 
 
 def _text(node: Tree, who: str, text: str, style: str) -> None:

@@ -1,5 +1,6 @@
 """What a run tells its observers: a tree of spans, and the chain of calls that its wall time is made of."""
 
+from asyncio import CancelledError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,6 +24,8 @@ class _Node(Protocol):
     def end(self) -> float: ...
     @property
     def completion(self) -> Completion | None: ...
+    @property
+    def cancelled(self) -> bool: ...
     @property
     def children(self) -> Sequence[Self]: ...
     def calls(self) -> list[Self]: ...
@@ -52,11 +55,14 @@ class Tree:
         return total(call.completion.usage for call in self.calls() if call.completion)
 
     def critical_path(self: N) -> list[N]:
-        """The calls, one after another, that the wall time is made of: from its end, always the one that ended last."""
+        """The calls, one after another, that the wall time is made of: from its end, always the one that ended last.
+
+        Nobody waited for a cancelled call: it ended because something else did.
+        """
         path: list[N] = []
         until = self.end
         for call in sorted(self.calls(), key=lambda call: call.end, reverse=True):
-            if call.end <= until:
+            if call.end <= until and not call.cancelled:
                 path.append(call)
                 until = call.start
         return path[::-1]
@@ -113,6 +119,11 @@ class Span(Tree):
     @property
     def cached(self) -> bool:
         return self.completion is not None and self.completion.usage.calls == 0
+
+    @property
+    def cancelled(self) -> bool:
+        """It did not fail by itself: its answer was no longer wanted."""
+        return isinstance(self.error, CancelledError)
 
 
 current: ContextVar[Span | None] = ContextVar("span", default=None)

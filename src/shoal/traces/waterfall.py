@@ -2,7 +2,7 @@
 
 from shoal.traces import words
 from shoal.traces.data import Trace
-from shoal.traces.parts import Nodes, label
+from shoal.traces.parts import Nodes, escaped, label
 
 _MOST_BARS = 300
 _HINT = (
@@ -28,9 +28,10 @@ def waterfall(nodes: Nodes) -> str:
 def _bar(nodes: Nodes, span: Trace, depth: int, whole: float) -> str:
     left = min(max(100 * span.start / whole, 0.0), 100.0)
     width = min(max(100 * span.seconds / whole, 0.0), 100.0 - left)
+    asked = words.short(words.asked(span), 120)
     indent = min(depth, 8) * 0.9
     return (
-        f'<a class="run {nodes.classes(span)}" href="#{nodes.name(span)}">'
+        f'<a class="run {nodes.classes(span)}" href="#{nodes.name(span)}" title="{escaped(asked)}">'
         f'<span class="label" style="padding-left:{indent:.1f}em">{nodes.mark(span)}{label(span)}</span>'
         f'<span class="track"><i style="left:{left:.2f}%;width:{width:.2f}%"></i></span>'
         f'<span class="time">{words.seconds(span.seconds)}</span></a>'
