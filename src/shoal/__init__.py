@@ -20,7 +20,7 @@ from shoal.runtime.model import answer as answer
 from shoal.runtime.model import apply as apply
 from shoal.runtime.model import sample as sample
 from shoal.runtime.model import then as then
-from shoal.runtime.program import Piece as Piece
+from shoal.runtime.outlet import Piece as Piece
 from shoal.runtime.program import Program as Program
 from shoal.runtime.program import parallel as parallel
 from shoal.runtime.program import program as program

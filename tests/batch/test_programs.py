@@ -12,6 +12,7 @@ from tests.scripting import scripted
 import shoal
 from shoal import llm
 from shoal.batch.programs import RowFunction, load_program, returned
+from shoal.cli import main
 from shoal.errors import NotCached, RunError, UsageError
 from shoal.runtime.types import Request
 
@@ -114,6 +115,16 @@ def test_a_row_that_was_cut_off_repeats_no_finished_call(tmp_path: Path) -> None
         journal.execute("DELETE FROM row")
     record = shoal.map(mayor, ["France"], model=model, run_dir=tmp_path / "run")[0]
     assert (record.usage.calls, len(backend.requests)) == (2, 2)
+
+
+def test_call_trees_are_kept_where_asked_for(tmp_path: Path) -> None:
+    model, _ = scripted(answering)
+    with pytest.raises(UsageError, match="needs run_dir="):
+        shoal.map(mayor, ["France"], model=model, trace=True)
+    shoal.map(mayor, ["France"], model=model, trace=True, run_dir=tmp_path / "run")
+    with pytest.raises(SystemExit) as exit_:
+        main(["trace", str(tmp_path / "run"), "0", "--json"])
+    assert exit_.value.code == 0
 
 
 def test_replay_asks_nothing_and_stops_at_the_first_draw_that_is_not_kept(tmp_path: Path) -> None:

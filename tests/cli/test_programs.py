@@ -96,6 +96,11 @@ def test_bad_usage_is_one_line(arguments: list[str], said: str, capsys: pytest.C
     assert "\n" not in error
 
 
+def test_arguments_that_are_no_text_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("-p", "{country}", "--system", "a\udcff") == 2
+    assert capsys.readouterr().err == "shoal: an argument is not UTF-8: 'a?'\n"
+
+
 def test_a_column_that_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     Path("data.jsonl").write_text('{"land": "France"}\n')
     assert run("--program", "flows.py:mayor") == 2

@@ -37,6 +37,7 @@ class MapOptions(TypedDict, total=False):
     run_dir      where every finished call is kept, so that the same call continues a run that was stopped
     budget       what may be spent
     replay       ask nothing: every draw must be kept already, or NotCached names the first that is not
+    trace        keep each item's call tree in `run_dir`, for `shoal trace`
     score        rates each answer from 0.0 to 1.0
     on_progress  called after each row
     """
@@ -47,6 +48,7 @@ class MapOptions(TypedDict, total=False):
     run_dir: Path | str | None
     budget: Budget | None
     replay: bool
+    trace: bool
     score: Score | None
     on_progress: Callable[[Progress], None] | None
 
@@ -72,6 +74,8 @@ async def amap(
 ) -> list[Record]:
     """`map` for a program that is already asynchronous."""
     refuse_unknown("map", options, MapOptions)
+    if options.get("trace") and options.get("run_dir") is None:
+        raise UsageError("map: trace=True needs run_dir=, where the call trees are kept")
     if hasattr(subject, "__shoal_program__") or hasattr(subject, "render"):
         return await _map_program(RowFunction(subject), items, options)
     if options.get("model") is not None:
@@ -121,6 +125,7 @@ async def _map(
         technique = getattr(program, "name", technique)
         batch = BatchRun(directory, rows, model=base, technique=technique, window=window_for(bases(model)), judge=judge)
         batch.on_progress = options.get("on_progress")
+        batch.traced = options.get("trace", False)
         await batch.execute(program, options.get("budget"))
         batch.write_output(place / "output.jsonl")
         return [decode(line) for line in batch.lines()]

@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(argv: Sequence[str] | None) -> int:
     try:
+        for argument in sys.argv[1:] if argv is None else argv:
+            if not argument.isascii() and argument.encode(errors="replace").decode() != argument:
+                raise UsageError(f"an argument is not UTF-8: {argument.encode(errors='replace').decode()[:60]!r}")
         result = shoal.main(args=argv, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.UsageError as error:

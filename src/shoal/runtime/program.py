@@ -3,11 +3,10 @@
 import asyncio
 import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
-from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from shoal.errors import UsageError
 from shoal.runtime import frames, registry, scope, trace
@@ -15,6 +14,7 @@ from shoal.runtime.concurrency import gather, map_bounded
 from shoal.runtime.frames import Frame
 from shoal.runtime.model import Model
 from shoal.runtime.model import stream as stream_answer
+from shoal.runtime.outlet import Outlet, Piece, outlet
 from shoal.runtime.types import Completion, Delta, Request
 
 P = ParamSpec("P")
@@ -115,7 +115,7 @@ class _Branch(Struct):
     program: Awaitable[Any]
     index: int
     frame: Frame
-    outlet: "Outlet | None"
+    outlet: Outlet | None
 
     async def run(self) -> Any:
         age = scope.age.get() or self.index  # the first to begin is served first, to its end
@@ -226,83 +226,7 @@ def with_registry(program: Program[T], scope_: registry.Registry) -> Program[T]:
     return Program(run, name=program.name)
 
 
-# Partial results
-
-
-class Piece(Struct, frozen=True):
-    """Something a program has so far.
-
-    `index` is its place among what runs at once: () for the program itself, (2,) for the third branch of a parallel or
-    a repeat, (2, 0) for the first within that. `text` is new text of call number `step` of that place, or `result` is
-    what that place came to.
-    """
-
-    index: tuple[int, ...] = ()
-    step: int = 0
-    text: str = ""
-    result: Any = UNSET
-
-    @property
-    def finished(self) -> bool:
-        return not isinstance(self.result, UnsetType)
-
-
-class Outlet:
-    """Where a program's partial results go."""
-
-    __slots__ = ("_index", "_put", "_step")
-
-    def __init__(self, put: Callable[[Piece], None], index: tuple[int, ...] = ()) -> None:
-        self._put = put
-        self._index = index
-        self._step = 0
-
-    def at(self, index: int) -> "Outlet":
-        return Outlet(self._put, (*self._index, index))
-
-    def finish(self, result: Any) -> None:
-        self._put(Piece(self._index, result=result))
-
-    async def call(self, model: Model, request: Request) -> Completion:
-        """The model's answer, its text put out as it comes, or whole where nothing streams."""
-        step, streamed = self._step, False
-        self._step += 1
-
-        def put(delta: Delta) -> None:
-            nonlocal streamed
-            streamed = True
-            self._put(Piece(self._index, step, delta.text))
-
-        with scope.setting(scope.deltas, put):
-            completion = await model(request)
-        if not streamed:
-            self._put(Piece(self._index, step, completion.text))
-        return completion
-
-    def text(self, text: str) -> None:
-        """Text that no model wrote."""
-        self._put(Piece(self._index, self._step, text))
-        self._step += 1
-
-
-outlet: ContextVar[Outlet | None] = ContextVar("outlet", default=None)
-
-
-async def call(model: Model, request: Request) -> Completion:
-    """Ask a model on behalf of a program: the draw is counted, and its text streams where somebody listens."""
-    with frames.entered() as frame:
-        request = frame.named(request)
-    around = outlet.get()
-    return await (model(request) if around is None else around.call(model, request))
-
-
-async def calls(model: Model, request: Request, n: int) -> list[Completion]:
-    """`n` draws of a request on behalf of a program."""
-    if n < 1:
-        raise UsageError(f"n={n}: at least one draw is needed")
-    with frames.entered() as frame:
-        request = frame.named(request)
-    return await gather(*(model(request.draw(i)) for i in range(n)))
+# As it comes
 
 
 @overload

@@ -11,7 +11,8 @@ from shoal.errors import UsageError
 from shoal.prompting import llm
 from shoal.prompting.llm.asking import Prompt
 from shoal.runtime import scope
-from shoal.runtime.program import Program, outlet
+from shoal.runtime.outlet import outlet
+from shoal.runtime.program import Program
 from shoal.runtime.types import Message
 
 ROLES = ("system", "user", "assistant", "tool")

@@ -7,7 +7,7 @@ from shoal.prompting.llm.asking import Prompt, Sampling, capabilities, chat_requ
 from shoal.prompting.template import prompt as library
 from shoal.runtime import registry
 from shoal.runtime.builtin import builtin
-from shoal.runtime.program import call, calls
+from shoal.runtime.outlet import call, calls
 from shoal.runtime.types import Completion, Message
 
 _ATTEMPTS = 3  # draws of an answer that must have a form
