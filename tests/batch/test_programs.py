@@ -1,5 +1,6 @@
 """A program over many items: arguments from columns, any output, resumed and refused like every run."""
 
+import asyncio
 import json
 import sqlite3
 from dataclasses import dataclass
@@ -115,6 +116,33 @@ def test_a_row_that_was_cut_off_repeats_no_finished_call(tmp_path: Path) -> None
         journal.execute("DELETE FROM row")
     record = shoal.map(mayor, ["France"], model=model, run_dir=tmp_path / "run")[0]
     assert (record.usage.calls, len(backend.requests)) == (2, 2)
+
+
+def test_a_flow_takes_as_many_waves_as_it_has_steps() -> None:
+    model, backend = scripted(answering, waves=True)
+    shoal.map(mayor, [f"land {i}" for i in range(64)], model=model)
+    assert backend.batches == [64, 64]
+
+
+def test_a_straggler_delays_its_own_row_alone() -> None:
+    release = asyncio.Event()
+    finished: list[str] = []
+
+    async def waiting(request: Request) -> str:
+        if "slow" in request.text:
+            await release.wait()
+        return answering(request)
+
+    @shoal.program
+    async def steps(country: str) -> str:
+        mayor_ = await mayor(country)
+        finished.append(country)
+        if len(finished) == 20:
+            release.set()
+        return mayor_
+
+    shoal.map(steps, ["slow", *map(str, range(20))], model=scripted(waiting)[0])
+    assert finished[-1] == "slow"
 
 
 def test_call_trees_are_kept_where_asked_for(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tests.prompting.llm.test_text import able
 from tests.scripting import run, scripted
 
 import shoal
-from shoal import c
+from shoal import c, llm
 from shoal.errors import UsageError
 
 
@@ -51,6 +51,12 @@ def test_sections_roles_and_selection() -> None:
     assert result.outputs == {"s": "secret", "choice": "x"}
     assert len(backend.requests[1].messages) == 4
     assert shoal.run(c.instruct() + c.generate_object(str), model=scripted(lambda r: '{"value": "v"}')[0]).text
+
+
+def test_a_chain_and_a_call_that_ask_the_same_share_the_draw() -> None:
+    model, backend = counting()
+    chained, called = shoal.run(shoal.parallel("q " + c.generate_text(), llm.generate_text("q ")), model=model)
+    assert (chained.text, called, len(backend.requests)) == ("q <1>", "<1>", 1)
 
 
 def test_chains_are_programs() -> None:

@@ -63,6 +63,9 @@ def test_without_scores_the_text_is_constrained() -> None:
     model, backend = able(lambda request: "b", choices=True)
     assert shoal.run(llm.select("q", ["a", "b"], temperature=0.0), model=model) == "b"
     assert backend.requests[0].params.choices == ("a", "b")
+    model, _ = able(lambda request: "else", choices=True)
+    with pytest.raises(InvalidOutput, match="held to 2 options, the backend wrote 'else'"):
+        shoal.run(llm.select("q", ["a", "b"]), model=model)
     with pytest.raises(Unsupported, match="cannot score"):
         shoal.run(llm.rank("q", ["a", "b"]), model=model)
 

@@ -13,6 +13,7 @@ from tests.scripting import scripted
 import shoal
 from shoal import llm
 from shoal.errors import InvalidOutput, UsageError
+from shoal.techniques.self_consistency import self_consistency
 
 
 @dataclass
@@ -101,6 +102,14 @@ def test_it_ends_where_mending_does_not_help() -> None:
     with pytest.raises(InvalidOutput, match=r"no City in 2 answers; the last: not JSON .*'no idea'"):
         shoal.run(llm.generate_object("q", City, retries=1), model=model)
     assert len(backend.requests) == 2
+
+
+def test_a_technique_is_held_to_the_schema_too() -> None:
+    model, backend = scripted(lambda request: CITY)
+    voted = shoal.apply(self_consistency, model, n=3)
+    assert shoal.run(llm.generate_object("Which city?", City), model=voted) == City("Nice", 340000)
+    assert all(request.params.json_schema for request in backend.requests)
+    assert len(backend.requests) == 3
 
 
 @pytest.mark.parametrize("said", [CITY, f"```json\n{CITY}\n```", f"Here it is: {CITY} Good?", f"\n{CITY}\n"])

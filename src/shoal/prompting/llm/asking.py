@@ -8,7 +8,7 @@ from msgspec import structs
 from shoal.errors import UsageError, did_you_mean
 from shoal.prompting.messages import parse_messages
 from shoal.runtime.backend import Capabilities
-from shoal.runtime.model import Model
+from shoal.runtime.model import Applied, Model
 from shoal.runtime.types import Message, Request, SamplingParams, sampling_params, turns
 
 Prompt = str | Sequence[Message | Mapping[str, Any]]
@@ -44,7 +44,9 @@ _KNOWN = frozenset(SamplingParams.__struct_fields__)
 
 
 def capabilities(model: Model) -> Capabilities:
-    """What the backend of a base model can do; a technique on one is asked as a chat."""
+    """What the backend of a base model can do; of a technique on one, whether its answer can be held to a schema."""
+    if isinstance(model, Applied):
+        return Capabilities(json_schema=capabilities(model.model).json_schema)
     backend = getattr(model, "backend", None)
     found = getattr(backend, "capabilities", None)
     return found if isinstance(found, Capabilities) else Capabilities()

@@ -106,7 +106,10 @@ async def select(
         return (await select_scored(prompt, options, normalise=normalise)).option
     if method == "constrained" or (method == "auto" and can.choices):
         params["choices"] = options
-        return (await completion(prompt, **params)).text
+        said = (await completion(prompt, **params)).text
+        if said not in options:
+            raise InvalidOutput(f"held to {len(options)} options, the backend wrote {said[:100]!r}")
+        return said
     return await _asked(prompt, options, params)
 
 
