@@ -168,18 +168,23 @@ def test_replay_asks_nothing_and_stops_at_the_first_draw_that_is_not_kept(tmp_pa
 
 def test_programs_are_loaded_from_files(tmp_path: Path) -> None:
     file = tmp_path / "flows.py"
-    file.write_text("async def shout(text):\n    return text.upper()\nnumber = 3\n")
+    file.write_text("from pathlib import Path\nasync def shout(text):\n    return text.upper()\nnumber = 3\n")
     function = load_program(f"{file}:shout")
     assert shoal.run(function({"text": "a", "more": 1})).output == "A"
     version = function.version
     file.write_text(file.read_text() + "\n")
     assert load_program(f"{file}:shout").version != version
+    (tmp_path / "bad.py").write_text("def broken(:\n")
+    (tmp_path / "worse.py").write_text("\n\nimport nothing_of_the_kind\n")
     template = tmp_path / "ask.jinja"
     template.write_text("Hi {{ name }}")
     assert shoal.run(load_program(str(template))({"name": "you"})).text == "Hi you"
     for spec, said in (
         (f"{file}:shot", "has no shot; did you mean shout"),
         (f"{file}:number", "has no number"),
+        (f"{file}:Path", "is a class"),
+        (f"{tmp_path}/bad.py:x", "bad.py, line 1: SyntaxError: invalid syntax"),
+        (f"{tmp_path}/worse.py:x", "worse.py, line 3: ModuleNotFoundError: No module named"),
         (f"{tmp_path}/none.py:x", "no file"),
         ("shout", "expected FILE.py:NAME"),
         (f"{tmp_path}/none.jinja", "No such file"),

@@ -33,6 +33,8 @@ class RowFunction:
         self._call: Callable[..., Awaitable[Any]] = function if render is None else render
         self.name = name or getattr(function, "name", "") or getattr(function, "__qualname__", repr(function))
         self.version = version or _source(function)
+        if inspect.isclass(function):
+            raise UsageError(f"{self.name} is a class; name a function or a program")
         self._parameters = inspect.signature(self._call).parameters
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in self._parameters.values())
 
