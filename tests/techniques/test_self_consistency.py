@@ -9,7 +9,7 @@ from shoal.techniques.self_consistency import self_consistency
 
 
 def test_the_vote_is_over_answers_not_wording() -> None:
-    """Four wordings of 60 beat one short 50: the predecessor that compared whole texts returned sample 0 here."""
+    """Four wordings of 60 beat one short 50: comparing whole texts would return sample 0."""
     says = in_turn(
         "The answer is 50.",
         "12 times 5 is sixty, so the answer is 60.",
