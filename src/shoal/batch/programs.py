@@ -36,16 +36,16 @@ class RowFunction:
         if inspect.isclass(function):
             raise UsageError(f"{self.name} is a class; name a function or a program")
         self._parameters = inspect.signature(self._call).parameters
+        for name, parameter in self._parameters.items():
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL):
+                raise UsageError(f"{self.name} takes {name!r} by place alone; columns are given by name")
         self._takes_all = any(p.kind is p.VAR_KEYWORD for p in self._parameters.values())
 
     def check(self, columns: Iterable[str], where: str) -> None:
         """UsageError for an argument that no column gives."""
         columns = list(columns)
         for name, parameter in self._parameters.items():
-            needed = parameter.default is parameter.empty and parameter.kind not in (
-                parameter.VAR_KEYWORD,
-                parameter.VAR_POSITIONAL,
-            )
+            needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
             if needed and name not in columns:
                 raise UsageError(f"{self.name} takes {name!r}; {where} has none: {did_you_mean(name, columns)}")
 
@@ -54,9 +54,10 @@ class RowFunction:
         if isinstance(item, dict):
             return item
         values = item if isinstance(item, tuple) else (item,)
-        if len(values) > len(self._parameters):
-            raise UsageError(f"{self.name} takes {len(self._parameters)} arguments; an item has {len(values)}")
-        return dict(zip(self._parameters, values, strict=False))
+        names = [name for name, parameter in self._parameters.items() if parameter.kind is not parameter.VAR_KEYWORD]
+        if len(values) > len(names):
+            raise UsageError(f"{self.name} takes {len(names)} arguments; an item has {len(values)}")
+        return dict(zip(names, values, strict=False))
 
     async def __call__(self, row: Row) -> Returned:
         """Run the program on a row; columns that it does not take are left out."""
@@ -89,7 +90,8 @@ def returned(result: Any) -> Returned:
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.json.decode(shown(value)) if not isinstance(value, str) else value
+    text = shown(value)
+    return text if isinstance(value, str) else msgspec.json.decode(text)
 
 
 def _source(function: Any) -> str:

@@ -153,8 +153,13 @@ class BatchRun:
         except BudgetExceeded as error:  # the run ends; the row stays undone, to be resumed with a larger budget
             self.stopped = self.stopped or error
             return None
-        except (StoreError, NotCached, asyncio.CancelledError):
+        except (StoreError, NotCached):
             raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return failed(number, row, error, model=self.model, technique=self.technique, usage=recorder.usage)
         except Exception as error:  # noqa: BLE001 - whatever befalls a row is that row's record, and no other's
             return failed(number, row, error, model=self.model, technique=self.technique, usage=recorder.usage)
         return succeeded(

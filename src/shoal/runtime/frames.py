@@ -29,7 +29,7 @@ class Frame:
 
     def named(self, request: Request) -> Request:
         """The request under the name of its next draw: a second time gets -1, a third -2."""
-        key = hash((self.path, request))
+        key = hash((self.path + request.sample, request.question()))
         seen = self._seen(key)
         self.counts[key] = seen + 1
         return request.draw(-seen) if seen else request
@@ -45,6 +45,15 @@ class Frame:
     def branch(self, *index: int) -> "Frame":
         """A frame for work beside others of this one's."""
         return Frame(self.path + index, parent=self)
+
+    def frozen(self) -> "Frame":
+        """A frame that has asked what this one has so far, and does not go on with it."""
+        still = Frame(self.path)
+        frame: Frame | None = self
+        while frame is not None:
+            still.counts = frame.counts | still.counts
+            frame = frame._parent
+        return still
 
     def join(self, branches: "Iterable[Frame]") -> None:
         """Go on after branches: what they asked has been asked."""
@@ -75,6 +84,12 @@ def entered(branch: Frame | None = None) -> Iterator[Frame]:
         yield frame
     finally:
         current.reset(token)
+
+
+def here() -> Frame | None:
+    """The frame of this task, where it has one."""
+    frame = current.get()
+    return frame if frame is not None and frame.task is asyncio.current_task() else None
 
 
 def placed(request: Request) -> Request:

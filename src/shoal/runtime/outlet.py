@@ -85,5 +85,5 @@ async def calls(model: Model, request: Request, n: int) -> list[Completion]:
     if n < 1:
         raise UsageError(f"n={n}: at least one draw is needed")
     with frames.entered() as frame:
-        request = frame.named(request)
-    return await gather(*(model(request.draw(i)) for i in range(n)))
+        draws = [frame.named(request.draw(i)) for i in range(n)]
+    return await gather(*map(model, draws))

@@ -2,7 +2,17 @@
 
 import asyncio
 import inspect
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -142,10 +152,9 @@ async def _at_once(
 ) -> list[Any]:
     with frames.entered() as frame:
         branches = [_branch(frame, i, p, path) for i, (p, path) in enumerate(zip(programs, paths, strict=True))]
-        try:
-            return await gather(*(_task(b.attempt() if return_exceptions else b.run()) for b in branches))
-        finally:
-            frame.join(branch.frame for branch in branches)
+        results = await gather(*(_task(b.attempt() if return_exceptions else b.run()) for b in branches))
+        frame.join(branch.frame for branch in branches)
+        return results
 
 
 def _task(coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
@@ -158,12 +167,16 @@ async def _bounded(
 ) -> list[Any]:
     """The results, in order, of at most `limit` at once; taken from the source when there is room."""
     with frames.entered() as frame:
+        before, asked = frame.frozen(), Frame()  # the source may ask too, while branches run
 
         async def one(item: tuple[int, Awaitable[Any]]) -> tuple[int, Any]:
-            branch = _branch(frame, *item)
-            return branch.index, await (branch.attempt() if return_exceptions else branch.run())
+            branch = _branch(before, *item)
+            result = await (branch.attempt() if return_exceptions else branch.run())
+            asked.join([branch.frame])
+            return branch.index, result
 
         results = {index: result async for index, result in map_bounded(one, _numbered(programs), limit)}
+        frame.join([asked])
     return [results[i] for i in range(len(results))]
 
 
@@ -190,8 +203,18 @@ def parallel(*programs: Any, limit: int | None = None, return_exceptions: bool =
     source = programs[0] if len(programs) == 1 and not isinstance(programs[0], Awaitable) else None
     if source is not None and not isinstance(source, Iterable | AsyncIterable):
         raise UsageError(f"parallel runs programs, not {type(source).__name__}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit={limit}: at least one must be able to run")
+    if source is None:
+        _check_awaitable(programs)
+    once = isinstance(source, Iterator | AsyncIterator)
+    taken = False
 
     async def run() -> list[Any]:
+        nonlocal taken
+        if taken:
+            raise UsageError("parallel: its iterator has been taken by an earlier run; give it a list")
+        taken = once
         if source is not None or limit is not None:
             items = programs if source is None else source
             return await _bounded(items, limit or _LIMIT, return_exceptions=return_exceptions)
@@ -209,11 +232,19 @@ def repeat(program: Program[T], n: int, *, start: int = 0) -> Program[list[T]]:
         raise UsageError(f"n={n}: at least one run is needed")
     if start < 0:
         raise UsageError(f"start={start} is below 0")
+    if not isinstance(program, Program):
+        raise UsageError(f"repeat runs a program again, not {type(program).__name__}; call the function first")
 
     async def run() -> list[T]:
         return await _at_once([program] * n, [(i,) for i in range(start, start + n)])
 
     return Program(run, name=f"repeat({program.name}, {n})", kind="parallel")
+
+
+def _check_awaitable(programs: Iterable[Any]) -> None:
+    for item in programs:
+        if not isinstance(item, Awaitable):
+            raise UsageError(f"parallel runs programs, not {type(item).__name__}; call the function first")
 
 
 def with_registry(program: Program[T], scope_: registry.Registry) -> Program[T]:
@@ -246,13 +277,16 @@ def stream(subject: Any, request: Any = None, /) -> AsyncIterator[Any]:
 
 async def _pieces(program: Program[Any]) -> AsyncIterator[Piece]:
     pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
-    with scope.setting(outlet, Outlet(pieces.put_nowait)):
-        task = asyncio.ensure_future(_awaited(program))
+    around = frames.here()
+    branch = around.branch() if around else Frame()
+    task = asyncio.ensure_future(_Branch(program, 0, branch, Outlet(pieces.put_nowait)).run())
     task.add_done_callback(lambda _: pieces.put_nowait(None))
     try:
         while (piece := await pieces.get()) is not None:
             yield piece
-        yield Piece(result=task.result())
+        task.result()  # or what it failed with
+        if around is not None:
+            around.join([branch])
     finally:
         task.cancel()
 

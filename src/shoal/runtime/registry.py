@@ -62,7 +62,9 @@ class Registry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        _stack.set(_stack.get()[:-1])
+        stack = _stack.get()
+        if self in stack:  # not always the last: a generator that was left may still hold one
+            _stack.set(stack[: len(stack) - 1 - stack[::-1].index(self)])
 
 
 class _Root(Registry):
@@ -111,7 +113,8 @@ def _follow_threads() -> None:
         return
 
     def noting_start(self: threading.Thread) -> None:
-        if around := _stack.get() or _inherited():
+        pool = getattr(getattr(self, "_target", None), "__module__", "") == "concurrent.futures.thread"
+        if not pool and (around := _stack.get() or _inherited()):  # a pool's thread serves many scopes
             self._shoal_registries = around  # type: ignore[attr-defined]
         start(self)
 

@@ -8,7 +8,7 @@ from typing import Literal, TypedDict, TypeVar, Unpack, overload
 from shoal.backends import loop
 from shoal.errors import refuse_unknown
 from shoal.runtime import budget as budgets
-from shoal.runtime import registry, scope
+from shoal.runtime import frames, registry, scope
 from shoal.runtime import replay as replays
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
@@ -51,6 +51,7 @@ async def arun(program: Awaitable[T], **options: Unpack[RunOptions]) -> T:
                 scopes.enter_context(scope.setting(replays.offline, True))
             if (budget := options.get("budget")) is not None:
                 scopes.enter_context(scope.setting(budgets.current, budget))
+            scopes.enter_context(frames.entered())
             return await program
 
 

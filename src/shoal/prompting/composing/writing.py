@@ -199,10 +199,13 @@ def _type(cls: Any) -> Any:
 
 def shown(value: Any) -> str:
     """A value as it stands in a prompt: text as it is, everything else as JSON."""
-    if isinstance(value, str):
-        return value
     try:
+        if isinstance(value, str):
+            value.encode()
+            return value
         return msgspec.json.encode(value, enc_hook=_plain).decode()
+    except UnicodeEncodeError:
+        raise UsageError("half a surrogate pair is nothing that JSON can hold") from None
     except (TypeError, ValueError) as error:
         raise UsageError(f"{type(value).__name__} is nothing that JSON can hold: {error}") from None
 
