@@ -1,7 +1,16 @@
 """Running things at once, structured: nothing outlives its caller, and one failure is raised as itself."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Sequence,
+)
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -46,27 +55,46 @@ async def map_bounded(
 
     Items are taken only when there is room, so a source of any length is held in bounded memory.
     """
-    source = aiter(items) if isinstance(items, AsyncIterable) else _stream(items)
+    source = aiter(items) if isinstance(items, AsyncIterable) else None
+    plain = iter(items) if isinstance(items, Iterable) else iter(())
     running: set[asyncio.Task[R]] = set()
-    done: set[asyncio.Task[R]] = set()
+    done: set[asyncio.Task[Any]] = set()
+    pulling: asyncio.Task[T] | None = None
     exhausted = False
     try:
         while running or not exhausted:
-            while not exhausted and len(running) < limit:
+            while not exhausted and pulling is None and len(running) < limit:
+                if source is not None:
+                    pulling = asyncio.create_task(_next(source))
+                    continue
                 try:
-                    item = await anext(source)
-                except StopAsyncIteration:
+                    running.add(asyncio.create_task(function(next(plain))))
+                except StopIteration:
                     exhausted = True
-                else:
-                    running.add(asyncio.create_task(function(item)))
-            if running:
-                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            if waiting := {*running, *({pulling} if pulling else ())}:
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                running -= done
+                if pulling in done:
+                    try:
+                        running.add(asyncio.create_task(function(pulling.result())))
+                    except _End:
+                        exhausted = True
+                    done.discard(pulling)
+                    pulling = None
                 for task in done:
                     yield task.result()
     finally:
-        await _cancel([*running, *done])
+        await _cancel([*running, *done, *({pulling} if pulling else ())])
+        if isinstance(source, AsyncGenerator):
+            await source.aclose()
 
 
-async def _stream(items: Iterable[T]) -> AsyncIterator[T]:
-    for item in items:
-        yield item
+class _End(Exception):
+    """A source has no more."""
+
+
+async def _next(source: AsyncIterator[T]) -> T:
+    try:
+        return await anext(source)
+    except StopAsyncIteration:
+        raise _End from None

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import (
+    AsyncGenerator,
     AsyncIterable,
     AsyncIterator,
     Awaitable,
@@ -13,6 +14,7 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from contextlib import aclosing, nullcontext
 from functools import wraps
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -167,6 +169,7 @@ async def _bounded(
 ) -> list[Any]:
     """The results, in order, of at most `limit` at once; taken from the source when there is room."""
     with frames.entered() as frame:
+        numbered = _numbered(programs) if isinstance(programs, AsyncIterable) else enumerate(programs)
         before, asked = frame.frozen(), Frame()  # the source may ask too, while branches run
 
         async def one(item: tuple[int, Awaitable[Any]]) -> tuple[int, Any]:
@@ -175,21 +178,15 @@ async def _bounded(
             asked.join([branch.frame])
             return branch.index, result
 
-        results = {index: result async for index, result in map_bounded(one, _numbered(programs), limit)}
+        results = {index: result async for index, result in map_bounded(one, numbered, limit)}
         frame.join([asked])
     return [results[i] for i in range(len(results))]
 
 
-async def _numbered(
-    programs: Iterable[Awaitable[Any]] | AsyncIterable[Awaitable[Any]],
-) -> AsyncIterator[tuple[int, Awaitable[Any]]]:
+async def _numbered(programs: AsyncIterable[Awaitable[Any]]) -> AsyncGenerator[tuple[int, Awaitable[Any]], None]:
     i = 0
-    if isinstance(programs, AsyncIterable):
+    async with aclosing(programs) if isinstance(programs, AsyncGenerator) else nullcontext():
         async for item in programs:
-            yield i, item
-            i += 1
-    else:
-        for item in programs:
             yield i, item
             i += 1
 

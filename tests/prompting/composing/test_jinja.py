@@ -137,7 +137,7 @@ def test_a_failed_call_is_raised_as_it_is_with_its_line() -> None:
         ("{{ generate_text.__globals__ }}", "unsafe"),
         ("{{ generate_text.__self__ }}", "unsafe"),
         ("{% include '/etc/passwd' %}", "no loader"),
-        ("{{ range(10**9) | list }}", "Range too big"),
+        ("{{ range(10**9) | list }}", "the ranges of one rendering have more than"),
         ("{{ 'a' * 10**9 }}", "would build more than"),
         ("{{ [0] * 10**9 }}", "would build more than"),
         ("{{ 9 ** (9**9) }}", "would build more than"),
@@ -148,6 +148,19 @@ def test_a_failed_call_is_raised_as_it_is_with_its_line() -> None:
         ("{% set x = [1] %}{{ x.append(2) }}", "unsafe"),
         ("{% for i in range(99999) %}{{ 'x' ~ ('y' * 10000) }}{% endfor %}", "a prompt of more than"),
         ("{{ lipsum() }}", "'lipsum' is undefined"),
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "the ranges of one rendering"),
+        ("{{ ('a' * 20000) | replace('a', 'b' * 20000) }}", "replace would build more than"),
+        ("{{ ('a' * 20000).replace('a', 'b' * 20000) }}", "unsafe"),
+        ("{{ ('a' * 20000) | join('b' * 20000) }}", "join would build more than"),
+        ("{{ (5).to_bytes(500000000, 'big') }}", "unsafe"),
+        ("{{ [1] | batch(30000000, 'x') }}", "No filter named 'batch'"),
+        ("{{ [1] | tojson(indent=300000000) }}", "indent"),
+        ("{% set n = namespace(x='a') %}{% for i in range(25) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "would build"),
+        ("{% set n = namespace(x='a') %}{% for i in range(25) %}{% set n.x = n.x + n.x %}{% endfor %}", "would build"),
+        ("{% macro t() %}{{ t() }}{% endmacro %}{{ t() }}", "RecursionError"),
+        ("{{ _begin('section', 's', true) }}", "'_begin' is undefined"),
+        ("\n{% macro t() %}{% role user %}x{% endrole %}{% endmacro %}", "line 2: a section or role cannot stand in a"),
+        ("{% set x %}{% section s, hidden %}x{% endsection %}{% endset %}", "a section or role cannot stand in a"),
     ],
 )
 def test_what_is_wrong_or_would_do_harm_is_an_error(text: str, said: str) -> None:
@@ -159,6 +172,19 @@ def test_what_is_wrong_or_would_do_harm_is_an_error(text: str, said: str) -> Non
 def test_an_input_may_not_hide_a_call() -> None:
     with pytest.raises(UsageError, match="the input 'select' has the name of a call"):
         render("x", select=1)
+
+
+def test_a_turn_stays_a_turn_when_it_begins_with_something_hidden() -> None:
+    model, backend = scripted(lambda request: "said")
+    text = "{% role user %}A{% endrole %}{% role user %}{% section s, hidden %}x{% endsection %}B{% endrole %}"
+    render(text + "{{ instruct() }}", model)
+    assert [message.text for message in backend.requests[0].messages] == ["A", "B"]
+
+
+def test_inputs_may_be_programs_and_what_is_no_value_is_no_output() -> None:
+    text = "{% macro m() %}{% endmacro %}{% set n = namespace(a=1) %}{% set b = x %}{{ x }}"
+    result = render(text, x=JinjaPrompt("y").dry_run(), self="z")
+    assert result.outputs.keys() == {"b"}
 
 
 def test_a_dry_run_makes_no_call() -> None:
@@ -177,7 +203,7 @@ def test_partial_results_stream_in_order_and_once() -> None:
         with shoal.using(model):
             return "|".join([piece.text async for piece in shoal.stream(prompt.render()) if not piece.finished])
 
-    assert run(main()) == "Say |two |words| end"
+    assert run(main()) == "Say |two words| end"
 
 
 def test_templates_are_stateless_and_draws_are_by_text() -> None:

@@ -131,5 +131,8 @@ def test_hostile_text_is_no_value_and_no_crash(said: str) -> None:
 
 
 def test_a_type_without_a_schema_is_named() -> None:
-    with pytest.raises(UsageError, match="generate_object: complex has no JSON schema"):
-        shoal.run(llm.generate_object("q", complex), model=scripted(lambda request: "")[0])
+    class Odd:
+        pass
+
+    with pytest.raises(UsageError, match="generate_object: Odd has no JSON schema"):
+        shoal.run(llm.generate_object("q", Odd), model=scripted(lambda request: "")[0])

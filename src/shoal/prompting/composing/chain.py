@@ -56,7 +56,10 @@ def text(value: str) -> Composable:
 
 def _call(method: str, *args: Any, **options: Any) -> Composable:
     async def step(writing: Writing) -> None:
-        writing.write(shown(await getattr(writing, method)(*args, **options)))
+        writing.streams = method in ("generate_text", "instruct", "chat")
+        value = await getattr(writing, method)(*args, **options)
+        writing.streams = False
+        writing.write(shown(value))
 
     return Composable(step)
 

@@ -58,7 +58,8 @@ class Writing:
         self._mocks = mocks
         self._role: str | None = None
         self._hidden = False
-        self._streamed: str | None = None
+        self.streams = False  # whether what a call gives is written as it comes
+        self._streamed = False
         self._size = 0
 
     def write(self, text: str) -> None:
@@ -72,9 +73,9 @@ class Writing:
         else:
             self._parts.append(_Part(self._role, text))
         around = outlet.get()
-        if around is not None and not self._hidden and text != self._streamed:
+        if around is not None and not self._hidden and not self._streamed:
             around.text(text)
-        self._streamed = None
+        self._streamed = False
 
     @property
     def text(self) -> str:
@@ -105,14 +106,14 @@ class Writing:
     @contextmanager
     def section(self, name: str = "", *, hidden: bool = False) -> Iterator[None]:
         """What is written in the body is the output `name`; hidden, it is out of the prompt when it ends."""
-        start, was_hidden = len(self.text), self._hidden
+        start, count, was_hidden = len(self.text), len(self._parts), self._hidden
         self._hidden = was_hidden or hidden
         yield
         self._hidden = was_hidden
         if name:
             self.store(name, self.text[start:])
         if hidden:
-            self._cut(start)
+            self._cut(start, count)
 
     @contextmanager
     def role(self, role: str) -> Iterator[None]:
@@ -126,11 +127,10 @@ class Writing:
         yield
         self._role = None
 
-    def _cut(self, start: int) -> None:
+    def _cut(self, start: int, count: int) -> None:
         kept: list[_Part] = []
-        for part in self._parts:
-            if start > 0:
-                kept.append(_Part(part.role, part.text[:start]))
+        for part in self._parts[:count]:  # a turn that was open stays, be it empty
+            kept.append(_Part(part.role, part.text[: max(start, 0)]))
             start -= len(part.text)
         self._parts = kept
 
@@ -163,7 +163,7 @@ class Writing:
         return self._kept(name, chosen[0] if top_k == 1 else chosen)
 
     async def instruct(self, *, assistant_prefix: str = "", name: str = "", **params: Any) -> str:
-        asked = llm.instruct(self.text, assistant_prefix=assistant_prefix, **params)
+        asked = llm.instruct(self.prompt(), assistant_prefix=assistant_prefix, **params)
         text: str = await self._call(name, asked)
         return text
 
@@ -175,9 +175,11 @@ class Writing:
         if self._mocks is not None:
             value = self._mocks.values.get(name, [self._mocks.reply] if many else self._mocks.reply)
             return self._kept(name, value)
-        with scope.setting(outlet, None if self._hidden or many else outlet.get()):
+        # A template may do anything with what a call gives, so that it streams when it is written.
+        streams = self.streams and not self._hidden and not many
+        with scope.setting(outlet, outlet.get() if streams else None):
             value = await program
-        self._streamed = value if isinstance(value, str) else None
+        self._streamed = streams and outlet.get() is not None
         return self._kept(name, value)
 
     def _kept(self, name: str, value: Any) -> Any:

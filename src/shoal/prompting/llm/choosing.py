@@ -118,18 +118,27 @@ async def _asked(prompt: Prompt, options: Sequence[str], params: Sampling) -> st
     listed = "\n".join(f"- {option}" for option in options)
     question = library("one_of").fill({"instruction": text, "options": listed})
     before = [] if isinstance(prompt, str) else list(prompt[:-1])
-    by_form = {option.strip().casefold(): option for option in options}
+    forms: dict[str, set[str]] = {}
+    for option in options:
+        forms.setdefault(_form(option), set()).add(option)
     said = ""
     for _ in range(_ATTEMPTS):
         said = await chat([*before, {"role": "user", "content": question}], **params)
-        option = by_form.get(said.strip().strip("-*\"'. ").casefold())
-        if option is not None:
-            return option
+        if said.strip() in options:
+            return said.strip()
+        if len(meant := forms.get(_form(said), set())) == 1:
+            return meant.pop()
     raise InvalidOutput(f"the answer is none of the {len(options)} options: {said[:100]!r}")
 
 
+def _form(text: str) -> str:
+    """A text without case and the signs a model puts around an answer."""
+    return text.strip().strip("-*\"'. ").casefold()
+
+
 def _checked(options: Sequence[str]) -> None:
-    if isinstance(options, str) or not options or not all(isinstance(option, str) and option for option in options):
+    listed = isinstance(options, Sequence) and not isinstance(options, str) and bool(options)
+    if not listed or not all(isinstance(option, str) and option for option in options):
         raise UsageError("the options must be a list of texts, none of them empty")
     if len(set(options)) < len(options):
         raise UsageError("two of the options are the same")

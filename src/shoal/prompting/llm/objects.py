@@ -1,7 +1,8 @@
 """Built-ins that give typed values."""
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
 import msgspec
@@ -15,6 +16,8 @@ from shoal.runtime.builtin import builtin
 from shoal.runtime.model import then
 from shoal.runtime.types import Message, Request
 
+_MOST_VALUES = 100  # that are tried in the prose of one answer
+
 
 @builtin
 async def generate_object(
@@ -26,6 +29,8 @@ async def generate_object(
     A backend that can is held to the type's JSON schema; another is shown it. What does not fit is put back to the
     model with the error, up to `retries` times; InvalidOutput where that does not help.
     """
+    if retries < 0:
+        raise UsageError(f"retries={retries} is below 0")
     form = Form(cls)
     request = chat_request(prompt, system, params)
     if capabilities(registry.current().model).json_schema:
@@ -59,23 +64,45 @@ class Form:
 
     def __init__(self, cls: Any) -> None:
         self.name = getattr(cls, "__name__", str(cls))
-        self._cls = cls
-        self._pydantic = hasattr(cls, "model_json_schema") and hasattr(cls, "model_validate_json")
         try:
-            schema = cls.model_json_schema() if self._pydantic else msgspec.json.schema(cls)
-        except TypeError as error:
-            raise UsageError(f"generate_object: {self.name} has no JSON schema: {error}") from None
+            self._read, schema = _reader(cls)
+        except (TypeError, NameError, RuntimeError, ValueError) as error:
+            said = str(error).strip().split("\n", 1)[0]
+            raise UsageError(f"generate_object: {self.name} has no JSON schema: {said}") from None
         self._wrapped = not _is_object(schema)
         self.schema: dict[str, Any] = _wrapped(schema) if self._wrapped else schema
 
     def read(self, text: str) -> Any:
-        """The value; ValueError says what does not fit."""
-        data = _json_in(text)
+        """The value: of several in a text with prose around them, the last that fits. ValueError says what does not."""
+        wrong: ValueError | None = None
+        for data in reversed(_json_in(text)):
+            try:
+                return self._fitted(data)
+            except ValueError as error:
+                wrong = wrong or error
+            except RecursionError:
+                wrong = wrong or ValueError("nested too deeply")
+        raise wrong or ValueError("not JSON")
+
+    def _fitted(self, data: Any) -> Any:
         if self._wrapped and isinstance(data, dict) and data.keys() == {"value"}:
             data = data["value"]
-        if self._pydantic:
-            return self._cls.model_validate(data)  # its ValidationError is a ValueError
-        return msgspec.convert(data, self._cls)  # and so is msgspec's
+        return self._read(json.dumps(data, ensure_ascii=False).encode())  # half a surrogate pair is a ValueError too
+
+
+def _reader(cls: Any) -> tuple[Callable[[bytes], Any], dict[str, Any]]:
+    """How a type is read from JSON, and its schema: by msgspec, or by pydantic where it holds models of that."""
+    if hasattr(cls, "model_json_schema") and hasattr(cls, "model_validate_json"):
+        return cls.model_validate_json, cls.model_json_schema()
+    try:
+        return msgspec.json.Decoder(cls).decode, msgspec.json.schema(cls)
+    except TypeError:
+        if "pydantic" not in sys.modules:
+            raise
+    from pydantic import TypeAdapter
+
+    adapter = TypeAdapter(cls)
+    return adapter.validate_json, adapter.json_schema()
 
 
 def _is_object(schema: Mapping[str, Any]) -> bool:
@@ -93,20 +120,30 @@ def _wrapped(schema: dict[str, Any]) -> dict[str, Any]:
     } | definitions
 
 
-def _json_in(text: str) -> Any:
-    """The JSON of a text that is JSON, has it in a fence, or has some prose around it."""
-    stripped = text.strip().removeprefix("```json").removeprefix("```").strip()
+def _json_in(text: str) -> list[Any]:
+    """The JSON values of a text: the one that it is or has in a fence, else the objects and arrays in its prose."""
+    stripped = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
     try:
-        return _decoded(stripped)
-    except ValueError:
-        starts = [at for at in (text.find("{"), text.find("[")) if at >= 0]
-        if not starts:
-            raise
-    return _decoded(text[min(starts) :])
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return json.JSONDecoder().raw_decode(text)[0]
+        return [_decoder.decode(stripped)]
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"not JSON ({error})") from None
+        wrong = error
+    found, at = [], 0
+    for _ in range(_MOST_VALUES):
+        start = min((place for place in (text.find("{", at), text.find("[", at)) if place >= 0), default=-1)
+        if start < 0:
+            break
+        try:
+            value, at = _decoder.raw_decode(text, start)
+            found.append(value)
+        except (ValueError, RecursionError) as error:
+            wrong, at = error, start + 1
+    if not found:
+        raise ValueError(f"not JSON ({wrong})")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_no_constant)

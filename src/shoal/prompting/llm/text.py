@@ -57,7 +57,7 @@ async def chat(messages: Prompt, *, system: str | None = None, **params: Unpack[
 
 @builtin
 async def instruct(
-    prompt: str, *, assistant_prefix: str = "", system: str | None = None, **params: Unpack[Sampling]
+    prompt: Prompt, *, assistant_prefix: str = "", system: str | None = None, **params: Unpack[Sampling]
 ) -> str:
     """The answer to an instruction, from after `assistant_prefix` on: the answer is made to begin with that.
 
@@ -69,10 +69,12 @@ async def instruct(
         return (await completion(request.messages, **params)).text
     if capabilities(registry.current().model).prefill:
         return (await completion((*request.messages, Message("assistant", assistant_prefix)), **params)).text
-    asked = library("begin_with").fill({"instruction": prompt, "prefix": assistant_prefix})
+    *before, last = request.messages
+    asked = library("begin_with").fill({"instruction": last.text, "prefix": assistant_prefix})
+    turns = (*before, Message(last.role, asked))
     said = ""
     for _ in range(_ATTEMPTS):
-        said = (await completion(chat_request(asked, system, params).messages, **params)).text.lstrip()
+        said = (await completion(turns, **params)).text.lstrip()
         if said.startswith(assistant_prefix):
             return said.removeprefix(assistant_prefix)
     raise InvalidOutput(f"the answer does not begin with {assistant_prefix!r}: {said[:100]!r}")
