@@ -216,3 +216,32 @@ def test_an_option_that_nobody_knows_is_refused(call: Any) -> None:
     with pytest.raises(UsageError, match="takes no 'run_dri'"):
         call(model)
     assert backend.requests == []
+
+
+def test_a_row_that_no_output_can_hold_is_that_row_alone(tmp_path: Path) -> None:
+    @shoal.program
+    async def give(which: str) -> str:
+        if which == "cancelled":
+            task = asyncio.ensure_future(asyncio.sleep(9))
+            task.cancel()
+            await task
+        return "\ud800" if which == "half" else which
+
+    for _ in range(2):
+        records = shoal.map(give, ["a", "half", "cancelled", "b"], model=scripted(answering)[0], run_dir=tmp_path / "r")
+        assert [r.output for r in records] == ["a", None, None, "b"]
+        assert [r.error.type for r in records if r.error] == ["UsageError", "CancelledError"]
+
+
+def test_signatures_that_columns_cannot_serve_are_refused() -> None:
+    @shoal.program
+    async def by_place(a: str, /) -> str:
+        return a
+
+    @shoal.program
+    async def many(*a: str) -> str:
+        return str(a)
+
+    for function in (by_place, many):
+        with pytest.raises(UsageError, match="takes 'a' by place alone"):
+            shoal.map(function, ["x"], model=scripted(answering)[0])

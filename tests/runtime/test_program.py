@@ -1,6 +1,7 @@
 """Programs: lazy, repeatable, composable values whose draws are named by where they are asked."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -386,3 +387,81 @@ def test_threads_and_loops_keep_their_own_counts() -> None:
         thread.start()
         thread.join()
     assert said == ["<a>"] * 3
+
+
+def test_an_iterable_counts_what_it_asked_as_programs_do() -> None:
+    @shoal.program
+    async def asking(listed: bool, limit: int | None) -> str:
+        programs = [llm.generate_text("q"), llm.generate_text("x")]
+        await (shoal.parallel(programs, limit=limit) if listed else shoal.parallel(*programs, limit=limit))
+        return await llm.generate_text("q")
+
+    for listed in (True, False):
+        for limit in (None, 1):
+            assert shoal.run(asking(listed, limit), model=echo()[0]) == "q[-1]"
+
+
+def test_a_repeat_and_texts_of_the_same_question_share_no_draw() -> None:
+    @shoal.program
+    async def both() -> list[str]:
+        repeated = await shoal.repeat(llm.generate_text("q"), 2)
+        return [*repeated, *await llm.generate_texts("q", 2)]
+
+    assert shoal.run(both(), model=echo()[0]) == ["q[0]", "q[1]", "q[0, -1]", "q[1, -1]"]
+
+
+def test_what_failed_beside_others_is_not_counted() -> None:
+    @shoal.program
+    async def fails() -> None:
+        await llm.generate_text("q")
+        raise ValueError
+
+    @shoal.program
+    async def again() -> str:
+        with contextlib.suppress(ValueError):
+            await shoal.parallel(fails(), fails())
+        return await llm.generate_text("q")
+
+    assert shoal.run(again(), model=echo()[0]) == "q"
+
+
+def test_streams_and_plain_coroutines_count_too() -> None:
+    async def plain() -> list[str]:
+        first = await llm.generate_text("q")
+        streamed = [piece.result async for piece in shoal.stream(llm.generate_text("q")) if piece.finished]
+        return [first, *streamed, await llm.generate_text("q")]
+
+    assert shoal.run(plain(), model=echo()[0]) == ["q", "q[-1]", "q[-2]"]
+
+
+def test_an_iterator_is_taken_once_and_limits_are_checked() -> None:
+    programs = shoal.parallel(twice(text) for text in "ab")
+    assert shoal.run(programs, model=echo()[0]) == ["<a>", "<b>"]
+    with pytest.raises(UsageError, match="taken by an earlier run"):
+        shoal.run(programs, model=echo()[0])
+    for limit in (0, -1):
+        with pytest.raises(UsageError, match="at least one"):
+            shoal.parallel([], limit=limit)
+    with pytest.raises(UsageError, match="not function; call the function first"):
+        shoal.repeat(twice, 2)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="not function; call the function first"):
+        shoal.parallel(twice, twice)
+
+
+def test_a_failure_is_noticed_while_the_source_waits_and_closes_it() -> None:
+    closed: list[bool] = []
+
+    async def source() -> AsyncIterator[shoal.Program[None]]:
+        try:
+            yield fails()
+            await asyncio.Event().wait()
+        finally:
+            closed.append(True)
+
+    @shoal.program
+    async def fails() -> None:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        shoal.run(shoal.parallel(source()), timeout=20)
+    assert closed == [True]

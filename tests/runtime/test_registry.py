@@ -1,7 +1,9 @@
 """Registries and built-ins: what a call does is decided where it runs."""
 
 import asyncio
+import contextvars
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -180,3 +182,27 @@ def test_users_declare_built_ins_of_their_own() -> None:
             shoal.run(shout("a", 1, 2))  # type: ignore[call-arg]
     with pytest.raises(UsageError, match="shout takes no 'tims'; did you mean times"):
         shoal.run(shout("a", tims=2))  # type: ignore[call-arg]
+
+
+def test_a_generator_that_is_left_does_not_leave_its_scope_behind() -> None:
+    async def pieces() -> Any:
+        with shoal.using(saying("inner")):
+            yield 1
+            yield 2
+
+    async def main() -> type[registry.Registry]:
+        with shoal.using(saying("outer")):
+            async for _ in pieces():
+                break
+        return type(registry.current())
+
+    assert shoal.run(main()) is registry._Root
+
+
+def test_a_pools_thread_belongs_to_no_scope() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with shoal.using(saying("a")):
+            assert pool.submit(lambda: type(registry.current())).result() is registry._Root
+        with shoal.using(saying("b")):
+            bound = contextvars.copy_context()
+            assert pool.submit(bound.run, shoal.run, ask()).result() == "b:q"

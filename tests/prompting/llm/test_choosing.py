@@ -89,3 +89,17 @@ def test_options_that_make_no_choice_are_refused(options: Any) -> None:
         shoal.run(llm.select("q", options), model=model)
     with pytest.raises(UsageError, match="method 'best'"):
         shoal.run(llm.select("q", ["a"], method="best"), model=model)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "chosen"),
+    [
+        (["-1", "1"], "-1", "-1"),
+        (["US", "us"], "US", "US"),
+        (["A*", "A"], "A*", "A*"),
+        (["U.S.", "UK"], "U.S.", "U.S."),
+    ],
+)
+def test_an_option_is_meant_as_it_is_written_before_all(options: list[str], said: str, chosen: str) -> None:
+    model, _ = able(lambda request: said)
+    assert shoal.run(llm.select("q", options), model=model) == chosen

@@ -136,3 +136,35 @@ def test_a_type_without_a_schema_is_named() -> None:
 
     with pytest.raises(UsageError, match="generate_object: Odd has no JSON schema"):
         shoal.run(llm.generate_object("q", Odd), model=scripted(lambda request: "")[0])
+
+
+@pytest.mark.parametrize(
+    ("cls", "said", "value"),
+    [
+        (list[int], "As in [1], the answer is [2, 3].", [2, 3]),
+        (City, f'{{"name": "Rome"}} no, {CITY}', City("Nice", 340000)),
+        (dict[int, str], '{"1": "a"}', {1: "a"}),
+    ],
+)
+def test_of_several_values_the_last_that_fits_is_meant(cls: Any, said: str, value: Any) -> None:
+    model, _ = able(lambda request: said)
+    assert shoal.run(llm.generate_object("q", cls), model=model) == value
+
+
+@pytest.mark.parametrize(
+    ("cls", "said"),
+    [
+        (int, "1,234"),
+        (int, "2023-05-01"),
+        (int, "007"),
+        (float, "3 or 4"),
+        (float, "NaN"),
+        (str, '{"value": "\\ud83d"}'),
+    ],
+)
+def test_what_is_not_the_value_is_not_taken_for_it(cls: Any, said: str) -> None:
+    model, _ = able(lambda request: said)
+    with pytest.raises(InvalidOutput):
+        shoal.run(llm.generate_object("q", cls, retries=0), model=model)
+    with pytest.raises(UsageError, match="retries=-1 is below 0"):
+        shoal.run(llm.generate_object("q", cls, retries=-1), model=model)
