@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
+from time import monotonic, sleep
 from typing import Any
 
 from shoal.errors import CorruptStore, StoreError
@@ -178,9 +179,22 @@ class _Writer:
                 loop.call_soon_threadsafe(_settle, futures, error)
 
 
+def _write_ahead(connection: sqlite3.Connection) -> str:
+    """Switch to WAL. SQLite does not wait by itself where two processes open a new file and both switch it."""
+    deadline = monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            mode: str = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+            return mode
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or monotonic() > deadline:
+                raise
+            sleep(0.01)
+
+
 def _connect(path: Path, durable: bool) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
+    mode = _write_ahead(connection)
     if mode != "wal":
         raise StoreError(f"{path}: this file system cannot hold a write-ahead log; choose a local directory")
     connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
