@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, Concatenate, Protocol
+
+from msgspec import structs
 
 from shoal.errors import UsageError
 from shoal.runtime import registry, scope, trace
@@ -53,9 +56,7 @@ class Applied:
     @property
     def name(self) -> str:
         """The technique and the options it was given, as a spec writes them."""
-        options = ", ".join(f"{name}={_shown(value)}" for name, value in self.options.items())
-        name = getattr(self.technique, "__name__", repr(self.technique))
-        return f"{name}({options})" if options else name
+        return _shown(partial(self.technique, **self.options))
 
     def __repr__(self) -> str:
         return f"{self.name}@{self.model!r}"
@@ -63,6 +64,11 @@ class Applied:
 
 def _shown(value: object) -> str:
     """An option as a spec writes it: the same in every process, so that runs can be compared by it."""
+    if isinstance(value, partial):
+        options = ", ".join(f"{name}={_shown(option)}" for name, option in value.keywords.items())
+        return f"{_shown(value.func)}({options})" if options else _shown(value.func)
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_shown, value))}]"
     return getattr(value, "__qualname__", None) or repr(value)
 
 
@@ -82,9 +88,15 @@ async def sample(model: Model, request: Request, n: int, *, start: int = 0) -> l
 
 
 def then(request: Request, reply: str, follow_up: str, **params: Any) -> Request:
-    """The conversation continued: the model's reply, then a new user turn. Sampling parameters may be changed."""
-    turns_ = (*request.messages, Message("assistant", reply), Message("user", follow_up))
-    continued = Request(messages=turns_, params=request.params, tools=request.tools, sample=request.sample)
+    """The conversation continued: the model's reply, then a new user turn. Sampling parameters may be changed.
+
+    A bare prompt is continued as text.
+    """
+    if request.prompt is not None:
+        continued = structs.replace(request, prompt=f"{request.prompt}{reply}\n\n{follow_up}\n\n")
+    else:
+        turns_ = (*request.messages, Message("assistant", reply), Message("user", follow_up))
+        continued = structs.replace(request, messages=turns_)
     return continued.with_params(**params) if params else continued
 
 

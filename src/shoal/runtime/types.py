@@ -214,7 +214,8 @@ class Completion(Struct, frozen=True, omit_defaults=True):
     """One whole answer.
 
     `answer` is the short answer where a technique determined one, else None. `finish_reason` is the server's word:
-    "stop", "length", "tool_calls", "content_filter". For a technique, `usage` sums every call it made.
+    "stop", "length", "tool_calls", "content_filter". For a technique, `usage` sums every call it made, and
+    `alternatives` are further whole answers where it gives several, best first; what they cost is in `usage` too.
     `id` is the server's name for the reply it came in, which draws of one wire request share.
     """
 
@@ -227,6 +228,7 @@ class Completion(Struct, frozen=True, omit_defaults=True):
     tool_calls: tuple[Json, ...] = ()
     reasoning: str | None = None
     id: str | None = None
+    alternatives: "tuple[Completion, ...]" = ()
 
     def cached(self) -> "Completion":
         """The same answer, had for nothing."""

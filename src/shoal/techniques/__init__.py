@@ -12,13 +12,18 @@ from shoal.techniques.self_consistency import self_consistency
 
 
 class Entry(Struct, frozen=True):
-    """A technique and what is known of it before it runs: calls of a model, and how many of them one after another."""
+    """A technique and what is known of it before it runs.
+
+    `calls` and `critical_path` are formulas over its options: calls of a model, and how many of them one after another.
+    Where the replies decide how many are made, they are the most, and `fewest` says with how many calls it can end.
+    """
 
     function: Technique
     calls: str
     critical_path: str
     paper: str
     aliases: tuple[str, ...] = ()
+    fewest: str | None = None
 
     @property
     def summary(self) -> str:

@@ -1,20 +1,31 @@
-"""Showing a whole conversation to a judge or an aggregator."""
+"""Showing a whole conversation to a judge, and putting work on it without losing any of it."""
 
 from msgspec import structs
 
-from shoal.runtime.types import Json, Message, Request, SamplingParams
+from shoal.runtime.types import Completion, Json, Message, Request, SamplingParams
 
 
 def transcript(request: Request) -> str:
     """The conversation (or the bare prompt) as text, each turn under the name of who spoke."""
     if request.prompt is not None:
         return request.prompt
-    return "\n\n".join(f"{message.role}: {_said(message)}" for message in request.messages)
+    return "\n\n".join(f"{message.role}: {_shown(message)}" for message in request.messages)
 
 
-def _said(message: Message) -> str:
-    calls = "\n".join(f"(calls a tool: {call.text})" for call in message.tool_calls)
-    return "\n".join(part for part in (message.text, calls) if part)
+def said(completion: Completion) -> str:
+    """What a reply says as text, the tools it calls included, and whether it breaks off."""
+    parts = [completion.text.strip(), *_calls(completion.tool_calls)]
+    if completion.finish_reason == "length":
+        parts.append("(cut off here: it was too long)")
+    return "\n".join(filter(None, parts))
+
+
+def _shown(message: Message) -> str:
+    return "\n".join(filter(None, [message.text, *_calls(message.tool_calls)]))
+
+
+def _calls(calls: tuple[Json, ...]) -> list[str]:
+    return [f"(calls a tool: {call.text})" for call in calls]
 
 
 def aside(request: Request, text: str, **params: object) -> Request:
@@ -43,3 +54,44 @@ def with_system(request: Request, text: str) -> Request:
     if first.role == "system" and isinstance(first.content, str):
         return structs.replace(request, messages=(Message("system", f"{first.content}\n\n{text}"), *rest))
     return structs.replace(request, messages=(Message("system", text), *request.messages))
+
+
+def instructed(request: Request, text: str) -> Request:
+    """The same conversation with `text` after what was said last: in the user's last turn, or in a turn of its own."""
+    if request.prompt is not None:
+        return structs.replace(request, prompt=f"{request.prompt}\n\n{text}")
+    last = request.messages[-1] if request.messages else None
+    if last is None or last.role != "user":  # the result of a tool, say, stands last
+        return structs.replace(request, messages=(*request.messages, Message("user", text)))
+    return structs.replace(request, messages=(*request.messages[:-1], _extended(last, text)))
+
+
+def _extended(message: Message, text: str) -> Message:
+    if isinstance(message.content, Json):
+        return structs.replace(message, content=Json.of([*_parts(message), {"type": "text", "text": text}]))
+    return structs.replace(message, content=f"{message.content or ''}\n\n{text}".strip())
+
+
+def thinking(request: Request) -> Request:
+    """The same conversation, for work that is not the answer itself.
+
+    It may be sampled as the user said, but the form of the answer (tools, constraint, stop strings, length,
+    log-probabilities, further wire fields) is not asked of it.
+    """
+    asked = request.params
+    settings = SamplingParams(
+        temperature=asked.temperature,
+        top_p=asked.top_p,
+        top_k=asked.top_k,
+        min_p=asked.min_p,
+        seed=asked.seed,
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
+    )
+    return structs.replace(request, params=settings, tools=())
+
+
+def has_form(request: Request) -> bool:
+    """Whether the user asked for a form that only a call for the answer itself can give: see `thinking`."""
+    params = structs.replace(request.params, max_tokens=None)  # a length is kept where the work is short enough
+    return bool(request.tools) or thinking(request).params != params

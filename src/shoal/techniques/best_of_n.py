@@ -2,12 +2,10 @@
 
 from msgspec import structs
 
-from shoal.prompting.answers import rating
-from shoal.prompting.template import prompt
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, sample
 from shoal.runtime.types import Completion, Request, total
-from shoal.techniques._conversation import aside, transcript
+from shoal.techniques._judging import ask_rating, score
 
 
 async def best_of_n(model: Model, request: Request, *, n: int = 4, judge: Model | None = None) -> Completion:
@@ -18,12 +16,7 @@ async def best_of_n(model: Model, request: Request, *, n: int = 4, judge: Model 
     """
     judge = judge or model
     answers = await sample(model, request, n)
-    verdicts = await gather(*(judge(_rate(request, answer)) for answer in answers))
-    ratings = [rating(verdict.text) for verdict in verdicts]
-    best = max(range(n), key=lambda i: (-1.0 if ratings[i] is None else ratings[i], -i))
+    verdicts = await gather(*(judge(ask_rating(request, answer)) for answer in answers))
+    ratings = [score(verdict) for verdict in verdicts]
+    best = max(range(n), key=lambda i: (-1.0 if (rated := ratings[i]) is None else rated, -i))
     return structs.replace(answers[best], usage=total(c.usage for c in (*answers, *verdicts)))
-
-
-def _rate(request: Request, answer: Completion) -> Request:
-    text = prompt("rate_answer").fill({"conversation": transcript(request), "answer": answer.text})
-    return aside(request, text, temperature=0.0)

@@ -8,7 +8,7 @@ from shoal.prompting.template import prompt
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, answer
 from shoal.runtime.types import Completion, Request, Usage, total
-from shoal.techniques._conversation import with_system
+from shoal.techniques._conversation import said, with_system
 
 
 async def mixture_of_agents(
@@ -39,4 +39,4 @@ async def mixture_of_agents(
 
 
 def _numbered(drafts: Sequence[Completion]) -> str:
-    return "\n\n".join(f"[Answer {i}]\n{draft.text.strip()}" for i, draft in enumerate(drafts, 1))
+    return "\n\n".join(f"[Answer {i}]\n{said(draft)}" for i, draft in enumerate(drafts, 1))

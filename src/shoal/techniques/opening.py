@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from shoal.backends import BaseModel, open_base
@@ -103,5 +104,7 @@ def bases(model: object) -> Iterator[BaseModel]:
             yield item
         elif isinstance(item, Applied):
             stack += [item.model, *item.options.values()]
+        elif isinstance(item, partial):
+            stack += item.keywords.values()
         elif isinstance(item, list | tuple):
             stack += item

@@ -73,7 +73,7 @@ _SAID_OF = re.compile(
 _ARITHMETIC = re.compile(r"\d\s?(?:=|[-+*/×÷]\s?[$]?\d|plus|minus|times|divided by)|=\s?[-$]{0,2}\d", re.IGNORECASE)
 
 
-def extract(text: str, kind: str = "auto") -> str | None:
+def extract(text: str, kind: str = "auto", *, cut_off: bool = False) -> str | None:
     r"""The final answer a reply states, as it stands there without its markup; None where there is none.
 
     The last statement that fits the kind wins, of `\boxed{...}`, "the answer is ...", "Answer: ...", `#### ...`,
@@ -85,6 +85,9 @@ def extract(text: str, kind: str = "auto") -> str | None:
     - "text" what a reply of one sentence says something named is ("The capital of France is Paris."), or else a reply
       of one short line (60 characters) whole, unless it breaks off in stating an answer,
     - "auto" the same, else the last number of a text that does sums.
+
+    Where nothing is stated in a text that was `cut_off` before its end, there is no answer: the last number in it, say,
+    is only the last that was reached.
 
     What is denied is not stated ("not 5 but 6" is 6), nor what is asked or supposed ("if the answer is 5"). Reasoning
     in <think> is not looked at, and a reply that never leaves it has no answer.
@@ -99,7 +102,7 @@ def extract(text: str, kind: str = "auto") -> str | None:
         answer = _as_kind(statement, kind)
         if answer is not None:
             return answer
-    return _in_bold(shown, kind) or _unstated(shown, kind)
+    return _in_bold(shown, kind) or (None if cut_off else _unstated(shown, kind))
 
 
 def _statements(text: str) -> list[Span]:

@@ -1,0 +1,44 @@
+"""Solving step by step: asking for the next step of a partial solution, judging it, and writing the answer from it."""
+
+import re
+from collections.abc import Sequence
+
+from shoal.prompting.template import prompt
+from shoal.runtime.model import Model, answer
+from shoal.runtime.types import Completion, Request
+from shoal.techniques._conversation import aside, has_form, instructed, thinking, transcript
+
+_FINAL = re.compile(r"^[\s*_#>]*final answer\b", re.IGNORECASE | re.MULTILINE)
+
+
+def ask_step(request: Request, path: Sequence[str]) -> Request:
+    """The conversation, with the steps so far and the wish for the next one alone."""
+    wish = prompt("next_step").fill({"steps": _numbered(path) or "(none yet)"})
+    return instructed(thinking(request), wish)
+
+
+def is_final(step: str) -> bool:
+    """Whether a step ends a solution: it says "Final answer"."""
+    return _FINAL.search(step) is not None
+
+
+def ask_step_rating(request: Request, path: Sequence[str]) -> Request:
+    """How likely is it that these steps lead to a right answer, from 0 to 10? Reasons come before the score."""
+    question = prompt("rate_steps").fill({"conversation": transcript(request), "steps": _numbered(path)})
+    return aside(request, question, temperature=0.0)
+
+
+def is_answer(request: Request, path: Sequence[str], tokens: int) -> bool:
+    """Whether the steps are themselves the answer the user asked for: whole, of no special form, and not too long."""
+    longest = request.params.max_tokens
+    whole = bool(path) and is_final(path[-1])
+    return whole and not has_form(request) and (longest is None or tokens <= longest)
+
+
+async def write_answer(model: Model, request: Request, path: Sequence[str]) -> Completion:
+    """The answer to the conversation from worked steps: one call, with everything the user asked of the answer."""
+    return await answer(model, instructed(request, prompt("write_answer").fill({"steps": _numbered(path)})))
+
+
+def _numbered(path: Sequence[str]) -> str:
+    return "\n\n".join(f"[Step {i}]\n{step.strip()}" for i, step in enumerate(path, 1))
