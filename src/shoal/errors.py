@@ -19,6 +19,7 @@
     ├── TechniqueError             a technique's calls succeeded but gave nothing to answer with
     ├── InvalidOutput              a model's text is not of the form that was asked for
     ├── NotCached                  a run that may ask nothing needs a draw that is not kept
+    ├── SandboxUnavailable         model-written code cannot be confined here, so it is not run
     ├── BudgetExceeded             the run's calls, tokens or seconds are spent
     └── StoreError                 a cache or journal file cannot be used
         ├── CorruptStore
@@ -142,6 +143,10 @@ class NotCached(ShoalError):
 
 class InvalidOutput(ShoalError):
     """A model's text is not of the form that was asked for, and asking again did not help."""
+
+
+class SandboxUnavailable(ShoalError):
+    """Model-written code cannot be confined here, so it is not run; the message names what is missing."""
 
 
 class BudgetExceeded(ShoalError):
