@@ -20,7 +20,7 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a run printed and how it ended. `exit_code` is negative for a signal and None where a limit stopped the run."""
+    """What a run printed and how it ended. `exit_code` is negative for a signal, None where a limit stopped the run."""
 
     stdout: str
     stderr: str
