@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
+from shoal.errors import UsageError
 from shoal.prompting.template import prompt
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, answer
@@ -26,6 +27,8 @@ async def mixture_of_agents(
     are more than `width`); the last layer is the aggregator alone. With one model the answers of a layer are
     independent draws of it.
     """
+    if proposers is not None and not proposers:
+        raise UsageError("mixture_of_agents: proposers is empty; name at least one model, or leave it out")
     team = list(proposers or [model])
     width = max(width, len(team))
     spent = Usage()
