@@ -79,6 +79,7 @@ def test_specs(spec: str, shown: str) -> None:
         ("gguf/", "expected gguf/PATH"),
         ("scripted/nowhere.py:f", "no file nowhere.py"),
         ("", "unknown model ''"),
+        ("leap(examples=x)@local", "only be given from Python"),
         ("re2&bon@", "unknown model ''"),
         ("re3&bon@local", "unknown technique 're3' in 're3&bon@local'; did you mean re2"),
         ("re2&bon(m=3)@local", "bon has no option 'm'"),
