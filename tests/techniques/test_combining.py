@@ -70,13 +70,19 @@ def test_stages_are_techniques_with_options_and_show_in_the_trace() -> None:
     assert backend.batches == [3, 2, 2]
 
 
-def test_an_empty_answer_is_nothing_to_go_over() -> None:
+def test_an_empty_answer_is_nothing_to_go_over_and_replaces_none() -> None:
     async def silent(model: Model, request: Request) -> Completion:
-        return Completion("", usage=(await model(request.draw(9))).usage)
+        return Completion(" ", usage=(await model(request.draw(9))).usage)
 
     completion, backend = answer_of(pipeline, lambda r: "x", "Q?", stages=[silent, plain])
     assert backend.requests[1] == Request.of("Q?")
-    assert completion.usage.calls == 2
+    assert (completion.text, completion.usage.calls) == ("x", 2)
+    first = partial(named, name="a")
+    completion, backend = answer_of(pipeline, lambda r: "x", "Q?", stages=[first, silent, plain])
+    assert backend.requests[2].messages[1].content == "a: x"
+    assert (completion.text, completion.usage.calls) == ("x", 3)
+    completion, _ = answer_of(pipeline, lambda r: "x", "Q?", stages=[first, silent])
+    assert (completion.text, completion.usage.calls) == ("a: x", 2)
 
 
 def test_an_earlier_answer_is_not_taken_for_an_example_nor_the_question_lost() -> None:

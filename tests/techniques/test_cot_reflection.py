@@ -34,6 +34,7 @@ def test_the_output_is_the_text_and_the_thinking_the_reasoning() -> None:
         ("<thinking>a</thinking>\nb", "b", "a"),
         ("<thinking>I write in <output> later.</thinking><output>b</output>", "b", "I write in <output> later."),
         ("<thinking>a</thinking><output>Use <output>x</output> tags.</output>", "Use <output>x</output> tags.", "a"),
+        ("<thinking>First <output> is far. <output>b", "b", "First <output> is far."),
         ("b", "b", None),
         ("<output>b</output>", "b", None),
         ("", "", None),

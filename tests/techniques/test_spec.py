@@ -1,6 +1,7 @@
 """The grammar of model specs, and one line for each way to get it wrong."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ from tests.scripting import run, scripted
 
 from shoal.cli import main
 from shoal.errors import UsageError
-from shoal.runtime.model import Applied, Model
+from shoal.runtime.model import Applied, Model, apply
+from shoal.techniques.best_of_n import best_of_n
+from shoal.techniques.combining import pipeline
 from shoal.techniques.opening import bases, names, open_model
 from shoal.techniques.spec import parse_spec
 
@@ -134,6 +137,13 @@ def test_what_a_combined_spec_asks(tmp_path: Path) -> None:
     assert completion.text == "3 turns. Score: 3"
     assert [other.text for other in completion.alternatives] == ["3 turns. Score: 3"]
     assert (completion.usage.calls, completion.usage.cached_calls) == (6, 1)  # equal answers are judged once
+
+
+def test_models_in_the_options_of_a_partial_are_known() -> None:
+    model, judge = (scripted(lambda r: "x", name=name)[0] for name in ("a", "b"))
+    judged = partial(best_of_n, judge=judge)
+    for applied in (apply(judged, model), apply(pipeline, model, stages=[judged])):
+        assert sorted(repr(base) for base in bases(applied)) == ["a", "b"]
 
 
 def test_a_combination_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

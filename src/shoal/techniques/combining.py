@@ -48,22 +48,24 @@ async def pipeline(model: Model, request: Request, *, stages: Sequence[Technique
     """Run techniques one after another, each going over the answer of the one before.
 
     The first answers the request. Each next one gets the whole conversation, the answer before it as the assistant's
-    turn, and a turn of the user's that asks to go over it and puts the question again. An empty answer is nothing to go
-    over: the next stage then answers the request itself. The completion is the last one's.
+    turn, and a turn of the user's that asks to go over it and puts the question again. An empty answer is nothing to
+    go over and replaces none. The completion is the last one's.
     """
     *earlier, last = _some("pipeline", stages)
     asked, spent = request, Usage()
+    best: Completion | None = None
     for stage in earlier:
         reply = await apply(stage, model)(asked)
         spent = spent + reply.usage
-        asked = _going_over(request, reply)
+        if said(reply):
+            asked, best = _going_over(request, reply), reply
     final = await answer(apply(last, model), asked)
-    return structs.replace(final, usage=spent + final.usage)
+    kept = best if best is not None and not said(final) else final
+    return structs.replace(kept, usage=spent + final.usage)
 
 
 def _going_over(request: Request, reply: Completion) -> Request:
-    text = said(reply)
-    return then(request, text, prompt("go_over").fill({"question": request.text})) if text else request
+    return then(request, said(reply), prompt("go_over").fill({"question": request.text}))
 
 
 @_written_with("|")
