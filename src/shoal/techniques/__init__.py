@@ -7,8 +7,13 @@ from msgspec import Struct
 
 from shoal.runtime.model import Technique
 from shoal.techniques.best_of_n import best_of_n
+from shoal.techniques.cot_reflection import cot_reflection
+from shoal.techniques.critique import critique
+from shoal.techniques.learning_principles import learning_principles
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.re_reading import re_reading
 from shoal.techniques.self_consistency import self_consistency
+from shoal.techniques.two_turn import two_turn
 
 
 class Entry(Struct, frozen=True):
@@ -46,6 +51,13 @@ TECHNIQUES: dict[str, Entry] = {
         "arXiv:2406.04692",
         ("moa",),
     ),
+    "cot_reflection": Entry(cot_reflection, "2", "2", "arXiv:2201.11903", fewest="1"),
+    "re_reading": Entry(re_reading, "1", "1", "arXiv:2309.06275", ("re2",)),
+    "learning_principles": Entry(
+        learning_principles, "2 * attempts * len(examples or []) + 2", "4", "arXiv:2402.05403", ("leap",), "1"
+    ),
+    "two_turn": Entry(two_turn, "2", "2", "arXiv:2205.11916"),
+    "critique": Entry(critique, "2 * rounds + 1", "2 * rounds + 1", "arXiv:2303.17651"),
 }
 
 
