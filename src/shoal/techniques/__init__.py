@@ -8,6 +8,8 @@ from msgspec import Struct
 from shoal.runtime.model import Technique
 from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.monte_carlo_tree_search import monte_carlo_tree_search
+from shoal.techniques.rstar import rstar
 from shoal.techniques.self_consistency import self_consistency
 
 
@@ -45,6 +47,23 @@ TECHNIQUES: dict[str, Entry] = {
         "layers",
         "arXiv:2406.04692",
         ("moa",),
+    ),
+    "monte_carlo_tree_search": Entry(
+        monte_carlo_tree_search,
+        "simulations * (depth + 1 if rollout or verifier or value == 'agreement' else 2) + 1",
+        "-(-simulations // min(branching, parallel))"
+        " * (depth + 1 if rollout or verifier or value == 'agreement' else 2) + 1",
+        "arXiv:2305.14992",
+        ("mcts",),
+        "min(simulations, branching)",
+    ),
+    "rstar": Entry(
+        rstar,
+        "rollouts * (depth + 1) + 1",
+        "-(-rollouts // min(4, parallel)) * depth + 2",
+        "arXiv:2408.06195",
+        (),
+        "min(rollouts, 2 * branching + 2 if depth > 1 else 1)",
     ),
 }
 
