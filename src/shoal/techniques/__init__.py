@@ -60,7 +60,7 @@ TECHNIQUES: dict[str, Entry] = {
     "rstar": Entry(
         rstar,
         "rollouts * (depth + 1) + 1",
-        "-(-rollouts // min(4, parallel)) * depth + 2",
+        "(1 - (min(rollouts, parallel, 2 * branching + 2 if depth > 1 else 1) - rollouts) // parallel) * depth + 2",
         "arXiv:2408.06195",
         (),
         "min(rollouts, 2 * branching + 2 if depth > 1 else 1)",

@@ -111,7 +111,8 @@ class _Steps(Struct):
         for form, place, partial in zip(first, places, partials, strict=True):
             ends = is_final(partial.steps[-1]) or len(partial.steps) == self.depth
             nodes[form] = node.grow(place[-1], partial, () if ends else [_STEP] * self.branching)
-        node.untried += [_STEP for form in forms if form is None]  # a step that did not come is asked for again
+        if not node.children:  # what did not come is asked for again only where nothing else came
+            node.untried += [_STEP] * len(actions)
         return [nodes.get(form, node) for form in forms]
 
     async def step(self, path: tuple[str, ...], *draw: int) -> str | None:

@@ -56,13 +56,17 @@ async def rstar(  # noqa: PLR0913 - the search's own parameters
 
 
 class _Thought(Struct, frozen=True):
-    """What an action led to: all steps up to it and, at the end of a trajectory, its last reply and short answer."""
+    """What an action led to: all steps up to it and, at the end of a trajectory, its last reply and short answer.
+
+    It is lost where nothing came of it: the reply was blank, or a step that was cut off.
+    """
 
     action: str
     steps: tuple[str, ...]
     reply: Completion | None = None
     short: str | None = None
     form: str | None = None
+    lost: bool = False
 
 
 class _Search(Struct):
@@ -88,40 +92,40 @@ class _Search(Struct):
         A step that is worded like one that the same action gave before is that one, and leads where it led.
         """
         thoughts = await gather(*(self.thought(node, a.action or "", a.number) for a in actions))
-        keys = [None if t is None else (t.action, _tree.wording(t.steps[-1])) for t in thoughts]
-        known = {(n.content.action, _tree.wording(n.content.steps[-1])): _settled(n) for n in node.children}
-        begun: dict[tuple[str, str], Node[_Thought]] = {}
-        for key, i in _tree.first_of_each(keys, known).items():
-            if (thought := thoughts[i]) is not None:
-                begun[key] = self.grown(node, actions[i].number, thought)
-        ends = await gather(*(self.roll_out(child) for child in begun.values()))
-        known.update(zip(begun, ends, strict=True))
-        node.untried += [a.action for a, key in zip(actions, keys, strict=True) if key is None and a.action]
-        return [known.get(key, node) if key else node for key in keys]
+        keys = [None if t.lost else (t.action, _tree.wording(t.steps[-1])) for t in thoughts]
+        known = {
+            (n.content.action, _tree.wording(n.content.steps[-1])): _settled(n)
+            for n in node.children
+            if not n.content.lost
+        }
+        first = _tree.first_of_each(keys, known)
+        begun = [self.grown(node, actions[i].number, thoughts[i]) for i in first.values()]
+        known.update(zip(first, await gather(*map(self.roll_out, begun)), strict=True))
+        return [
+            known[key] if key else self.grown(node, action.number, thought)
+            for key, action, thought in zip(keys, actions, thoughts, strict=True)
+        ]
 
     async def roll_out(self, node: Node[_Thought]) -> Node[_Thought]:
         """Go on by random actions to an answer; the node where it ends. All that was thought stays in the tree."""
         while node.untried:
             action = Random(repr((self.request.sample, node.place))).choice(sorted(set(node.untried)))
             number = node.take(action)
-            thought = await self.thought(node, action, number)
-            if thought is None:
-                node.untried.append(action)
-                break
-            node = self.grown(node, number, thought)
+            node = self.grown(node, number, await self.thought(node, action, number))
         return node
 
     def grown(self, node: Node[_Thought], number: int, thought: _Thought) -> Node[_Thought]:
         taken = len(node.place) + 1
-        return node.grow(number, thought, [] if thought.reply else self.actions(thought.action, taken))
+        ends = thought.lost or thought.reply is not None
+        return node.grow(number, thought, [] if ends else self.actions(thought.action, taken))
 
-    async def thought(self, node: Node[_Thought], action: str, number: int) -> _Thought | None:
-        """Carry out one action; None where nothing came of it: a blank reply, or a step that was cut off."""
+    async def thought(self, node: Node[_Thought], action: str, number: int) -> _Thought:
+        """Carry out one action."""
         steps = node.content.steps
         reply = await self.ask(self.model, self.asked(action, steps).draw(*node.place, number))
         cut_off, text = reply.finish_reason == "length", reply.text.strip()
         if not text or (cut_off and action != FINISH):
-            return None
+            return _Thought(action, steps, lost=True)
         if action == REANSWER:
             return _Thought(
                 action, (*steps[:-1], f"{_question(steps[-1])}\nAnswer: {text.removeprefix('Answer:').strip()}")
