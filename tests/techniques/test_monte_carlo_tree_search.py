@@ -86,6 +86,14 @@ def test_other_scores_make_another_path_win() -> None:
     assert winner.text.startswith("left\n\nwait")
 
 
+def test_scores_are_weighed_against_exploration_on_a_scale_from_0_to_1() -> None:
+    _, backend = answer_of(
+        mcts, world(numbered, lambda path: 10 * (path[0] == "step 1")), simulations=60, branching=2, depth=9
+    )
+    below = [path_in(request)[0] for request in backend.requests if is_step(request) and path_in(request)]
+    assert below.count("step 1") > 2 * below.count("step 0") > 0
+
+
 def test_calls_and_waves() -> None:
     completion, backend = answer_of(mcts, world(numbered, lambda path: 5))
     assert backend.batches == [3, 3, 4, 4, 1, 1, 1]
@@ -223,6 +231,26 @@ def test_agreement_among_answers_can_stand_for_a_judge() -> None:
     assert (completion.text, completion.answer) == (said[1], "8")
     assert backend.batches == [3, 3]
     assert not any(map(is_verdict, backend.requests))
+
+
+def test_each_new_path_gets_an_answer_of_its_own() -> None:
+    _, backend = answer_of(
+        mcts, world(lambda path, draw: f"go {len(path)}", lambda path: 5, "7"), simulations=3, branching=1, parallel=1,
+        value="agreement",
+    )  # fmt: skip
+    answers = [request for request in backend.requests if not is_step(request)]
+    assert [len(path_in(request)) for request in answers] == [4, 4, 4]  # from the same steps, three times
+    assert len({request.sample for request in answers}) == 3
+
+
+def test_an_answer_that_was_cut_off_is_written_anew() -> None:
+    def script(request: Request) -> str | Completion:
+        if is_step(request):
+            return "go"
+        return Completion("The answer is 7. And", "length") if request.sample else "The answer is 7. And that is it."
+
+    completion, _ = answer_of(mcts, script, value="agreement")
+    assert (completion.text, completion.answer) == ("The answer is 7. And that is it.", "7")
 
 
 def test_what_is_agreed_on_has_the_form_that_was_asked_for() -> None:

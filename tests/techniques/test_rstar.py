@@ -42,7 +42,7 @@ def actions(**said: str | Completion | Callable[[Request], str | Completion]) ->
     usual: dict[str, Any] = {
         "A1": lambda request: f"step {request.sample}",
         "A2": "So it is.\nFinal answer: 5",
-        "A3": lambda request: f"Question: what {request.sample}?\nAnswer: this",
+        "A3": lambda request: f"Question: what {request.sample}?\nAnswer: this {request.sample}",
         "A4": lambda request: f"that {request.sample}",
         "A5": "it is asked what it is",
         "write": "written",
@@ -71,7 +71,7 @@ def test_the_actions_have_the_papers_preconditions() -> None:
         if action == "A4":
             assert "<question>\nQuestion: what" in request.text
             assert f"what {request.sample[:-1]}?" in request.text  # of the sub-question that came just before
-            assert "Answer: this\n</question>" not in request.text  # and without the answer it had
+            assert f"this {request.sample[:-1]}" not in request.text  # and without the answer it had
         if len(request.sample) == 4:
             assert action == "A2"
         assert sum(step.startswith("The task in other words") for step in steps[1:]) == 0
@@ -131,7 +131,8 @@ def test_where_the_discriminator_agrees_with_none_the_best_reward_wins() -> None
 
 def test_the_discriminator_sees_a_beginning_that_does_not_tell_the_answer() -> None:
     def finished(request: Request) -> str:
-        return "One is one. Two is two.\nThree is three. Four is four. Five is 5.\nFinal answer: 77\nIt is 77, really."
+        work = "One is one. Two is two.\nThree is three. Four is four. Five is 5."
+        return f"{work}\nFinal answer: 77\n{'It is 77, really. ' * 30}"
 
     model, _ = scripted(actions(A2=finished))
     judge, judging = scripted(actions(A2=finished))
@@ -142,6 +143,19 @@ def test_the_discriminator_sees_a_beginning_that_does_not_tell_the_answer() -> N
     assert direct
     assert all("Five is 5." not in text for text in direct)
     assert len(set(judging.requests)) == len(judging.requests)
+
+
+def test_a_trajectory_is_chosen_by_its_reward_times_its_confidence() -> None:
+    model, _ = scripted(actions(D="Final answer: none of these"))
+    search = _Search(model, Request.of("Q"), 2, 5, "auto", [])
+    root = Node(_Thought("", ()))
+    ends = []
+    for i, (form, mean) in enumerate([("x", 0.9), ("y", 0.5), ("y", 0.7)]):
+        end = root.grow(i, _Thought("A2", (form,), Completion(form), form, form), [])
+        end.visits, end.scored, end.total = 1, 1, mean
+        ends.append(end)
+    # 0.9 * 1/3 < 0.5 * 2/3 < 0.7 * 2/3
+    assert run(search.chosen(ends, model)) is ends[2]
 
 
 def test_calls_and_waves() -> None:
@@ -201,6 +215,27 @@ def test_a_trajectory_that_was_cut_off_does_not_stand_as_the_answer() -> None:
     completion, backend = answer_of(rstar, actions(A2=cut), rollouts=6)
     assert (completion.text, completion.answer, completion.finish_reason) == ("written", None, "stop")
     assert not any(map(is_discriminating, backend.requests))
+
+
+def test_an_answer_that_was_cut_off_is_written_anew() -> None:
+    cut = Completion("Work.\nFinal answer: 6", "length")
+    completion, _ = answer_of(rstar, actions(A2=cut), rollouts=3)
+    assert (completion.text, completion.finish_reason) == ("written", "stop")
+
+
+def test_a_step_that_was_cut_off_is_not_gone_on_from() -> None:
+    _, backend = answer_of(rstar, actions(A1=Completion("half a tho", "length")), rollouts=30)
+    assert not any("half a tho" in request.text for request in backend.requests)
+
+
+def test_a_whole_trajectory_goes_before_one_that_was_cut_off() -> None:
+    def finished(request: Request) -> Completion:
+        cut = request.sample == (1,)  # the first to end
+        return Completion("this breaks", "length") if cut else Completion("this is a long essay " * 9)
+
+    _, backend = answer_of(rstar, actions(A1="", A2=finished), rollouts=5, depth=2)
+    assert action_of(backend.requests[-1]) == "write"
+    assert steps_in(backend.requests[-1])[-1].startswith("this is a long essay")
 
 
 def test_without_any_short_answer_the_earliest_whole_trajectory_is_taken() -> None:

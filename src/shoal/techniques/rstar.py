@@ -94,7 +94,7 @@ class _Search(Struct):
         thoughts = await gather(*(self.thought(node, a.action or "", a.number) for a in actions))
         keys = [None if t.lost else (t.action, _tree.wording(t.steps[-1])) for t in thoughts]
         known = {
-            (n.content.action, _tree.wording(n.content.steps[-1])): _settled(n)
+            (n.content.action, _tree.wording(n.content.steps[-1])): _rollout_end(n)
             for n in node.children
             if not n.content.lost
         }
@@ -200,9 +200,9 @@ _FINAL = re.compile(r"^[\s*_#>]*final answer\b", re.IGNORECASE | re.MULTILINE)
 _PIECE = re.compile(r"\S.*?(?:[.!?](?=\s)|$)\s*", re.MULTILINE)
 
 
-def _settled(node: Node[_Thought]) -> Node[_Thought]:
-    """Where the rollout that found this node ended, as far as the waves before this one know."""
-    while node.children and node.children[0].visits:
+def _rollout_end(node: Node[_Thought]) -> Node[_Thought]:
+    """Where the rollout that found this node ended: what it thought are the first children."""
+    while node.children:
         node = node.children[0]
     return node
 
