@@ -11,7 +11,9 @@ from shoal.techniques.cot_reflection import cot_reflection
 from shoal.techniques.critique import critique
 from shoal.techniques.learning_principles import learning_principles
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.monte_carlo_tree_search import monte_carlo_tree_search
 from shoal.techniques.re_reading import re_reading
+from shoal.techniques.rstar import rstar
 from shoal.techniques.self_consistency import self_consistency
 from shoal.techniques.two_turn import two_turn
 
@@ -58,6 +60,23 @@ TECHNIQUES: dict[str, Entry] = {
     ),
     "two_turn": Entry(two_turn, "2", "2", "arXiv:2205.11916"),
     "critique": Entry(critique, "2 * rounds + 1", "2 * rounds + 1", "arXiv:2303.17651"),
+    "monte_carlo_tree_search": Entry(
+        monte_carlo_tree_search,
+        "simulations * (depth + 1 if rollout or verifier or value == 'agreement' else 2) + 1",
+        "-(-simulations // min(branching, parallel))"
+        " * (depth + 1 if rollout or verifier or value == 'agreement' else 2) + 1",
+        "arXiv:2305.14992",
+        ("mcts",),
+        "min(simulations, branching)",
+    ),
+    "rstar": Entry(
+        rstar,
+        "rollouts * (depth + 1) + 1",
+        "(1 - (min(rollouts, parallel, 2 * branching + 2 if depth > 1 else 1) - rollouts) // parallel) * depth + 2",
+        "arXiv:2408.06195",
+        (),
+        "min(rollouts, 2 * branching + 2 if depth > 1 else 1)",
+    ),
 }
 
 
