@@ -8,7 +8,10 @@ from msgspec import Struct
 from shoal.runtime.model import Technique
 from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.program_of_thoughts import program_of_thoughts
+from shoal.techniques.round_trip import round_trip
 from shoal.techniques.self_consistency import self_consistency
+from shoal.techniques.z3_solver import z3_solver
 
 
 class Entry(Struct, frozen=True):
@@ -46,6 +49,11 @@ TECHNIQUES: dict[str, Entry] = {
         "arXiv:2406.04692",
         ("moa",),
     ),
+    "program_of_thoughts": Entry(
+        program_of_thoughts, "n * (repairs + 1) + 1", "repairs + 2", "arXiv:2211.12588", ("pot", "code"), "n"
+    ),
+    "z3_solver": Entry(z3_solver, "repairs + 2", "repairs + 2", "arXiv:2305.09656", ("z3",), "2"),
+    "round_trip": Entry(round_trip, "7", "5", "arXiv:2402.08699", ("rto",), "1"),
 }
 
 
