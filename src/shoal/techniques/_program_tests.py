@@ -38,7 +38,7 @@ class Step(Struct, frozen=True):
     value: bool = False
 
 
-def tests_of(request: Request, given: str | None) -> list[Step]:
+def read_tests(request: Request, given: str | None) -> list[Step]:
     """The tests that are `given`, or else those in the user's last message; none where there are none.
 
     In a message these are code blocks marked as tests (or with `def test_...` or bare assert statements), else lines
@@ -62,7 +62,7 @@ def calls_in(code: str) -> list[Step]:
     return [Step(ast.unparse(node), value=isinstance(node, ast.Expr)) for node in body]
 
 
-async def tested(program: str, steps: Sequence[Step], seconds: float) -> Result:
+async def run_tests(program: str, steps: Sequence[Step], seconds: float) -> Result:
     """Run the tests on a program. The problem tells of the first that fail."""
     (loaded, *records), stopped = await _run("program", program, steps, seconds)
     if not loaded["ok"]:
@@ -120,11 +120,10 @@ def _steps_of(node: ast.stmt, helpers: bool) -> Iterator[Step]:
     match node:
         case ast.Import() | ast.ImportFrom() | ast.Assign() | ast.AnnAssign() | ast.AugAssign():
             yield Step(source, test=False)
-        case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if name.startswith("test"):
+        case ast.FunctionDef(name=name) if name.startswith("test"):
             yield Step(source, test=False)
             if not node.args.args:
-                call = f"{name}()"
-                yield Step(f"__import__('asyncio').run({call})" if isinstance(node, ast.AsyncFunctionDef) else call)
+                yield Step(f"{name}()")
         case ast.ClassDef(name=name, bases=bases) if any(ast.unparse(b).endswith("TestCase") for b in bases):
             yield Step(source, test=False)
             yield Step(_UNITTEST.replace("NAME", name))
@@ -133,7 +132,7 @@ def _steps_of(node: ast.stmt, helpers: bool) -> Iterator[Step]:
                 yield Step(source, test=False)
         case ast.Assert():
             yield _assertion(node)
-        case ast.Expr(value=ast.Constant()):
+        case ast.Expr() if not any(isinstance(part, ast.Call) for part in ast.walk(node)):
             return
         case _ if "__name__" not in source and not source.startswith(("unittest.main(", "print(")):
             yield Step(source)
@@ -171,7 +170,7 @@ def _assert_lines(text: str) -> list[Step]:
 
 
 def _is_tests(block: Block) -> bool:
-    if "test" in block.language or re.search(r"^(?:async )?def test_", block.text, re.MULTILINE):
+    if "test" in block.language or re.search(r"^def test_", block.text, re.MULTILINE):
         return True
     tree = parsed(block.text)
     kinds = [type(node) for node in tree.body] if tree else []

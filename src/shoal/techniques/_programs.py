@@ -49,7 +49,7 @@ class Attempt(Struct, frozen=True):
 
 
 class Work(Struct, frozen=True):
-    """How a program is found in a reply, and run. Where there is none, `find` says what is wrong: None if nothing is."""
+    """How a program is found in a reply, and run. Where there is none, `find` says why: None for a plain answer."""
 
     find: Callable[[Completion], tuple[str | None, str | None]]
     run: Callable[[str], Awaitable[Result]]

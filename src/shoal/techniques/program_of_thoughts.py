@@ -15,7 +15,7 @@ from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, answer
 from shoal.runtime.types import Completion, Request, total
 from shoal.techniques._conversation import has_form, instructed, thinking
-from shoal.techniques._program_tests import Step, tested, tests_of
+from shoal.techniques._program_tests import Step, read_tests, run_tests
 from shoal.techniques._programs import (
     Attempt,
     Result,
@@ -50,7 +50,7 @@ async def program_of_thoughts(
     most. A question without anything to compute is answered directly. Raises SandboxUnavailable before any call.
     """
     check_options(n=n, repairs=repairs, seconds=seconds)
-    steps = tests_of(request, tests)
+    steps = read_tests(request, tests)
     await need_sandbox()
     if steps:
         return await _by_tests(model, request, steps, n, repairs, seconds)
@@ -95,7 +95,7 @@ async def _by_tests(
 ) -> Completion:
     shown = "\n".join(step.source.rstrip() + (f"\n# {step.want.strip()}" if step.want else "") for step in steps)
     asked = instructed(thinking(request), prompt("program_of_thoughts_function").fill({"tests": shown}))
-    work = Work(partial(python_in, defining=True), partial(tested, steps=steps, seconds=seconds))
+    work = Work(partial(python_in, defining=True), partial(run_tests, steps=steps, seconds=seconds))
     drafts = await gather(*(attempt(model, asked.draw(i), work) for i in range(n)))
     attempts = [[draft] for draft in drafts]
     if not any(draft.ok for draft in drafts):

@@ -15,7 +15,7 @@ from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, ask
 from shoal.runtime.types import Completion, Request, total
 from shoal.techniques._conversation import aside, instructed, thinking, transcript
-from shoal.techniques._program_tests import Step, behaviour, calls_in, is_telling, tested, tests_of
+from shoal.techniques._program_tests import Step, behaviour, calls_in, is_telling, read_tests, run_tests
 from shoal.techniques._programs import (
     block_in,
     check_options,
@@ -48,7 +48,7 @@ async def round_trip(
     comparison, else the first. An answer without code is returned as it is. Raises SandboxUnavailable before any call.
     """
     check_options(repairs=0, seconds=seconds)
-    steps = tests_of(request, tests)
+    steps = read_tests(request, tests)
     await need_sandbox()
     trip = _Trip(model, request, judge or model, steps, seconds)
     first = await trip.asked(request)
@@ -112,7 +112,8 @@ class _Trip:
         shown = {"code": f"```{tag(code)}\n{code.text}\n```", "conversation": transcript(self.request)}
         questions = [ask(self.request, prompt("round_trip_describe").fill(shown), params=settings)]
         if runs and not self.steps:
-            questions.append(aside(self.request, prompt("round_trip_inputs").fill(shown), temperature=0.0))
+            question = aside(self.request, prompt("round_trip_inputs").fill(shown))
+            questions.append(structs.replace(question, params=settings))
         description, *inputs = await gather(*map(self.asked, questions))
         self.calls = [step for reply in inputs for step in calls_in(python_in(reply)[0] or "")]
         if not description.text.strip() or description.finish_reason == "length":
@@ -123,7 +124,7 @@ class _Trip:
 
     async def looked_at(self, text: str) -> _Seen:
         if self.steps:
-            result = await tested(text, self.steps, self.seconds)
+            result = await run_tests(text, self.steps, self.seconds)
             return _Seen((result.problem is None, result.passed), (result.problem or result.output,))
         return _Seen(shown=tuple(await behaviour(text, self.calls, self.seconds)))
 
