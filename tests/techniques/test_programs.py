@@ -1,5 +1,7 @@
 """What is read out of replies and messages, and what a run of tests tells; programs run in the real sandbox."""
 
+import ast
+
 import pytest
 from tests.scripting import run
 
@@ -59,6 +61,8 @@ def test_hostile_text_is_no_program() -> None:
     assert parsed("x" * 200_000) is None
     assert parsed("\0") is None
     assert parsed("-" * 50_000 + "1") is None
+    assert parsed("+".join("1" * 1000)) is None  # it could not be written out again
+    assert ast.unparse(parsed("+".join("1" * 95)) or ast.Module([], []))
 
 
 def test_smt_text_is_marked_or_looks_so() -> None:
@@ -165,5 +169,6 @@ def test_behaviour_is_output_values_and_errors() -> None:
     assert seen == ["hi", "4", "raises TypeError\n", "", "9"]
     assert is_telling(seen)
     assert not is_telling(["", "raises TypeError\n"])
+    assert not is_telling(run(behaviour("while True: pass", calls, 0.5)))
     assert len(calls_in("\n".join(["f(1)"] * 50))) == 20
     assert run(behaviour("class A: pass", [Step("A()", value=True)], 5))[1].endswith("at 0x>")

@@ -198,6 +198,33 @@ def test_other_languages_are_compared_as_text_and_by_the_judge_and_not_merged() 
     assert (completion.text, steps(backend.requests)[-1]) == (reply(one, "js"), "judge")
 
 
+def test_tests_for_python_tell_nothing_of_another_language() -> None:
+    one, two = reply("let f = x => x * x", "js"), reply("const f = (x) => x * x;", "js")
+    completion, backend = answer_of(round_trip, trip(first=one, anew=two, judge="no idea"), TESTS)
+    assert completion.text == one
+    assert steps(backend.requests) == ["first", "describe", "anew", "judge", "judge"]
+
+
+def test_the_way_back_does_not_wait_for_the_calls() -> None:
+    done: list[str] = []
+    said = trip(first=reply(SQUARE), anew=reply(POWER))
+    anew = asyncio.Event()
+
+    async def script(request: Request) -> str | Completion:
+        if step(request) == "calls":
+            await anew.wait()
+        done.append(step(request))
+        if done[-1] == "anew":
+            anew.set()
+        answer = said(request)
+        assert isinstance(answer, str)
+        return answer
+
+    model, _ = scripted(script)
+    assert run(asyncio.wait_for(round_trip(model, Request.of("Q?")), 20)).answer == SQUARE
+    assert done == ["first", "describe", "anew", "calls"]
+
+
 def test_an_answer_without_code_is_returned_as_it_is() -> None:
     completion, backend = answer_of(round_trip, lambda r: "Paris.", "What is the capital of France?")
     assert (completion.text, completion.answer, len(backend.requests)) == ("Paris.", None, 1)

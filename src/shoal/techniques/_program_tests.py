@@ -20,6 +20,7 @@ _MOST_CALLS = 20
 _MOST_SHOWN = 3  # failing tests that a model is told of
 _ASSERT = re.compile(r"^(?:[-*] +|\d{1,2}[.)] +)?(`?)(assert\b.+)\1$")
 _CODE_END = re.compile(r"^(.*?)(?:\"\"\"|'''|```).*$", re.MULTILINE)
+_RAISES, _STOPPED = "raises ", "stopped: "
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]+")
 
 
@@ -81,12 +82,13 @@ async def run_tests(program: str, steps: Sequence[Step], seconds: float) -> Resu
 async def behaviour(program: str, calls: Sequence[Step], seconds: float) -> list[str]:
     """What a program prints, and what each call prints and gives (or the type of error it raises), in text."""
     records, stopped = await _run("__main__", program, calls, seconds)
-    return [_ADDRESS.sub("at 0x", record["seen"]) for record in records] + ([stopped] if stopped else [])
+    seen = [_ADDRESS.sub("at 0x", record["seen"]) for record in records]
+    return [*seen, _STOPPED + stopped.removeprefix(_STOPPED)] if stopped else seen
 
 
 def is_telling(seen: Sequence[str]) -> bool:
     """Whether behaviour shows anything: some output or value, not errors alone."""
-    return any(text and not text.startswith("raises ") for text in seen)
+    return any(text and not text.startswith((_RAISES, _STOPPED)) for text in seen)
 
 
 async def _run(

@@ -19,6 +19,7 @@ _TAG = re.compile(r"[\w-]+")
 _PYTHON = ("python", "python3", "py", "py3")
 _SMT = ("smt", "smt2", "smtlib", "smtlib2", "smt-lib", "smt-lib2", "z3", "lisp")
 _LONGEST_PARSED = 100_000  # characters
+_DEEPEST = 100  # levels of a syntax tree
 _SHOWN = 4000
 
 
@@ -173,9 +174,20 @@ def parsed(text: str) -> ast.Module | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the program's own faults
-            return ast.parse(text)
+            tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
+    return tree if _is_shallow(tree) else None
+
+
+def _is_shallow(tree: ast.AST) -> bool:
+    """Whether a tree can be written out as text, which takes several frames of the stack for each level."""
+    level = [tree]
+    for _ in range(_DEEPEST):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return True
+    return False
 
 
 def is_whole(request: Request, reply: Completion) -> bool:

@@ -108,19 +108,28 @@ class _Trip:
 
     async def written_anew(self, code: Block, runs: bool) -> str | None:
         """The code made from a description of it; meanwhile, calls to compare the two by where there are no tests."""
-        settings = thinking(self.request).params
         shown = {"code": f"```{tag(code)}\n{code.text}\n```", "conversation": transcript(self.request)}
-        questions = [ask(self.request, prompt("round_trip_describe").fill(shown), params=settings)]
+        needed = [self._there_and_back(shown)]
         if runs and not self.steps:
-            question = aside(self.request, prompt("round_trip_inputs").fill(shown))
-            questions.append(structs.replace(question, params=settings))
-        description, *inputs = await gather(*map(self.asked, questions))
-        self.calls = [step for reply in inputs for step in calls_in(python_in(reply)[0] or "")]
+            needed.append(self._calls(shown))
+        back, *calls = await gather(*needed)
+        self.calls = calls_in(calls[0].text) if calls and calls[0] else []
+        return back.text if back and is_python(back) == runs else None
+
+    async def _there_and_back(self, shown: dict[str, str]) -> Block | None:
+        description = await self.asked(self._fresh(prompt("round_trip_describe").fill(shown)))
         if not description.text.strip() or description.finish_reason == "length":
             return None
         wish = prompt("round_trip_write").fill({"description": description.text})
-        again = block_in(await self.asked(ask(self.request, wish, params=settings)))
-        return again.text if again and is_python(again) == runs else None
+        return block_in(await self.asked(self._fresh(wish)))
+
+    async def _calls(self, shown: dict[str, str]) -> Block | None:
+        question = aside(self.request, prompt("round_trip_inputs").fill(shown))
+        return block_in(await self.asked(structs.replace(question, params=thinking(self.request).params)))
+
+    def _fresh(self, text: str) -> Request:
+        """A question that knows nothing of the conversation."""
+        return ask(self.request, text, params=thinking(self.request).params)
 
     async def looked_at(self, text: str) -> _Seen:
         if self.steps:
@@ -134,8 +143,9 @@ class _Trip:
 
     def can_tell(self, one: _Seen, two: _Seen) -> bool:
         """Whether running it would show that a third program is good enough."""
-        comparable = len(one.shown) == len(two.shown) and (is_telling(one.shown) or is_telling(two.shown))
-        return bool(self.steps) or comparable
+        if self.steps:
+            return bool(one.shown)
+        return len(one.shown) == len(two.shown) and (is_telling(one.shown) or is_telling(two.shown))
 
     async def judged(self, one: tuple[str, _Seen], two: tuple[str, _Seen]) -> int | None:
         """Which is better, asked in both orders; None where the orders contradict each other or say nothing."""
