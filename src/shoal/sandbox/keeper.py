@@ -19,8 +19,9 @@ BUBBLEWRAP, LANDLOCK, NONE = "bubblewrap", "landlock", "none"
 _SCRATCH = "/scratch"  # inside bubblewrap
 _START_SECONDS = 30.0
 _GRACE = 2.0
-# Threads of numerical libraries would be of no use to a forked process. Equal programs meet equal hashes.
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+# Equal programs meet equal hashes. A forked process has no use for threads that numerical libraries start when they are
+# loaded, and the allocator would reserve an arena of address space for each of its own.
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 
 # The child finds its few modules by path; the rest of shoal is not visible to it.
 _START = """

@@ -10,8 +10,8 @@ _TOLD = 2000  # characters of an error that a model is shown
 class Limits(msgspec.Struct, frozen=True):
     """What one run may use: seconds and bytes. It may make threads, but no processes.
 
-    `cpu` counts whole seconds, begun ones too. `memory` is address space, of which the interpreter with z3 and sympy takes
-    about 0.2 GiB. `output` bounds stdout and stderr together, `scratch` the directory a program may write to.
+    `cpu` counts whole seconds, begun ones too. `memory` is address space, of which the interpreter with z3 and sympy
+    takes about 0.2 GiB. `output` bounds stdout and stderr together, `scratch` the directory a program may write to.
     """
 
     wall: float = 10.0

@@ -17,7 +17,7 @@ from shoal.sandbox.keeper import BUBBLEWRAP, LANDLOCK, NONE, Zygote
 from shoal.sandbox.outcome import Layer, Report
 
 _NAMES = {BUBBLEWRAP: "bubblewrap+landlock+seccomp", LANDLOCK: "landlock+seccomp", NONE: "none (unsafe)"}
-_BEST_FIRST = (BUBBLEWRAP, LANDLOCK)
+BEST_FIRST = (BUBBLEWRAP, LANDLOCK)
 _OFF = "off"
 _PROBE = wire.Order(wire.PYTHON, 0, wall=20.0, cpu=10.0, memory=1 << 30, scratch=1 << 20)
 
@@ -79,13 +79,14 @@ class Tier:
         source = (places.CHILD / "probe.py").read_bytes()
         ended = await self.run(_PROBE, source, str(canary).encode(), 1 << 16)
         try:
-            found: dict[str, Any] = json.loads(ended.stdout)
-        except ValueError:
+            found: dict[str, Any] = dict(json.loads(ended.stdout))
+            tried, done = found["tried"], found["done"]
+        except (ValueError, KeyError):
             said = (ended.stderr or ended.stdout).decode("utf-8", "replace").strip().splitlines()
             return Layer(self.isolation, False, said[-1] if said else "the probe said nothing")
-        if found["done"] or ended.report.exit_code:
-            return Layer(self.isolation, False, f"a confined program could: {', '.join(found['done'])}")
-        return Layer(self.isolation, True, f"{found['tried']} attacks were tried in it, and all failed")
+        if done or ended.report.exit_code:
+            return Layer(self.isolation, False, f"a confined program could: {', '.join(done)}")
+        return Layer(self.isolation, True, f"{tried} attacks were tried in it, and all failed")
 
 
 def _aside(coroutine: Coroutine[Any, Any, Layer]) -> Layer:
@@ -98,9 +99,9 @@ class Tiers:
     """The tiers of one process, and which of them is in use. `setting`: the only one that may be, "off" for none."""
 
     def __init__(self, setting: str) -> None:
-        if setting not in ("", _OFF, *_BEST_FIRST):
-            raise UsageError(f"SHOAL_SANDBOX is {setting!r}; it can be {', '.join((*_BEST_FIRST, _OFF))}")
-        self._allowed = () if setting == _OFF else (setting,) if setting else _BEST_FIRST
+        if setting not in ("", _OFF, *BEST_FIRST):
+            raise UsageError(f"SHOAL_SANDBOX is {setting!r}; it can be {', '.join((*BEST_FIRST, _OFF))}")
+        self._allowed = () if setting == _OFF else (setting,) if setting else BEST_FIRST
         self._unsafe = Tier(NONE)
         self._choosing = threading.Lock()
         self._found: list[Layer] = []

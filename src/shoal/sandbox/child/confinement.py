@@ -52,7 +52,7 @@ def _private_scratch(path: str, size: int) -> None:
 def _limit(order: Order, *, nproc: bool) -> None:
     seconds = max(1, math.ceil(order.cpu))
     memory = order.memory + (_Z3_ITSELF if order.kind == SMT else 0)
-    _set(resource.RLIMIT_CPU, seconds, seconds + 1)  # a signal that says why, then one that cannot be caught
+    _set(resource.RLIMIT_CPU, seconds)
     _set(resource.RLIMIT_AS, memory)
     _set(resource.RLIMIT_FSIZE, order.scratch)
     _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
@@ -61,12 +61,11 @@ def _limit(order: Order, *, nproc: bool) -> None:
         _set(resource.RLIMIT_NPROC, _THREADS)
 
 
-def _set(kind: int, soft: int, hard: int | None = None) -> None:
+def _set(kind: int, limit: int) -> None:
+    """As the hard limit, too: nothing here may raise it again."""
     ceiling = resource.getrlimit(kind)[1]
-    hard = soft if hard is None else hard
-    if ceiling != resource.RLIM_INFINITY:
-        soft, hard = min(soft, ceiling), min(hard, ceiling)
-    resource.setrlimit(kind, (soft, hard))
+    limit = limit if ceiling == resource.RLIM_INFINITY else min(limit, ceiling)
+    resource.setrlimit(kind, (limit, limit))
 
 
 def _paths(order: Order, config: dict[str, Any], scratch: str) -> dict[str, int]:

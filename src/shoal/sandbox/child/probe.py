@@ -19,10 +19,12 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 ARM = platform.machine() == "aarch64"
 
 
-def raw(x86_64: int, aarch64: int, *arguments: int) -> None:
+def raw(x86_64: int, aarch64: int, *arguments: int) -> int:
     """A system call by number, past every library."""
-    if LIBC.syscall(ctypes.c_long(aarch64 if ARM else x86_64), *map(ctypes.c_long, arguments)) < 0:
+    result: int = LIBC.syscall(ctypes.c_long(aarch64 if ARM else x86_64), *map(ctypes.c_long, arguments))
+    if result < 0:
         raise OSError(ctypes.get_errno(), "refused")
+    return result
 
 
 def environment() -> None:
@@ -63,12 +65,12 @@ ATTACKS: dict[str, Callable[[], object]] = {
     "open a UDP socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
     "open a Unix socket": lambda: socket.socket(socket.AF_UNIX),
     "make a pair of sockets": socket.socketpair,
-    "fork": os.fork,
-    "clone": lambda: raw(56, 220, 17, 0, 0, 0, 0),
+    "fork": lambda: os.fork() or os._exit(0),
+    "clone": lambda: raw(56, 220, 17, 0, 0, 0, 0) or os._exit(0),
     "clone3": lambda: raw(435, 435, 0, 0),
     "signal its parent": lambda: os.kill(os.getppid(), 0),
     "signal everybody": lambda: os.kill(-1, 0),
-    "trace its parent": lambda: raw(101, 117, 16, os.getppid(), 0, 0),
+    "trace its parent": lambda: raw(101, 117, 0x4206, os.getppid(), 0, 0),
     "read its parent's memory": lambda: raw(310, 270, os.getppid(), 0, 0, 0, 0, 0),
     "limit its parent": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE),
     "raise a limit": raise_limit,

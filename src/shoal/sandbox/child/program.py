@@ -7,6 +7,7 @@ import linecache
 import os
 import sys
 import threading
+import traceback
 import types
 from typing import NoReturn
 
@@ -46,7 +47,7 @@ def _fresh_interpreter() -> None:
 
 def _exit_code(source: bytes) -> int:
     main = types.ModuleType("__main__")
-    main.__dict__["__builtins__"] = __builtins__
+    main.__dict__["__builtins__"] = sys.modules["builtins"]
     sys.modules["__main__"] = main
     try:
         text = source.decode("utf-8")
@@ -79,6 +80,9 @@ def _tell(error: BaseException) -> None:
     with contextlib.suppress(BaseException):
         sys.stdout.flush()
     try:
-        sys.excepthook(type(error), error.with_traceback(trace), trace)
+        if sys.excepthook is sys.__excepthook__:
+            traceback.print_exception(type(error), error, trace)  # it knows the lines of a program without a file
+        else:
+            sys.excepthook(type(error), error.with_traceback(trace), trace)
     except BaseException:  # noqa: BLE001 - no memory or stack left, or a hook of the program's own
         os.write(2, f"{type(error).__name__}\n".encode())

@@ -18,6 +18,7 @@ from shoal.sandbox.child.packages import Packages
 
 _OPEN_FILES = 4096
 _WATCH = 0.05  # seconds between looks at the size of a scratch directory that nothing else bounds
+_CPU_ERROR = 0.2  # seconds by which what is told of a process may differ from what the kernel acted on
 
 
 class _Job:
@@ -153,9 +154,9 @@ class Zygote:
                     os.killpg(pid, signal.SIGKILL)
             seconds = monotonic() - job.started
             code = os.waitstatus_to_exitcode(status)
-            if job.why == wire.BY_ITSELF and code in (-signal.SIGXCPU, -signal.SIGKILL):
+            if job.why == wire.BY_ITSELF and code == -signal.SIGKILL:  # by the kernel
                 used = usage.ru_utime + usage.ru_stime
-                job.why = wire.CPU if code == -signal.SIGXCPU or used >= job.order.cpu else wire.MEMORY
+                job.why = wire.CPU if used > job.order.cpu - _CPU_ERROR else wire.MEMORY
             if self._config["tier"] != "bubblewrap":
                 shutil.rmtree(job.scratch, ignore_errors=True)
             self._finish(job, wire.Report(code, job.why, seconds))
