@@ -7,7 +7,7 @@ import pytest
 from tests.scripting import answer_of, run, scripted
 
 from shoal.errors import BadRequest, SandboxUnavailable, UsageError
-from shoal.runtime.model import apply
+from shoal.runtime.model import apply, stream
 from shoal.runtime.types import Completion, Json, Message, Request, Usage
 from shoal.techniques.program_of_thoughts import program_of_thoughts
 
@@ -210,6 +210,32 @@ def test_a_failed_call_fails_the_whole_with_its_own_error() -> None:
 
     with pytest.raises(BadRequest, match="no"):
         answer_of(program_of_thoughts, script, n=3)
+
+
+def test_a_failure_ends_the_programs_of_the_others_at_once() -> None:
+    running = asyncio.Event()
+
+    async def script(request: Request) -> str:
+        if request.sample == (1,):
+            await running.wait()
+            raise BadRequest("no")
+        running.set()
+        return fenced("while True: pass")
+
+    model, _ = scripted(script)
+    asked = apply(program_of_thoughts, model, n=2, seconds=500.0)("Q?")
+    with pytest.raises(BadRequest, match="no"):
+        run(asyncio.wait_for(asked, 60))
+
+
+def test_the_answer_streams_as_it_is_written() -> None:
+    async def pieces() -> list[str]:
+        model, _ = scripted(writes("print(42)"))
+        return [piece.text async for piece in stream(apply(program_of_thoughts, model), Request.of("Q?"))]
+
+    *deltas, whole = run(pieces())
+    assert deltas == ["It ", "is ", "42."]
+    assert whole == "It is 42."
 
 
 @pytest.mark.parametrize("options", [{"n": 0}, {"repairs": -1}, {"seconds": 0.0}, {"tests": "nothing"}])

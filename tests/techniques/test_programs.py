@@ -107,6 +107,8 @@ def test_tests_are_read_from_the_message() -> None:
         "```python\ndef f(x):\n    assert len(x) > 0\n    return x\n```\nWhat is wrong?",
         "```python\nprint(1)\n```",
         ">>> x = 1",
+        ">>> 0.1 + 0.2\n0.30000000000000004\nWhy?",
+        ">>> I wrote to f(2) yesterday\nand got no reply",
     ],
 )
 def test_what_is_no_test_is_not_taken_for_one(text: str) -> None:

@@ -134,7 +134,7 @@ def _steps_of(node: ast.stmt, helpers: bool) -> Iterator[Step]:
                 yield Step(source, test=False)
         case ast.Assert():
             yield _assertion(node)
-        case ast.Expr() if not any(isinstance(part, ast.Call) for part in ast.walk(node)):
+        case ast.Expr() if not _calls_something(node):
             return
         case _ if "__name__" not in source and not source.startswith(("unittest.main(", "print(")):
             yield Step(source)
@@ -154,7 +154,14 @@ def _examples(text: str) -> list[Step]:
         found = doctest.DocTestParser().get_examples(_CODE_END.sub(r"\1\n", text.expandtabs()))
     except ValueError:  # they are not indented alike
         return []
+    trees = [parsed(example.source) for example in found]
+    if None in trees or not any(map(_calls_something, trees)):  # quoted mail, say
+        return []
     return [Step(example.source, bool(example.want), example.want or None, example.exc_msg) for example in found]
+
+
+def _calls_something(tree: ast.AST | None) -> bool:
+    return tree is not None and any(isinstance(part, ast.Call) for part in ast.walk(tree))
 
 
 def _assert_lines(text: str) -> list[Step]:
@@ -166,7 +173,7 @@ def _assert_lines(text: str) -> list[Step]:
         texts = ["\n".join([match[2], *lines[i + 1 : i + more]]) for more in range(1, 11)] if match else []
         tree = next((tree for text in texts if (tree := parsed(text)) is not None), None)
         node = tree.body[0] if tree else None
-        if isinstance(node, ast.Assert) and any(isinstance(part, ast.Call) for part in ast.walk(node)):
+        if isinstance(node, ast.Assert) and _calls_something(node):
             steps.append(_assertion(node))
     return steps
 
