@@ -202,6 +202,15 @@ def test_code_in_a_form_takes_one_more_call() -> None:
     assert SQUARE in backend.requests[-1].text
 
 
+def test_a_reply_that_breaks_off_after_its_program_is_written_anew() -> None:
+    def script(request: Request) -> Completion:
+        return Completion("Here: f.") if "<program>" in request.text else Completion(fenced(SQUARE) + "It", "length")
+
+    completion, backend = answer_of(program_of_thoughts, script, TESTED)
+    assert (completion.text, completion.answer, completion.finish_reason) == ("Here: f.", SQUARE, "stop")
+    assert completion.usage.calls == len(backend.requests) == 2
+
+
 def test_a_failed_call_fails_the_whole_with_its_own_error() -> None:
     def script(request: Request) -> str:
         if request.sample == (1,):

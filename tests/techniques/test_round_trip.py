@@ -117,6 +117,18 @@ def test_a_judge_that_contradicts_itself_or_says_nothing_leads_to_a_merge(verdic
     assert (completion.text, len(backend.requests)) == (reply(DOUBLE), 6)
 
 
+def test_a_verdict_that_was_cut_off_is_missing() -> None:
+    said = trip(first=reply(DOUBLE), anew=reply(SQUARE), judge=SQUARE, merge="No.")
+
+    def script(request: Request) -> Completion:
+        answer = said(request)
+        assert isinstance(answer, str)
+        return Completion(answer, "length" if step(request) == "judge" else "stop")
+
+    completion, backend = answer_of(round_trip, script)
+    assert (completion.answer, steps(backend.requests)[-1]) == (DOUBLE, "merge")
+
+
 @pytest.mark.parametrize(
     "merged",
     [
