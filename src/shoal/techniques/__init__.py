@@ -12,10 +12,13 @@ from shoal.techniques.critique import critique
 from shoal.techniques.learning_principles import learning_principles
 from shoal.techniques.mixture_of_agents import mixture_of_agents
 from shoal.techniques.monte_carlo_tree_search import monte_carlo_tree_search
+from shoal.techniques.program_of_thoughts import program_of_thoughts
 from shoal.techniques.re_reading import re_reading
+from shoal.techniques.round_trip import round_trip
 from shoal.techniques.rstar import rstar
 from shoal.techniques.self_consistency import self_consistency
 from shoal.techniques.two_turn import two_turn
+from shoal.techniques.z3_solver import z3_solver
 
 
 class Entry(Struct, frozen=True):
@@ -77,6 +80,11 @@ TECHNIQUES: dict[str, Entry] = {
         (),
         "min(rollouts, 2 * branching + 2 if depth > 1 else 1)",
     ),
+    "program_of_thoughts": Entry(
+        program_of_thoughts, "n * (repairs + 1) + 1", "repairs + 2", "arXiv:2211.12588", ("pot", "code"), "n"
+    ),
+    "z3_solver": Entry(z3_solver, "repairs + 2", "repairs + 2", "arXiv:2305.09656", ("z3",), "2"),
+    "round_trip": Entry(round_trip, "7", "5", "arXiv:2402.08699", ("rto",), "1"),
 }
 
 
