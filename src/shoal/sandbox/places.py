@@ -70,7 +70,7 @@ def beside_library() -> list[str]:
     """What else a program may read: the interpreter, the packages, the system's shared libraries and Python's own."""
     places = [interpreter(), *_SYSTEM]
     own = sysconfig.get_config_var("LIBDIR")
-    if own and own not in _SYSTEM:
+    if own and not any(Path(own).is_relative_to(place) for place in _SYSTEM):
         places += map(str, Path(own).glob("*.so*"))
     for directory in packages().values():
         places += [directory, f"{directory}.libs"]  # wheels keep their shared libraries beside the package
