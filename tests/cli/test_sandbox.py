@@ -43,6 +43,7 @@ def test_check_where_there_is_none(capsys: pytest.CaptureFixture[str], monkeypat
     code, out, _ = shoal(capsys, "check", "--json")
     assert code == 1
     assert json.loads(out)["isolation"] == ""
+    monkeypatch.setattr("sys.stdin", io.StringIO("print(1)"))
     code, _, err = shoal(capsys, "run", "-")
     assert code == 1
     assert "SandboxUnavailable" in err

@@ -6,6 +6,7 @@ import platform
 import sysconfig
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import shoal
@@ -42,6 +43,8 @@ REFUSED = {
     "memory as a file": ("open('/proc/self/mem','r+b')", HIDDEN),
     "source": (f"open({str(SOURCE)!r}).read()", HIDDEN),
     "source listed": (f"import os; os.listdir({str(SOURCE.parent)!r})", HIDDEN),
+    "another package": (f"open({msgspec.__file__!r}).read()", HIDDEN),
+    "packages of the library": (f"import os; open({LIBRARY!r} + '/site-packages/README.txt').read()", HIDDEN),
     "home": ("import os; os.listdir('/root'); os.listdir('/home')", HIDDEN),
     "root": ("import os; os.listdir('/')", DENIED),
     "above": ("import os; os.listdir('..')", DENIED),
@@ -265,12 +268,12 @@ def test_many_files(tier: str) -> None:
 
 def test_the_scratch_of_another() -> None:
     async def main() -> tuple[Outcome, Outcome]:
-        waits = "import time, os; open('secret', 'w').write('canary'); print(os.getcwd(), flush=True); time.sleep(1)"
+        waits = "import time, os; open('secret', 'w').write('canary'); print(os.getcwd(), flush=True); time.sleep(0.5)"
         looks = """
 import os, time
 here = os.getcwd()
 base, _, own = here.rpartition("/")
-for _ in range(50):
+for _ in range(20):
     for n in range(400):
         for path in (f"{base}/{n}/secret", f"../{n}/secret", "/scratch/secret"):
             try:

@@ -47,7 +47,6 @@ def until(what: Callable[[], bool], seconds: float = 10.0) -> None:
 def idle() -> int:
     """How many processes belong to the zygote when it runs nothing."""
     asyncio.run(run_python("pass"))
-    until(lambda: len(descendants(os.getpid())) == len(descendants(os.getpid())))
     return len(descendants(zygote().pid))
 
 
@@ -59,11 +58,11 @@ def test_cancelling_ends_the_program_at_once(tier: str) -> None:
         while len(descendants(zygote().pid)) == at_rest:
             await asyncio.sleep(0)
         task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
+        assert task.cancelled()
 
     asyncio.run(main())
-    until(lambda: len(descendants(zygote().pid)) == at_rest, 2)
+    until(lambda: len(descendants(zygote().pid)) == at_rest, 5)
 
 
 def test_many_at_once_and_some_cancelled(tier: str) -> None:

@@ -2,8 +2,8 @@
 
 import asyncio
 import sys
+from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import click
 import msgspec
@@ -60,20 +60,20 @@ def _tell(report: Report, seconds: dict[str, float]) -> None:
 
 
 @sandbox.command()
-@click.argument("file", type=click.File("r", encoding="utf-8"))
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @click.option("--time", "wall", type=float, default=Limits().wall, show_default=True, help="Seconds it may take.")
 @click.option("--memory", type=int, default=Limits().memory >> 20, show_default=True, help="MiB it may use.")
 @click.option("--json", "as_json", is_flag=True, help="Print what came of it as JSON.")
-def run(file: Any, wall: float, memory: int, as_json: bool) -> int:
+def run(file: Path, wall: float, memory: int, as_json: bool) -> int:
     """Run the Python program FILE (- for stdin) confined, print what it prints, and end with its exit code.
 
     Where FILE is a file, the program reads what is piped to this command.
     """
     try:
-        code = file.read()
+        code = sys.stdin.read() if str(file) == "-" else file.read_text("utf-8")
+        given = "" if str(file) == "-" or sys.stdin.isatty() else sys.stdin.read()
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file.name}: not UTF-8 ({error.reason})") from error
-    given = "" if file.name == "<stdin>" or sys.stdin is None or sys.stdin.isatty() else sys.stdin.read()
+        raise UsageError(f"{file}: not UTF-8 ({error.reason})") from error
     outcome = asyncio.run(run_python(code, stdin=given, limits=Limits(wall=wall, cpu=wall, memory=memory << 20)))
     if as_json:
         click.echo(msgspec.json.encode({**msgspec.to_builtins(outcome), "ok": outcome.ok, "error": outcome.error}))

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import socket
 import tempfile
@@ -127,6 +126,8 @@ def _sealed(content: bytes) -> int:
             file.write(content)
             file.seek(0)
             return os.dup(file.fileno())
+    import fcntl  # not on every system
+
     number = os.memfd_create("job", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(number, "wb", closefd=False) as file:
         file.write(content)

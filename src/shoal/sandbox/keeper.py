@@ -118,12 +118,14 @@ class Zygote:
 
 
 def _command(tier: str, scratch: str, control: int) -> list[str]:
+    hidden = tier == BUBBLEWRAP  # what is installed in the library is covered there
     config = {
         "tier": tier,
         "control": control,
         "scratch": scratch,
         "slots": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "readable": places.readable(),
+        "readable": [*([str(places.library())] if hidden else places.library_parts()), *places.beside_library()],
+        "listable": [str(places.library())],
         "packages": places.packages(),
         "z3": places.z3(),
     }
@@ -139,7 +141,11 @@ def _bubblewrap(scratch: str) -> list[str]:
     words += ["--new-session", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     # To give each job a file system of its own; no job keeps it.
     words += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
-    for place in (*places.readable(), str(places.CHILD)):
+    library = str(places.library())
+    words += ["--ro-bind", library, library]
+    for place in places.installed():
+        words += ["--tmpfs", place]
+    for place in (*places.beside_library(), str(places.CHILD)):
         words += ["--ro-bind", place, place]
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
         words += ["--dev-bind", device, device]

@@ -50,12 +50,28 @@ def need_z3() -> str:
     return z3()
 
 
-def readable() -> list[str]:
-    """What a program may read: Python's library, the packages, the system's shared libraries."""
-    places = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), interpreter(), *_SYSTEM]
-    library = sysconfig.get_config_var("LIBDIR")
-    if library:
-        places += map(str, Path(library).glob("libpython*.so*"))
+def library() -> Path:
+    """Python's own library: never a virtual environment's directory."""
+    return Path(sysconfig.get_path("stdlib")).resolve()
+
+
+def installed() -> list[str]:
+    """Directories of the library where everything that is installed lies: only the packages of it are for programs."""
+    places = (library() / name for name in ("site-packages", "dist-packages"))
+    return [str(place) for place in places if place.is_dir()]
+
+
+def library_parts() -> list[str]:
+    """The library without what is installed into it, part by part."""
+    return [str(part) for part in library().iterdir() if str(part) not in installed() and part.name != "__pycache__"]
+
+
+def beside_library() -> list[str]:
+    """What else a program may read: the interpreter, the packages, the system's shared libraries and Python's own."""
+    places = [interpreter(), *_SYSTEM]
+    own = sysconfig.get_config_var("LIBDIR")
+    if own and own not in _SYSTEM:
+        places += map(str, Path(own).glob("*.so*"))
     for directory in packages().values():
         places += [directory, f"{directory}.libs"]  # wheels keep their shared libraries beside the package
     if z3():

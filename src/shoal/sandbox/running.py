@@ -103,13 +103,13 @@ def _order(kind: int, packages: int, limits: Limits) -> wire.Order:
     for name in Limits.__struct_fields__:
         if not 0 < getattr(limits, name) < 1 << 62:
             raise UsageError(f"the limit {name!r} of a confined run must be above 0, not {getattr(limits, name)}")
-    return wire.Order(kind, packages, limits.wall, limits.cpu, limits.memory, limits.scratch)
+    return wire.Order(kind, packages, limits.wall, limits.cpu, int(limits.memory), int(limits.scratch))
 
 
 async def _run(tier: Tier, order: wire.Order, program: bytes, stdin: str | bytes, limits: Limits) -> job.Ended:
     data = stdin.encode(errors="replace") if isinstance(stdin, str) else stdin
     async with _turns().setdefault(asyncio.get_running_loop(), asyncio.Semaphore(_AT_ONCE)):
-        return await tier.run(order, program, data, limits.output)
+        return await tier.run(order, program, data, int(limits.output))
 
 
 def _outcome(ended: job.Ended, tier: Tier) -> Outcome:

@@ -69,7 +69,8 @@ def _set(kind: int, limit: int) -> None:
 
 
 def _paths(order: Order, config: dict[str, Any], scratch: str) -> dict[str, int]:
-    paths = dict.fromkeys(config["readable"], landlock.READ)
+    paths = dict.fromkeys(config["listable"], landlock.LIST)
+    paths |= dict.fromkeys(config["readable"], landlock.READ)
     paths |= {"/dev/null": landlock.READ_WRITE, "/dev/urandom": landlock.READ, "/dev/zero": landlock.READ}
     paths[scratch] = landlock.OWN if config["tier"] == "bubblewrap" else landlock.FILL
     if order.kind == SMT:

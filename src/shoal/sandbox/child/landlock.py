@@ -6,15 +6,15 @@ import struct
 
 from shoal.sandbox.child import kernel
 
-_EXECUTE, _WRITE, _READ, _LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+_EXECUTE, _WRITE, _READ, LIST = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _REMOVE_DIRECTORY, _REMOVE_FILE, _MAKE_DIRECTORY, _MAKE_FILE = 1 << 4, 1 << 5, 1 << 7, 1 << 8
 _REFER, _TRUNCATE = 1 << 13, 1 << 14
 
-READ = _READ | _LIST
+READ = _READ | LIST
 READ_WRITE = _READ | _WRITE | _TRUNCATE
 RUN = _READ | _EXECUTE
 # Files come and stay, so that the names in a directory tell its size.
-FILL = READ_WRITE | _LIST | _MAKE_FILE
+FILL = READ_WRITE | LIST | _MAKE_FILE
 OWN = FILL | _REMOVE_FILE | _MAKE_DIRECTORY | _REMOVE_DIRECTORY | _REFER
 _OF_FILES = _EXECUTE | _WRITE | _READ | _TRUNCATE  # what can be allowed for a path that is no directory
 

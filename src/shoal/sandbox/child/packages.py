@@ -32,4 +32,6 @@ class Packages:
         for place, name in enumerate(PACKAGES):
             if wanted >> place & 1 and name in self._places and name not in sys.modules:
                 with contextlib.suppress(Exception):  # the program that imports it is told by its own import
-                    importlib.import_module(name)
+                    package = importlib.import_module(name)
+                    if name == "z3":
+                        package.main_ctx()  # half of what a small problem costs; a fork has its own copy

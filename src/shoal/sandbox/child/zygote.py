@@ -18,7 +18,9 @@ from shoal.sandbox.child.packages import Packages
 
 _OPEN_FILES = 4096
 _WATCH = 0.05  # seconds between looks at the size of a scratch directory that nothing else bounds
-_CPU_ERROR = 0.2  # seconds by which what is told of a process may differ from what the kernel acted on
+# A process that the kernel killed had used up its CPU time if it used this share of it, else there was no memory left.
+# The limit is counted by ticks of the clock, what is told afterwards is exact: on a busy machine they differ by far.
+_CPU_SHARE = 0.3
 
 
 class _Job:
@@ -156,7 +158,7 @@ class Zygote:
             code = os.waitstatus_to_exitcode(status)
             if job.why == wire.BY_ITSELF and code == -signal.SIGKILL:  # by the kernel
                 used = usage.ru_utime + usage.ru_stime
-                job.why = wire.CPU if used > job.order.cpu - _CPU_ERROR else wire.MEMORY
+                job.why = wire.CPU if used > job.order.cpu * _CPU_SHARE else wire.MEMORY
             if self._config["tier"] != "bubblewrap":
                 shutil.rmtree(job.scratch, ignore_errors=True)
             self._finish(job, wire.Report(code, job.why, seconds))
