@@ -153,7 +153,7 @@ def test_a_program_that_ends_or_hangs_has_not_passed() -> None:
     assert score("import sys\nsys.exit(0)", "assert f(1)").passed == 0
     assert score("import os\nos._exit(0)", "assert f(1)").problem is not None
     hanging = "def f(x):\n    while x == 2: pass\n    return x"
-    result = run(run_tests(hanging, read_tests(Request.of("Q"), "assert f(1) == 1\nassert f(2) == 2"), 1.0))
+    result = run(run_tests(hanging, read_tests(Request.of("Q"), "assert f(1) == 1\nassert f(2) == 2"), 3.0))
     assert result.passed == 1
     assert "assert f(2) == 2" in str(result.problem)
     leaving = "import os\ndef f(x):\n    os._exit(0)"
