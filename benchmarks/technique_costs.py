@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from benchmarks.peers import PEERS, ROOT, Unavailable, python_of
-from benchmarks.technique_mock import CODING, QUESTION, WITH_EXAMPLES, Mock, technique_mock
+from benchmarks.technique_mock import CODING, EXAMPLES, QUESTION, WITH_EXAMPLES, Mock, technique_mock
 
 import shoal
 from shoal.techniques import TECHNIQUES, Entry, find
@@ -36,19 +36,24 @@ def question_for(names: Iterable[str]) -> str:
     return next((QUESTIONS[name] for name in names if name in QUESTIONS), QUESTION)
 
 
+def options_for(entry: Entry) -> Row:
+    """The defaults, and the examples that a technique learns from; optillm reads them out of the question."""
+    return {"examples": EXAMPLES} if "examples" in entry.options else {}
+
+
 async def ours(mock: Mock, slugs: list[str]) -> list[Row]:
     model = shoal.open_model("openai/m", base_url=mock.base_url, api_key="x", cache=None)
     await model(shoal.Request.of("Hi"))  # what is imported and connected at first use
     rows = []
     for slug in slugs:
         entry = TECHNIQUES[slug]
-        request = shoal.Request.of(question_for((slug, *entry.aliases)))
+        request = shoal.Request.of(QUESTION if "examples" in entry.options else question_for((slug, *entry.aliases)))
         mock.reset()
         row: Row = {"technique": slug, "system": "shoal"}
         start = time.perf_counter()
         try:
             async with asyncio.timeout(120):
-                done = await shoal.apply(entry.function, model)(request)
+                done = await shoal.apply(entry.function, model, **options_for(entry))(request)
             row |= {"wall_s": round(time.perf_counter() - start, 4), "reported_tokens": done.usage.completion_tokens}
             row["answer"] = done.text[-60:]
         except Exception as error:
@@ -86,7 +91,7 @@ def slug_of(approach: str) -> str | None:
 
 def catalogued(entry: Entry) -> Row:
     """What the catalogue says of a technique at its defaults: the most, and the fewest calls where replies decide."""
-    scope = {"max": max, "min": min, "len": len, "model": None, **entry.options}
+    scope = {"max": max, "min": min, "len": len, "model": None, **entry.options, **options_for(entry)}
     said: Row = {"calls_at_most": _value(entry.calls, scope), "steps_at_most": _value(entry.critical_path, scope)}
     said["calls_at_least"] = said["calls_at_most"] if entry.fewest is None else _value(entry.fewest, scope)
     return said

@@ -25,17 +25,19 @@ ROOT = Path(__file__).resolve().parent.parent
 SOLUTION_STEPS = 3  # where a prompt asks for one step at a time, the last of these gives the final answer
 
 QUESTION = "A harbour has 6 quays, and at each of them lie 7 boats. How many boats lie in the harbour?"
-CODING = "Write a Python program that prints how many boats lie in a harbour of 6 quays with 7 boats each."
+CODING = "Write a Python function boats(quays, each): how many boats lie in a harbour of quays with so many boats each?"
 # Examples first, which the server gets wrong when it is asked about one of them alone.
-WITH_EXAMPLES = f"""Q: A lighthouse has 3 lamps of 4 wicks each. How many wicks has it?
-A: 3 x 4 = 12. The answer is 12.
+EXAMPLES = (
+    ("A lighthouse has 3 lamps of 4 wicks each. How many wicks has it?", "3 x 4 = 12. The answer is 12."),
+    ("A lighthouse has 5 floors of 9 steps each. How many steps has it?", "5 x 9 = 45. The answer is 45."),
+)
+WITH_EXAMPLES = "\n\n".join([*(f"Q: {question}\nA: {answer}" for question, answer in EXAMPLES), f"Q: {QUESTION}"])
 
-Q: A lighthouse has 5 floors of 9 steps each. How many steps has it?
-A: 5 x 9 = 45. The answer is 45.
-
-Q: {QUESTION}"""
-
-_SHOWN_STEP = re.compile(r"\[?\bStep (\d+)\b", re.IGNORECASE)
+_SHOWN_STEP = re.compile(r"\bStep (\d+)\b", re.IGNORECASE)
+_NEXT_STEP = re.compile(r"\bwrite (?:only )?the next (?:step|smaller question)", re.IGNORECASE)
+_FUNCTION = "```python\ndef boats(quays, each):\n    return quays * each  # way {way}\n```"
+_PROGRAM = "```python\nprint(6 * 7)  # way {way}\n```"
+_SMT = "```smt2\n(declare-const boats Int)\n(assert (= boats (* 6 7)))\n(check-sat)\n(get-value (boats))\n```"
 _BARE_NUMBER = re.compile(r"(?:only|just) (?:with )?(?:a|the|one) (?:single )?number|number only", re.IGNORECASE)
 # What a prompt asks for, and the line of the reply that gives it.
 _FORMS = [
@@ -44,9 +46,11 @@ _FORMS = [
     (re.compile(r"\bRating:"), "Rating: [[{score}]]"),
     (re.compile(r"\bConfidence:"), "Confidence: {score}/10"),
     (re.compile(r"\bVerdict:"), "Verdict: correct"),
-    (re.compile(r"\b(?:Better|Winner|Choice|Preferred):", re.IGNORECASE), "Better: A\nWinner: A\nChoice: A"),
-    (re.compile(r"\bBest(?: candidate| answer)?:|BEST CANDIDATE:"), "BEST CANDIDATE: 1\nBest: 1"),
-    (re.compile(r"\bpython\b|\bprogram\b|\bcode\b", re.IGNORECASE), "```python\n# Way {way}\nprint(6 * 7)\n```"),
+    (re.compile(r"\bBetter:"), "Better: 1"),
+    (re.compile(r"\bBEST CANDIDATE:"), "BEST CANDIDATE: 1"),
+    (re.compile(r"\bboats\(quays, each\)|\bdescription\b"), _FUNCTION),
+    (re.compile(r"^(?!.*boats\(quays).*(?:\bpython\b|\bprogram\b)", re.IGNORECASE | re.DOTALL), _PROGRAM),
+    (re.compile(r"\bFinal answer:"), "Final answer: {answer}"),
 ]
 
 
@@ -65,12 +69,16 @@ def reply(messages: Sequence[dict[str, Any]], time: int) -> str:
     if "JSON array of numbers" in said:
         return "[1, 2, 3]"
     answer = 41 if time % 8 == 7 or ("lighthouse" in said and "harbour" not in said) else 42
-    if "next step" in last.lower():
+    if "Solver: yes" in last:
+        return f"Solver: yes\n{_SMT if 'smt2' in last else _PROGRAM.format(way=way)}"
+    if "calls of it" in last:  # that would show whether a program is right
+        return "```python\nboats(6, 7)\nboats(0, 7)\n```"
+    if _NEXT_STEP.search(last):
         number = max((int(n) for n in _SHOWN_STEP.findall(last)), default=0) + 1
         if number >= SOLUTION_STEPS:
             return f"Final answer: way {way}: 6 quays of 7 boats make 6 x 7 = {answer}. The answer is {answer}."
         return f"Step {number}, way {way}: count the boats of quays {2 * number - 1} and {2 * number}: 7 + 7 = 14."
-    forms = [line.format(score=5 + time % 4, way=way) for form, line in _FORMS if form.search(said)]
+    forms = [line.format(score=5 + time % 4, way=way, answer=answer) for form, line in _FORMS if form.search(said)]
     body = [
         f"This is way {way} to look at it.",
         f"1. There are 6 quays, counted in way {way}.",
