@@ -39,19 +39,25 @@ _FUNCTION = "```python\ndef boats(quays, each):\n    return quays * each  # way 
 _PROGRAM = "```python\nprint(6 * 7)  # way {way}\n```"
 _SMT = "```smt2\n(declare-const boats Int)\n(assert (= boats (* 6 7)))\n(check-sat)\n(get-value (boats))\n```"
 _BARE_NUMBER = re.compile(r"(?:only|just) (?:with )?(?:a|the|one) (?:single )?number|number only", re.IGNORECASE)
-# What a prompt asks for, and the line of the reply that gives it.
+# A line that the reply shall have: `Score: <number>`, `Verdict: <A, B or tie>`.
+_BLANK = re.compile(r"^(\w[\w ]*): <([^<>\n]+)>", re.MULTILINE)
+# Other forms, and the line that gives them.
 _FORMS = [
-    (re.compile(r"principle", re.IGNORECASE), "Principle: multiply what repeats by how often it does."),
-    (re.compile(r"\bScore:"), "Score: {score}\nExplanation: the steps hold."),
+    (re.compile(r"^Score: \[", re.MULTILINE), "Score: {score}\nExplanation: the steps hold."),
     (re.compile(r"\bRating:"), "Rating: [[{score}]]"),
-    (re.compile(r"\bConfidence:"), "Confidence: {score}/10"),
-    (re.compile(r"\bVerdict:"), "Verdict: correct"),
-    (re.compile(r"\bBetter:"), "Better: 1"),
     (re.compile(r"\bBEST CANDIDATE:"), "BEST CANDIDATE: 1"),
     (re.compile(r"\bboats\(quays, each\)|\bdescription\b"), _FUNCTION),
     (re.compile(r"^(?!.*boats\(quays).*(?:\bpython\b|\bprogram\b)", re.IGNORECASE | re.DOTALL), _PROGRAM),
     (re.compile(r"\bFinal answer:"), "Final answer: {answer}"),
 ]
+
+
+def _filled(label: str, hint: str, score: int) -> str:
+    """A line as its blank asks for it: a score, a number, the first of the words to choose from, or a sentence."""
+    if "number" in hint:
+        return f"{label}: {score if label == 'Score' else 1}"
+    choices = re.split(r", | or ", hint)
+    return f"{label}: {choices[0] if len(choices) > 1 else 'multiply what repeats by how often it does.'}"
 
 
 def reply(messages: Sequence[dict[str, Any]], time: int) -> str:
@@ -78,7 +84,9 @@ def reply(messages: Sequence[dict[str, Any]], time: int) -> str:
         if number >= SOLUTION_STEPS:
             return f"Final answer: way {way}: 6 quays of 7 boats make 6 x 7 = {answer}. The answer is {answer}."
         return f"Step {number}, way {way}: count the boats of quays {2 * number - 1} and {2 * number}: 7 + 7 = 14."
-    forms = [line.format(score=5 + time % 4, way=way, answer=answer) for form, line in _FORMS if form.search(said)]
+    score = 5 + time % 4
+    forms = [line.format(score=score, way=way, answer=answer) for form, line in _FORMS if form.search(said)]
+    forms += [_filled(label, hint, score) for label, hint in _BLANK.findall(last)]
     body = [
         f"This is way {way} to look at it.",
         f"1. There are 6 quays, counted in way {way}.",

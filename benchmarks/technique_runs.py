@@ -63,9 +63,9 @@ class Settings(NamedTuple):
 
     temperature: float = 0.7
     max_tokens: int = 64
-    thinking_tokens: int = 128
+    thinking_tokens: int = 96
     row_tokens: int = 20_000
-    row_seconds: float = 300
+    row_seconds: float = 1800
 
 
 class RowTooLong(ShoalError):
