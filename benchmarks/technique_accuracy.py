@@ -1,6 +1,6 @@
 """How often each technique is right on real data, beside single samples that cost the same number of tokens.
 
-python -m benchmarks.technique_accuracy [--model local] [--rows 30] [--data examples/data/capitals.jsonl]
+python -m benchmarks.technique_accuracy [--model local] [--rows 40] [--data examples/data/capitals.jsonl]
     [--techniques 'self_consistency,best_of_n(n=8)'] [--markdown]
 
 One JSON line for the single sample and one for each technique; README.md defines the columns. Every draw and every row
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="local", help="the base model's spec")
     parser.add_argument("--data", type=Path, default=ROOT / "examples/data/capitals.jsonl", help="one of examples/data")
-    parser.add_argument("--rows", type=int, default=30, help="the first so many")
+    parser.add_argument("--rows", type=int, default=40, help="the first so many")
     parser.add_argument("--techniques", type=_specs, default=list(TECHNIQUES), help="specs, separated by commas")
     parser.add_argument("--pool", type=int, default=64, help="single samples of a row at most")
     parser.add_argument("--temperature", type=float, default=usual.temperature)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks.comparison import Draw, Equal, equal_tokens
 
 import shoal
+from shoal import prompting
 from shoal.errors import ShoalError
 from shoal.evaluation.scorers import SCORERS
 from shoal.prompting.answers import normalise
@@ -177,11 +178,7 @@ class Runs:
 
     def _place(self, what: str, technique: Callable[..., Any] | None = None) -> Path:
         """A folder's name: another one for another model, other settings and a changed technique."""
-        sources = []
-        if technique is not None:
-            shared = Path(inspect.getfile(technique)).parent.glob("_[a-z]*.py")
-            sources = [path.read_text("utf-8") for path in (Path(inspect.getfile(technique)), *sorted(shared))]
-        identity = repr((what, self.name, self.settings, self.task, sources))
+        identity = repr((what, self.name, self.settings, self.task, technique and _sources(technique)))
         digest = blake2b(identity.encode(), digest_size=5).hexdigest()
         return self.keep / f"{re.sub('[^a-z0-9]+', '_', what.lower()).strip('_')}-{digest}"
 
@@ -196,6 +193,14 @@ class Runs:
     def equal(self, records: Records) -> list[Equal]:
         """For each row the vote over as many single samples as the tokens of its record pay for."""
         return [equal_tokens(self.draws_of(i), self.prompt_tokens(i), tokens(r)) for i, r in enumerate(records)]
+
+
+def _sources(technique: Callable[..., Any]) -> list[str]:
+    """The text of a technique, of what it may share with others, and of the prompts that these name."""
+    file = Path(inspect.getfile(technique))
+    sources = [path.read_text("utf-8") for path in (file, *sorted(file.parent.glob("_[a-z]*.py")))]
+    library = sorted(Path(prompting.__file__).parent.glob("library/*.md"))
+    return sources + [p.read_text("utf-8") for p in library if any(f'"{p.stem}"' in source for source in sources)]
 
 
 def _draw(record: shoal.Record) -> Draw:
