@@ -20,6 +20,7 @@ from benchmarks.technique_runs import BLOCK, TASKS, Records, Runs, Settings, rig
 
 import shoal
 from shoal.techniques import TECHNIQUES
+from shoal.techniques.opening import bases
 
 ROOT = Path(__file__).resolve().parent.parent
 Row = dict[str, Any]
@@ -124,7 +125,7 @@ async def run(options: argparse.Namespace) -> list[Row]:
         runs = Runs(model, options.data, options.rows, settings, options.keep)
         return await measure(runs, options.techniques, options.pool)
     finally:
-        for base in shoal.techniques.opening.bases(model):
+        for base in bases(model):
             await base.aclose()
 
 

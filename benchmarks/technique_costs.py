@@ -20,6 +20,7 @@ from benchmarks.technique_mock import CODING, EXAMPLES, QUESTION, WITH_EXAMPLES,
 
 import shoal
 from shoal.techniques import TECHNIQUES, Entry, find
+from shoal.techniques.opening import bases
 
 PEER = "optillm 0.4.0"
 # What optillm's proxy can do without what is not installed here (torch, a notebook, a browser).
@@ -60,7 +61,8 @@ async def ours(mock: Mock, slugs: list[str]) -> list[Row]:
             row |= {"wall_s": round(time.perf_counter() - start, 4), "error": f"{type(error).__name__}: {error}"[:200]}
         row |= mock.counts()._asdict()
         rows.append(row)
-    await model.aclose()
+    for base in bases(model):
+        await base.aclose()
     return rows
 
 
@@ -105,8 +107,9 @@ def _value(formula: str, scope: Row) -> int:
 def as_catalogued(row: Row) -> bool:
     """Whether the server saw as many calls and steps as the catalogue says."""
     exact = row["calls_at_least"] == row["calls_at_most"]
-    steps = row["steps"] == row["steps_at_most"] if exact else row["steps"] <= row["steps_at_most"]
-    return steps and row["calls_at_least"] <= row["completions"] <= row["calls_at_most"]
+    steps: bool = row["steps"] == row["steps_at_most"] if exact else row["steps"] <= row["steps_at_most"]
+    calls: bool = row["calls_at_least"] <= row["completions"] <= row["calls_at_most"]
+    return steps and calls
 
 
 def quickest(rounds: list[list[Row]]) -> list[Row]:
@@ -143,7 +146,7 @@ def measure(slugs: list[str], approaches: list[str], delay_ms: float, rounds: in
 
 def markdown(rows: list[Row]) -> str:
     """One line a technique, optillm's beside ours; several of theirs may answer to one of ours, and some to none."""
-    columns = "requests, completions, at once, steps, wall"
+    columns = "requests, completions, at once, steps, wall, tokens told"
     lines = [
         f"| technique | shoal: {columns} | calls, steps as catalogued | optillm | {columns} |",
         "|---|---|---|---|---|",
@@ -151,21 +154,22 @@ def markdown(rows: list[Row]) -> str:
     mine = {row["technique"]: row for row in rows if row["system"] == "shoal"}
     peers = [row for row in rows if row["system"] != "shoal"]
     for slug, row in mine.items():
-        for peer in [peer for peer in peers if peer["technique"] == slug] or [None]:
-            lines.append(f"| {slug} | {_shown(row)} | {_promise(row)} | {_peer(peer)} |")
+        same = [_peer(peer) for peer in peers if peer["technique"] == slug]
+        lines += [f"| {slug} | {_shown(row)} | {_promise(row)} | {peer} |" for peer in same or [" | "]]
     lines += [f"| | | | {_peer(peer)} |" for peer in peers if peer["technique"] not in mine]
     return "\n".join(lines)
 
 
-def _peer(row: Row | None) -> str:
-    return " | " if row is None else f"`{row['approach']}` | {_shown(row)}"
+def _peer(row: Row) -> str:
+    return f"`{row['approach']}` | {_shown(row)}"
 
 
 def _shown(row: Row) -> str:
     if "unavailable" in row:
         return "unavailable"
     figures = [row["requests"], row["completions"], row["max_concurrent"], row["steps"], row["wall_to_delay"]]
-    return ", ".join(map(str, figures)) + (f" (failed: {row['error']})" if "error" in row else "")
+    told = "failed: " + row["error"] if "error" in row else f"{row['reported_tokens'] / row['completion_tokens']:.0%}"
+    return ", ".join(map(str, [*figures, told]))
 
 
 def _promise(row: Row) -> str:

@@ -126,7 +126,7 @@ class Clock:
 class Runs:
     """The rows of one data file, asked of one model. `pool` holds single samples, a list of records for each draw."""
 
-    def __init__(self, model: Applied | Any, data: Path, rows: int, settings: Settings, keep: Path) -> None:
+    def __init__(self, model: shoal.Model, data: Path, rows: int, settings: Settings, keep: Path) -> None:
         self.task, self.settings, self.name = TASKS[data.stem], settings, repr(model)
         self.rows = [json.loads(line) for line in data.read_text("utf-8").splitlines()[:rows]]
         spend = {"thinking_tokens": settings.thinking_tokens, "row_tokens": settings.row_tokens}

@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from contextlib import closing
+from typing import Any
 
 from benchmarks.peer_scripts.optillm_proxy import proxy
 from benchmarks.technique_mock import control
@@ -15,13 +16,17 @@ from benchmarks.technique_mock import control
 LAUNCH = "from optillm.server import main\nmain()"
 
 
-def ask(port: int, approach: str, question: str) -> dict[str, object]:
+def ask(port: int, approach: str, question: str) -> dict[str, Any]:
     """The proxy's reply, or its error."""
     body = json.dumps({"model": f"{approach}-m", "messages": [{"role": "user", "content": question}]})
     headers = {"Content-Type": "application/json", "Authorization": "Bearer x"}
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=280)) as connection:
         connection.request("POST", "/v1/chat/completions", body, headers)
-        reply: dict[str, object] = json.loads(connection.getresponse().read())
+        text = connection.getresponse().read().decode()
+    try:
+        reply: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {"error": text}
     return reply
 
 
