@@ -13,7 +13,7 @@ from shoal.prompting.template import prompt
 from shoal.runtime.model import Model, then
 from shoal.runtime.types import Completion, Request
 from shoal.sandbox import Limits, Outcome, run_python
-from shoal.techniques._conversation import has_form, said
+from shoal.techniques._conversation import fits, has_form, said
 
 _TAG = re.compile(r"[\w-]+")
 _PYTHON = ("python", "python3", "py", "py3")
@@ -192,9 +192,8 @@ def _is_shallow(tree: ast.AST) -> bool:
 
 def is_whole(request: Request, reply: Completion) -> bool:
     """Whether a reply given on the way can be the answer: not cut off or empty, of no special form, not too long."""
-    longest = request.params.max_tokens
-    short = longest is None or reply.usage.completion_tokens <= longest
-    return bool(reply.text.strip()) and reply.finish_reason != "length" and short and not has_form(request)
+    whole = bool(reply.text.strip()) and reply.finish_reason != "length"
+    return whole and not has_form(request) and fits(request, reply.text)
 
 
 def _whole(reply: Completion) -> Sequence[Block]:

@@ -13,7 +13,7 @@ from shoal.runtime.types import Completion, Request, Usage, total
 from shoal.techniques import _tree
 from shoal.techniques._judging import score
 from shoal.techniques._options import at_least
-from shoal.techniques._steps import ask_answer, ask_step, ask_step_rating, is_answer, is_final, write_answer
+from shoal.techniques._steps import ask_answer, ask_step, ask_step_rating, is_answer, is_final, joined, write_answer
 from shoal.techniques._tree import Node, Selected
 from shoal.techniques._voting import short_answer, short_form
 
@@ -142,9 +142,8 @@ class _Steps(Struct):
 
     async def answer(self, path: tuple[str, ...], *draw: int, last: bool = False) -> Completion:
         """The answer that the steps are, or else one written from them."""
-        text = "\n\n".join(path)
-        if is_answer(self.request, path, len(text.encode())):  # tokens are not more than bytes
-            return Completion(text)
+        if is_answer(self.request, path):
+            return Completion(joined(path))
         if not last:
             return await self.ask(self.model, ask_answer(self.request, path).draw(*draw))
         written = await write_answer(self.model, self.request, path)

@@ -15,7 +15,7 @@ from shoal.runtime.types import Completion, Request, Usage, total
 from shoal.techniques import _tree
 from shoal.techniques._conversation import instructed, thinking
 from shoal.techniques._options import at_least
-from shoal.techniques._steps import ask_step, is_answer, is_final, numbered, write_answer
+from shoal.techniques._steps import ask_step, is_answer, is_final, joined, numbered, write_answer
 from shoal.techniques._tree import Node, Selected
 from shoal.techniques._voting import short_answer, short_form
 
@@ -182,10 +182,9 @@ class _Search(Struct):
 
     async def answer(self, thought: _Thought) -> Completion:
         """The trajectory's text, or an answer written from it where the user asked for more than text."""
-        text = "\n\n".join(thought.steps)
         whole = thought.reply is not None and thought.reply.finish_reason != "length"
-        if whole and is_answer(self.request, thought.steps, len(text.encode())):  # tokens are not more than bytes
-            return Completion(text)
+        if whole and is_answer(self.request, thought.steps):
+            return Completion(joined(thought.steps))
         written = await write_answer(self.model, self.request, thought.steps)
         self.spent.append(written.usage)
         return written
@@ -216,7 +215,7 @@ def _question(step: str) -> str:
 
 def _pieces(steps: Sequence[str]) -> list[str]:
     """A trajectory as sentences and lines, without the final answer it states."""
-    text = "\n\n".join(steps)
+    text = joined(steps)
     final = _FINAL.search(text)
     return _PIECE.findall(text[: final.start()] if final else text)
 
