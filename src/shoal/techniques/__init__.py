@@ -38,7 +38,14 @@ class Entry(Struct, frozen=True):
 
 TECHNIQUES: dict[str, Entry] = {
     "self_consistency": Entry(self_consistency, "n", "1", "arXiv:2203.11171", ("majority_voting",)),
-    "best_of_n": Entry(best_of_n, "2 * n", "2", "arXiv:2009.01325", ("bon",)),
+    "best_of_n": Entry(
+        best_of_n,
+        "n + {'score': n, 'pairwise': n * (n - 1), 'tournament': 2 * (n - 1), 'select': votes}[judging]",
+        "1 + ((n - 1).bit_length() if judging == 'tournament' else 1)",
+        "arXiv:2009.01325",
+        ("bon",),
+        "n",
+    ),
     "mixture_of_agents": Entry(
         mixture_of_agents,
         "(layers - 1) * max(width, len(proposers or [model])) + 1",
