@@ -48,10 +48,11 @@ TECHNIQUES: dict[str, Entry] = {
     ),
     "mixture_of_agents": Entry(
         mixture_of_agents,
-        "(layers - 1) * max(width, len(proposers or [model])) + 1",
-        "layers",
+        "(layers - 1) * (max(width, len(proposers or [model])) + critiques) + 1",
+        "layers + (layers - 1) * critiques",
         "arXiv:2406.04692",
         ("moa",),
+        "(layers - 1) * max(width, len(proposers or [model])) + 1",
     ),
 }
 
