@@ -8,6 +8,7 @@ from msgspec import Struct
 from shoal.runtime.model import Technique
 from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.prover_verifier_game import prover_verifier_game
 from shoal.techniques.self_consistency import self_consistency
 
 
@@ -53,6 +54,14 @@ TECHNIQUES: dict[str, Entry] = {
         "arXiv:2406.04692",
         ("moa",),
         "(layers - 1) * max(width, len(proposers or [model])) + 1",
+    ),
+    "prover_verifier_game": Entry(
+        prover_verifier_game,
+        "2 * rounds * (helpful + sneaky)",
+        "2 * rounds",
+        "arXiv:2407.13692",
+        ("pvg",),
+        "rounds * (helpful + sneaky)",
     ),
 }
 
