@@ -9,6 +9,7 @@ from shoal.errors import AuthenticationFailed
 from shoal.runtime.types import Completion, Message, Request
 from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.plan_search import plan_search
 from shoal.techniques.prover_verifier_game import prover_verifier_game
 
 # -- best_of_n
@@ -116,3 +117,49 @@ def test_pvg_all_rounds_are_about_the_users_question() -> None:
     assert all(r.messages[-1] == Message("user", "How many eggs?") for r in provers)
     verdicts = [r for r in backend.requests if "<solution>" in r.text]
     assert all("user: How many eggs?" in r.text for r in verdicts)
+
+
+# -- plan_search
+
+
+def _plansearch_script(request: Request) -> str:
+    if "numbered list" in request.text:
+        return "Some observations:\n1. It rhymes,\n   always.\n2. It is short.\n3. It is about the sea."
+    return f"A poem {request.sample}"
+
+
+def test_plansearch_a_question_that_is_not_about_code_is_not_answered_in_code() -> None:
+    completion, backend = answer_of(plan_search, _plansearch_script, "Write a poem.")
+    assert completion.text.startswith("A poem")
+    for request in backend.requests:
+        assert not re.search(r"\b(?:python|code|program)\b", request.text, re.IGNORECASE)
+
+
+def test_plansearch_gives_one_completion_and_the_others_beside_it() -> None:
+    completion, _ = answer_of(plan_search, _plansearch_script, n=1)
+    assert (type(completion), completion.alternatives) == (Completion, ())
+    assert len(answer_of(plan_search, _plansearch_script, n=4)[0].alternatives) == 3
+
+
+def test_plansearch_plans_stand_on_different_observations_each_of_them_whole() -> None:
+    _, backend = answer_of(plan_search, _plansearch_script, n=6, rethink=False)
+    derived = [r.text for r in backend.requests if "Derive" in r.text]
+    assert len(set(derived)) == 6
+    assert sum("1. It rhymes,\n   always.\n\n2. It is short.\n\nDerive" in text for text in derived) == 1
+
+
+# -- genselect, which is best_of_n(judging="select")
+
+
+def test_genselect_a_judge_that_always_picks_the_first_decides_nothing() -> None:
+    def script(request: Request) -> str:
+        return "Verdict: 1" if "[Answer 1]" in request.text else f"draw {request.sample}"
+
+    _, backend = answer_of(best_of_n, script, judging="select", votes=4)
+    shown = [r.text.split("[Answer 1]\n")[1].split("\n")[0] for r in backend.requests[4:]]
+    assert sorted(shown) == [f"draw ({i},)" for i in range(4)]
+
+
+def test_genselect_a_tournament_is_one() -> None:
+    _, backend = answer_of(best_of_n, lambda r: f"draw {r.sample}", n=8, judging="tournament")
+    assert backend.batches == [8, 8, 4, 2]

@@ -8,6 +8,7 @@ from msgspec import Struct
 from shoal.runtime.model import Technique
 from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.plan_search import plan_search
 from shoal.techniques.prover_verifier_game import prover_verifier_game
 from shoal.techniques.self_consistency import self_consistency
 
@@ -62,6 +63,14 @@ TECHNIQUES: dict[str, Entry] = {
         "arXiv:2407.13692",
         ("pvg",),
         "rounds * (helpful + sneaky)",
+    ),
+    "plan_search": Entry(
+        plan_search,
+        "1 + min(-(-n // (1 + rethink)), 1 + observations * (observations + 1) // 2) + n + n * (judge is not None) + n",
+        "4 + (rethink and n > 1) + (1 if judge else 0)",
+        "arXiv:2409.03733",
+        ("plansearch",),
+        "4",
     ),
 }
 
