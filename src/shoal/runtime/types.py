@@ -215,7 +215,8 @@ class Completion(Struct, frozen=True, omit_defaults=True):
 
     `answer` is the short answer where a technique determined one, else None. `finish_reason` is the server's word:
     "stop", "length", "tool_calls", "content_filter". For a technique, `usage` sums every call it made, and
-    `alternatives` are further whole answers where it gives several, best first; what they cost is in `usage` too.
+    `alternatives` are further whole answers where it gives several, best first, each with what it cost,
+    which is in `usage` too.
     `id` is the server's name for the reply it came in, which draws of one wire request share.
     """
 

@@ -12,7 +12,9 @@ from shoal.techniques.critique import critique
 from shoal.techniques.learning_principles import learning_principles
 from shoal.techniques.mixture_of_agents import mixture_of_agents
 from shoal.techniques.monte_carlo_tree_search import monte_carlo_tree_search
+from shoal.techniques.plan_search import plan_search
 from shoal.techniques.program_of_thoughts import program_of_thoughts
+from shoal.techniques.prover_verifier_game import prover_verifier_game
 from shoal.techniques.re_reading import re_reading
 from shoal.techniques.round_trip import round_trip
 from shoal.techniques.rstar import rstar
@@ -48,13 +50,37 @@ class Entry(Struct, frozen=True):
 
 TECHNIQUES: dict[str, Entry] = {
     "self_consistency": Entry(self_consistency, "n", "1", "arXiv:2203.11171", ("majority_voting",)),
-    "best_of_n": Entry(best_of_n, "2 * n", "2", "arXiv:2009.01325", ("bon",)),
+    "best_of_n": Entry(
+        best_of_n,
+        "n + {'score': n, 'pairwise': n * (n - 1), 'tournament': 2 * (n - 1), 'select': votes}[judging]",
+        "1 + ((n - 1).bit_length() if judging == 'tournament' else 1)",
+        "arXiv:2009.01325",
+        ("bon",),
+        "n",
+    ),
     "mixture_of_agents": Entry(
         mixture_of_agents,
-        "(layers - 1) * max(width, len(proposers or [model])) + 1",
-        "layers",
+        "(layers - 1) * (max(width, len(proposers or [model])) + critiques) + 1",
+        "layers + (layers - 1) * critiques",
         "arXiv:2406.04692",
         ("moa",),
+        "(layers - 1) * max(width, len(proposers or [model])) + 1",
+    ),
+    "prover_verifier_game": Entry(
+        prover_verifier_game,
+        "2 * rounds * (helpful + sneaky)",
+        "2 * rounds",
+        "arXiv:2407.13692",
+        ("pvg",),
+        "rounds * (helpful + sneaky)",
+    ),
+    "plan_search": Entry(
+        plan_search,
+        "1 + min(-(-n // (1 + rethink)), 1 + observations * (observations + 1) // 2) + n + n * (judge is not None) + n",
+        "4 + (rethink and n > 1) + (1 if judge else 0)",
+        "arXiv:2409.03733",
+        ("plansearch",),
+        "4",
     ),
     "cot_reflection": Entry(cot_reflection, "2", "2", "arXiv:2201.11903", fewest="1"),
     "re_reading": Entry(re_reading, "1", "1", "arXiv:2309.06275", ("re2",)),

@@ -1,0 +1,73 @@
+"""What a judge prefers is read from whatever form it says it in, and is missing where it says nothing clear."""
+
+import time
+
+import pytest
+
+from shoal.runtime.types import Completion
+from shoal.techniques._judging import preferred, selected
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("Verdict: A", "A"),
+        ("**Verdict:** B", "B"),
+        ("**Verdict: Answer A**", "A"),
+        ("### Verdict\nA is thorough.\n\nVerdict:\nB", "B"),
+        ("Winner: [[B]]", "B"),
+        ("[[A]]", "A"),
+        ("It is close.\nB", "B"),
+        (r"\boxed{B}", "B"),
+        ("Verdict: tie", "tie"),
+        ("Verdict: a tie", "tie"),
+        ("Verdict: neither", "tie"),
+        ("The better answer is B.", "B"),
+        ("Which is better: A or B? Verdict: B", "B"),
+        ("Verdict: A, because B errs", "A"),
+        ("Verdict: A\n\nIt is the better one: it is right.", "A"),
+        ("Verdict: A at first.\nBut it slips.\nVerdict: B", "B"),
+        ("<think>Verdict: B</think>Verdict: A", "A"),
+        ("Verdict: A or B", None),
+        ("Verdict: <A, B or tie>", None),
+        ("Verdict: A is not better", None),
+        ("Verdict: ABC", None),
+        ("A is fine and B is fine", None),
+        ("<think>Verdict: A", None),
+        ("", None),
+    ],
+)
+def test_preferred(said: str, verdict: str | None) -> None:
+    assert preferred(Completion(said)) == verdict
+
+
+@pytest.mark.parametrize(
+    ("said", "index"),
+    [
+        ("Verdict: 3", 2),
+        ("**Verdict:** [Answer 1]", 0),
+        ("Verdict: #4", 3),
+        ("The best answer is number 2.", 1),
+        ("Verdict: 3. It is the best: 2 + 2 = 4", 2),
+        ("1 and 3 err.\n2", 1),
+        ("Verdict: 9", None),
+        ("Verdict: 0", None),
+        ("Verdict: 2.5", None),
+        ("Verdict: 1 or 2", None),
+        ("Verdict: tie", None),
+    ],
+)
+def test_selected(said: str, index: int | None) -> None:
+    assert selected(Completion(said), 4) == index
+
+
+def test_a_verdict_that_was_cut_off_is_missing() -> None:
+    assert preferred(Completion("Verdict: A", "length")) is None
+    assert selected(Completion("Verdict: 1", "length"), 4) is None
+
+
+@pytest.mark.parametrize("piece", ["Verdict: ", "[[", "verdict **\n", "better is the ", "A or "])
+def test_reading_is_linear(piece: str) -> None:
+    start = time.perf_counter()
+    preferred(Completion(piece * 20_000))
+    assert time.perf_counter() - start < 5
