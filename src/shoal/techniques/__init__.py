@@ -37,7 +37,14 @@ class Entry(Struct, frozen=True):
 
 
 TECHNIQUES: dict[str, Entry] = {
-    "self_consistency": Entry(self_consistency, "n", "1", "arXiv:2203.11171", ("majority_voting",)),
+    "self_consistency": Entry(
+        self_consistency,
+        "max(n, len(proposers or [model]))",
+        "1 if stop is None else 1 - (1 - max(n, len(proposers or [model]))) // ahead",
+        "arXiv:2203.11171",
+        ("majority_voting",),
+        "max(n, len(proposers or [model])) if stop is None else 1",
+    ),
     "best_of_n": Entry(best_of_n, "2 * n", "2", "arXiv:2009.01325", ("bon",)),
     "mixture_of_agents": Entry(
         mixture_of_agents,
