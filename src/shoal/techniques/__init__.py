@@ -6,8 +6,10 @@ from typing import Any
 from msgspec import Struct
 
 from shoal.runtime.model import Technique
+from shoal.techniques.beam_search import beam_search
 from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.particle_filtering import particle_filtering
 from shoal.techniques.self_consistency import self_consistency
 
 
@@ -52,6 +54,20 @@ TECHNIQUES: dict[str, Entry] = {
         "layers",
         "arXiv:2406.04692",
         ("moa",),
+    ),
+    "beam_search": Entry(
+        beam_search,
+        "depth * beams * expand * (2 if reward == 'judge' else 1) + 1",
+        "depth * (2 if reward == 'judge' else 1) + 1",
+        "arXiv:2408.03314",
+        fewest="beams * expand + (1 if reward == 'judge' else 0)",
+    ),
+    "particle_filtering": Entry(
+        particle_filtering,
+        "2 * particles * depth + (1 if final == 'best' else particles)",
+        "2 * depth + 1",
+        "arXiv:2502.01618",
+        fewest="particles + 1",
     ),
 }
 

@@ -13,7 +13,7 @@ _FINAL = re.compile(r"^[\s*_#>]*final answer\b", re.IGNORECASE | re.MULTILINE)
 
 def ask_step(request: Request, path: Sequence[str]) -> Request:
     """The conversation, with the steps so far and the wish for the next one alone."""
-    wish = prompt("next_step").fill({"steps": _numbered(path) or "(none yet)"})
+    wish = prompt("next_step").fill({"steps": numbered(path) or "(none yet)"})
     return instructed(thinking(request), wish)
 
 
@@ -24,7 +24,7 @@ def is_final(step: str) -> bool:
 
 def ask_step_rating(request: Request, path: Sequence[str]) -> Request:
     """How likely is it that these steps lead to a right answer, from 0 to 10? Reasons come before the score."""
-    question = prompt("rate_steps").fill({"conversation": transcript(request), "steps": _numbered(path)})
+    question = prompt("rate_steps").fill({"conversation": transcript(request), "steps": numbered(path)})
     return aside(request, question, temperature=0.0)
 
 
@@ -35,10 +35,16 @@ def is_answer(request: Request, path: Sequence[str], tokens: int) -> bool:
     return whole and not has_form(request) and (longest is None or tokens <= longest)
 
 
+def ask_answer(request: Request, path: Sequence[str]) -> Request:
+    """The wish for the answer to the conversation from worked steps, with everything the user asked of the answer."""
+    return instructed(request, prompt("write_answer").fill({"steps": numbered(path)}))
+
+
 async def write_answer(model: Model, request: Request, path: Sequence[str]) -> Completion:
-    """The answer to the conversation from worked steps: one call, with everything the user asked of the answer."""
-    return await answer(model, instructed(request, prompt("write_answer").fill({"steps": _numbered(path)})))
+    """The answer to the conversation from worked steps: one call, in tail position."""
+    return await answer(model, ask_answer(request, path))
 
 
-def _numbered(path: Sequence[str]) -> str:
+def numbered(path: Sequence[str]) -> str:
+    """The steps as text, each under its number."""
     return "\n\n".join(f"[Step {i}]\n{step.strip()}" for i, step in enumerate(path, 1))
