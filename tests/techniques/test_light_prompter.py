@@ -147,7 +147,7 @@ def test_no_children_is_a_clear_error(options: dict[str, Sequence[Model]]) -> No
     with pytest.raises(UsageError, match="at least one"):
         answer_of(pipeline, lambda r: "x", stages=[])
     with pytest.raises(UsageError, match="at least one"):
-        answer_of(self_consistency, lambda r: "x", n=0)
+        answer_of(self_consistency, lambda r: "x", proposers=[])
 
 
 def test_what_fills_a_gap_is_never_searched_for_gaps() -> None:

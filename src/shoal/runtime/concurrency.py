@@ -48,6 +48,35 @@ async def _cancel(tasks: Sequence[asyncio.Future[T]]) -> None:
             task.exception()  # seen, so that asyncio does not report it as lost
 
 
+async def take_while(
+    function: Callable[[int], Coroutine[Any, Any, T]], wanted: Callable[[Sequence[T]], int]
+) -> tuple[list[T], list[T]]:
+    """Run `function(0)`, `function(1)`... at once, ahead of the results, until the first of them are enough.
+
+    `wanted(results)` sees the results without a gap from number 0 on, and says how many are worth having; no more than
+    are there ends it, and what still runs is cancelled. Where `wanted` ends as soon as some first part of what it sees
+    is enough, whatever follows, what is taken does not depend on what finished first. Returns the results taken, and
+    the others that had finished by then. A failure is raised when its turn comes; one beyond the end is not seen.
+    """
+    tasks: list[asyncio.Task[T]] = []
+    results: list[T] = []
+    try:
+        while (goal := wanted(results)) > len(results):
+            tasks += [asyncio.create_task(function(i)) for i in range(len(tasks), goal)]
+            await asyncio.wait([tasks[len(results)]])
+            results.append(tasks[len(results)].result())
+            while len(results) < len(tasks) and _succeeded(tasks[len(results)]):
+                results.append(tasks[len(results)].result())
+    finally:
+        await _cancel(tasks)
+    beyond = [task.result() for task in tasks[len(results) :] if _succeeded(task)]
+    return results[:goal], results[goal:] + beyond
+
+
+def _succeeded(task: asyncio.Future[T]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
+
+
 async def map_bounded(
     function: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T] | AsyncIterable[T], limit: int
 ) -> AsyncIterator[R]:

@@ -213,11 +213,11 @@ def total(usages: Iterable[Usage]) -> Usage:
 class Completion(Struct, frozen=True, omit_defaults=True):
     """One whole answer.
 
-    `answer` is the short answer where a technique determined one, else None. `finish_reason` is the server's word:
-    "stop", "length", "tool_calls", "content_filter". For a technique, `usage` sums every call it made, and
-    `alternatives` are further whole answers where it gives several, best first, each with what it cost,
-    which is in `usage` too.
-    `id` is the server's name for the reply it came in, which draws of one wire request share.
+    `answer` is the short answer where a technique determined one, else None, and `confidence` (0 to 1) how sure it is
+    of that, where it can say. `finish_reason` is the server's word: "stop", "length", "tool_calls", "content_filter".
+    For a technique, `usage` sums every call it made, and `alternatives` are further whole answers where it gives
+    several, best first, each with what it cost, which is in `usage` too. `id` is the server's name for the reply it
+    came in, which draws of one wire request share.
     """
 
     text: str
@@ -230,6 +230,7 @@ class Completion(Struct, frozen=True, omit_defaults=True):
     reasoning: str | None = None
     id: str | None = None
     alternatives: "tuple[Completion, ...]" = ()
+    confidence: float | None = None
 
     def cached(self) -> "Completion":
         """The same answer, had for nothing."""

@@ -6,12 +6,14 @@ from typing import Any
 from msgspec import Struct
 
 from shoal.runtime.model import Technique
+from shoal.techniques.beam_search import beam_search
 from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.cot_reflection import cot_reflection
 from shoal.techniques.critique import critique
 from shoal.techniques.learning_principles import learning_principles
 from shoal.techniques.mixture_of_agents import mixture_of_agents
 from shoal.techniques.monte_carlo_tree_search import monte_carlo_tree_search
+from shoal.techniques.particle_filtering import particle_filtering
 from shoal.techniques.plan_search import plan_search
 from shoal.techniques.program_of_thoughts import program_of_thoughts
 from shoal.techniques.prover_verifier_game import prover_verifier_game
@@ -49,7 +51,14 @@ class Entry(Struct, frozen=True):
 
 
 TECHNIQUES: dict[str, Entry] = {
-    "self_consistency": Entry(self_consistency, "n", "1", "arXiv:2203.11171", ("majority_voting",)),
+    "self_consistency": Entry(
+        self_consistency,
+        "max(n, len(proposers or [model]))",
+        "1 if stop is None else 1 - (1 - max(n, len(proposers or [model]))) // ahead",
+        "arXiv:2203.11171",
+        ("majority_voting",),
+        "max(n, len(proposers or [model])) if stop is None else 1",
+    ),
     "best_of_n": Entry(
         best_of_n,
         "n + {'score': n, 'pairwise': n * (n - 1), 'tournament': 2 * (n - 1), 'select': votes}[judging]",
@@ -74,6 +83,13 @@ TECHNIQUES: dict[str, Entry] = {
         ("pvg",),
         "rounds * (helpful + sneaky)",
     ),
+    "cot_reflection": Entry(cot_reflection, "2", "2", "arXiv:2201.11903", fewest="1"),
+    "re_reading": Entry(re_reading, "1", "1", "arXiv:2309.06275", ("re2",)),
+    "learning_principles": Entry(
+        learning_principles, "2 * attempts * len(examples or []) + 2", "4", "arXiv:2402.05403", ("leap",), "1"
+    ),
+    "two_turn": Entry(two_turn, "2", "2", "arXiv:2205.11916"),
+    "critique": Entry(critique, "2 * rounds + 1", "2 * rounds + 1", "arXiv:2303.17651"),
     "plan_search": Entry(
         plan_search,
         "1 + min(-(-n // (1 + rethink)), 1 + observations * (observations + 1) // 2) + n + n * (judge is not None) + n",
@@ -82,13 +98,20 @@ TECHNIQUES: dict[str, Entry] = {
         ("plansearch",),
         "4",
     ),
-    "cot_reflection": Entry(cot_reflection, "2", "2", "arXiv:2201.11903", fewest="1"),
-    "re_reading": Entry(re_reading, "1", "1", "arXiv:2309.06275", ("re2",)),
-    "learning_principles": Entry(
-        learning_principles, "2 * attempts * len(examples or []) + 2", "4", "arXiv:2402.05403", ("leap",), "1"
+    "beam_search": Entry(
+        beam_search,
+        "depth * beams * expand * (2 if reward == 'judge' else 1) + 1",
+        "depth * (2 if reward == 'judge' else 1) + 1",
+        "arXiv:2408.03314",
+        fewest="beams * expand + (1 if reward == 'judge' else 0)",
     ),
-    "two_turn": Entry(two_turn, "2", "2", "arXiv:2205.11916"),
-    "critique": Entry(critique, "2 * rounds + 1", "2 * rounds + 1", "arXiv:2303.17651"),
+    "particle_filtering": Entry(
+        particle_filtering,
+        "2 * particles * depth + (1 if final == 'best' else particles)",
+        "2 * depth + 1",
+        "arXiv:2502.01618",
+        fewest="particles + 1",
+    ),
     "monte_carlo_tree_search": Entry(
         monte_carlo_tree_search,
         "simulations * (depth + 1 if rollout or verifier or value == 'agreement' else 2) + 1",

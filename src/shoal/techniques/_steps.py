@@ -51,3 +51,8 @@ async def write_answer(model: Model, request: Request, path: Sequence[str]) -> C
 def numbered(path: Sequence[str]) -> str:
     """The steps as text, each under its number."""
     return "\n\n".join(f"[Step {i}]\n{step.strip()}" for i, step in enumerate(path, 1))
+
+
+def wording(step: str) -> str:
+    """The form in which two steps are the same: case and white space do not count."""
+    return " ".join(step.casefold().split())

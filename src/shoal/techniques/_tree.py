@@ -186,8 +186,3 @@ def first_of_each(keys: Sequence[K | None], known: Container[K]) -> dict[K, int]
         if key is not None and key not in known:
             first.setdefault(key, i)
     return first
-
-
-def wording(text: str) -> str:
-    """The form in which two steps are the same: case and white space do not count."""
-    return " ".join(text.casefold().split())

@@ -13,7 +13,16 @@ from shoal.runtime.types import Completion, Request, Usage, total
 from shoal.techniques import _tree
 from shoal.techniques._judging import score
 from shoal.techniques._options import at_least
-from shoal.techniques._steps import ask_answer, ask_step, ask_step_rating, is_answer, is_final, joined, write_answer
+from shoal.techniques._steps import (
+    ask_answer,
+    ask_step,
+    ask_step_rating,
+    is_answer,
+    is_final,
+    joined,
+    wording,
+    write_answer,
+)
 from shoal.techniques._tree import Node, Selected
 from shoal.techniques._voting import short_answer, short_form
 
@@ -103,8 +112,8 @@ class _Steps(Struct):
         """The next steps drawn at one node. One that is worded like a sibling is that sibling, and asked no further."""
         path = node.content.steps
         steps = await gather(*(self.step(path, action.number) for action in actions))
-        nodes: dict[str | None, Node[_Partial]] = {_tree.wording(n.content.steps[-1]): n for n in node.children}
-        forms = [None if step is None else _tree.wording(step) for step in steps]
+        nodes: dict[str | None, Node[_Partial]] = {wording(n.content.steps[-1]): n for n in node.children}
+        forms = [None if step is None else wording(step) for step in steps]
         first = _tree.first_of_each(forms, nodes)
         places = [(*node.place, actions[i].number) for i in first.values()]
         found = [(*path, steps[i] or "") for i in first.values()]

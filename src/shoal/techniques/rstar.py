@@ -15,7 +15,7 @@ from shoal.runtime.types import Completion, Request, Usage, total
 from shoal.techniques import _tree
 from shoal.techniques._conversation import instructed, thinking
 from shoal.techniques._options import at_least
-from shoal.techniques._steps import ask_step, is_answer, is_final, joined, numbered, write_answer
+from shoal.techniques._steps import ask_step, is_answer, is_final, joined, numbered, wording, write_answer
 from shoal.techniques._tree import Node, Selected
 from shoal.techniques._voting import short_answer, short_form
 
@@ -93,9 +93,9 @@ class _Search(Struct):
         A step that is worded like one that the same action gave before is that one, and leads where it led.
         """
         thoughts = await gather(*(self.thought(node, a.action or "", a.number) for a in actions))
-        keys = [None if t.lost else (t.action, _tree.wording(t.steps[-1])) for t in thoughts]
+        keys = [None if t.lost else (t.action, wording(t.steps[-1])) for t in thoughts]
         known = {
-            (n.content.action, _tree.wording(n.content.steps[-1])): _rollout_end(n)
+            (n.content.action, wording(n.content.steps[-1])): _rollout_end(n)
             for n in node.children
             if not n.content.lost
         }

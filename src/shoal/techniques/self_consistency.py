@@ -1,45 +1,99 @@
 """Self-consistency: sample n answers and keep the one most of them agree on (arXiv:2203.11171)."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from msgspec import structs
 
-from shoal.prompting.answers import extract, normalise
-from shoal.runtime.model import Model, sample
+from shoal.errors import UsageError, did_you_mean
+from shoal.prompting.answers import extract
+from shoal.runtime.concurrency import gather, take_while
+from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
+from shoal.techniques._options import at_least, not_empty
+from shoal.techniques._stopping import RULES, Vote
+from shoal.techniques._voting import forms_of, short_answer, support
 
 Similarity = Callable[[str, str], float]
 
 
-async def self_consistency(
-    model: Model, request: Request, *, n: int = 8, kind: str = "auto", similarity: Similarity | None = None
+async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
+    model: Model,
+    request: Request,
+    *,
+    n: int = 8,
+    kind: str = "auto",
+    proposers: Sequence[Model] | None = None,
+    stop: str | None = None,
+    confidence: float = 0.95,
+    ahead: int = 4,
+    similarity: Similarity | None = None,
 ) -> Completion:
     """Sample n answers and keep the one most of them agree on.
 
     What is compared is the final answer extracted from each (a number, a choice letter, a boxed expression...) and
     normalised, never the wording; `kind` says which sort to expect. An answer that cannot be found does not vote. Ties
-    go to the earliest sample. With `similarity(a, b)` the answer most similar to all the others wins instead.
+    go to the earliest sample. With `similarity(a, b)` the answer most similar to all the others wins instead. The
+    samples are given by the `proposers` in turn (all of them where there are more than n).
+
+    `stop` lets the vote end with fewer than n samples: "settled" when the rest cannot change the winner, "beta" or
+    "martingale" when `confidence` is reached; see `_stopping`. The samples still under way are then cancelled. Where a
+    divided vote goes on, at least `ahead` samples are started together.
     """
-    samples = await sample(model, request, n)
-    answers = [extract(completion.text, kind) for completion in samples]
-    voters = [i for i, answer in enumerate(answers) if answer is not None]
-    usage = total(completion.usage for completion in samples)
+    not_empty(proposers=proposers)
+    team = list(proposers or [model])
+    _check(n, kind, stop, confidence, ahead)
+    if stop and similarity:
+        raise UsageError("stop counts equal answers, and cannot be combined with similarity")
+    if stop in ("beta", "martingale") and len(team) > 1:
+        raise UsageError(f"stop={stop!r} takes all samples to be draws of one model; with several use stop='settled'")
+    n = max(n, len(team))
+
+    async def ask(i: int) -> Completion:
+        return await team[i % len(team)](request.draw(i))
+
+    beyond: list[Completion] = []
+    reached = None
+    if stop is None:
+        samples = await gather(*map(ask, range(n)))
+    else:
+        vote = Vote(n, stop, confidence, ahead)
+        samples, beyond = await take_while(
+            ask, lambda replies: vote.count(forms_of(request, replies[vote.samples :], kind))
+        )
+        reached = vote.confidence
+    usage = total(completion.usage for completion in (*samples, *beyond))
+    return structs.replace(_winner(request, samples, kind, similarity), usage=usage, confidence=reached)
+
+
+def _winner(request: Request, samples: Sequence[Completion], kind: str, similarity: Similarity | None) -> Completion:
+    """The earliest sample that gives the answer voted for, a whole one if there is one."""
+    forms = forms_of(request, samples, kind)
+    answers = [short_answer(request, sample, kind) for sample in samples]
+    voters = [i for i, form in enumerate(forms) if form is not None]
     if not voters:
-        return structs.replace(samples[0], usage=usage)
-    votes = [answers[i] or "" for i in voters]
-    support = _equals(votes, kind) if similarity is None else _similars(votes, similarity)
-    winner = voters[support.index(max(support))]
-    return structs.replace(samples[winner], usage=usage, answer=answers[winner])
+        return min(samples, key=_is_cut_off_or_empty)
+    if similarity is None:
+        votes: Sequence[float] = support([forms[i] for i in voters])
+    else:
+        votes = _similars([answers[i] or "" for i in voters], similarity)
+    form = forms[voters[votes.index(max(votes))]]
+    best = min((i for i in voters if forms[i] == form), key=lambda i: _is_cut_off_or_empty(samples[i]))
+    return structs.replace(samples[best], answer=answers[best])
 
 
-def _equals(votes: Sequence[str], kind: str) -> list[float]:
-    """How many of the votes say the same as each."""
-    forms = {vote: normalise(vote, kind) for vote in set(votes)}
-    counts = Counter(forms[vote] for vote in votes)
-    return [counts[forms[vote]] for vote in votes]
+def _is_cut_off_or_empty(sample: Completion) -> bool:
+    return sample.finish_reason == "length" or not (sample.text.strip() or sample.tool_calls)
 
 
 def _similars(votes: Sequence[str], similarity: Similarity) -> list[float]:
     """The summed similarity of each vote to the others."""
     return [sum(similarity(a, b) for j, b in enumerate(votes) if j != i) for i, a in enumerate(votes)]
+
+
+def _check(n: int, kind: str, stop: str | None, confidence: float, ahead: int) -> None:
+    at_least(1, n=n, ahead=ahead)
+    if stop is not None and stop not in RULES:
+        raise UsageError(f"unknown rule stop={stop!r}; {did_you_mean(stop, RULES)}")
+    if not 0 < confidence < 1:
+        raise UsageError(f"confidence={confidence}: must be above 0 and below 1")
+    extract("", kind)  # an unknown kind is refused here
