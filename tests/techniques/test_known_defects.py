@@ -148,7 +148,7 @@ def test_plansearch_plans_stand_on_different_observations_each_of_them_whole() -
     assert sum("1. It rhymes,\n   always.\n\n2. It is short.\n\nDerive" in text for text in derived) == 1
 
 
-# -- genselect, which is best_of_n(judging="select")
+# -- genselect: judging by selection
 
 
 def test_genselect_a_judge_that_always_picks_the_first_decides_nothing() -> None:
