@@ -213,7 +213,7 @@ def test_ask_that_fails(shoal: Shell) -> None:
 
 def test_catalogues(shoal: Shell) -> None:
     _, out, _ = shoal("techniques", "--json")
-    assert json.loads(out)["best_of_n"]["calls"] == "2 * n"
+    assert json.loads(out)["self_consistency"]["calls"] == "n"
     assert "self_consistency" in shoal("techniques")[1]
     Path("shoal.toml").write_text('[endpoints.lab]\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "${NOT_SET}"\n')
     _, out, _ = shoal("models", "--json")
