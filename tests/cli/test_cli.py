@@ -213,7 +213,7 @@ def test_ask_that_fails(shoal: Shell) -> None:
 
 def test_catalogues(shoal: Shell) -> None:
     _, out, _ = shoal("techniques", "--json")
-    assert json.loads(out)["best_of_n"]["calls"] == "2 * n"
+    assert json.loads(out)["critique"]["calls"] == "2 * rounds + 1"
     assert "self_consistency" in shoal("techniques")[1]
     told = shoal("techniques", "bon")[1]
     assert "best_of_n  (bon)" in told

@@ -115,6 +115,9 @@ def test_where_all_drafts_are_empty_the_question_is_asked_anew() -> None:
     assert completion.text == "whole"
     assert backend.batches == [3, 1]
     assert backend.requests[-1].question() == Request.of("Q?")
+    completion, backend = answer_of(mixture_of_agents, script, layers=3, width=3)
+    assert backend.batches == [3, 3, 1]  # the second layer is not the first one's draws again
+    assert "[Answer 3]\nwhole" in str(backend.requests[-1].messages[0].content)
 
 
 def test_an_empty_critique_is_left_out() -> None:

@@ -225,6 +225,13 @@ def test_a_cut_off_solution_does_not_win_a_tie() -> None:
     assert (completion.text, completion.finish_reason) == ("A poem about\n1", "stop")
 
 
+def test_a_cut_off_solution_is_better_than_an_empty_one() -> None:
+    def script(request: Request) -> Completion:
+        return Completion("" if request.sample[-1] != 1 else "A poem\nabout", "length")
+
+    assert answer_of(prover_verifier_game, script, rounds=1)[0].text == "A poem\nabout"
+
+
 def test_nothing_but_empty_solutions_is_an_error() -> None:
     with pytest.raises(TechniqueError, match="all 6 helpful replies are empty"):
         answer_of(prover_verifier_game, lambda r: "")
