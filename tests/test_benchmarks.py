@@ -1,4 +1,4 @@
-"""The benchmarks' mock server answers as the OpenAI API does; what the benchmarks measure stands on it."""
+"""The benchmarks' servers answer as the OpenAI API does, and their statistics are right: the figures stand on them."""
 
 import http.client
 import importlib.util
@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,7 +30,9 @@ def _load(name: str) -> ModuleType:
 
 
 mock = _load("mock")
-pytestmark = pytest.mark.skipif(mock.unavailable() is not None, reason=str(mock.unavailable()))
+technique_mock = _load("technique_mock")
+comparison = _load("comparison")
+needs_server = pytest.mark.skipif(mock.unavailable() is not None, reason=str(mock.unavailable()))
 
 
 def post(server: Any, path: str, body: Any, connection: http.client.HTTPConnection | None = None) -> tuple[int, bytes]:
@@ -55,6 +57,7 @@ def texts(reply: dict[str, Any]) -> list[str]:
     return [choice["message"]["content"] for choice in reply["choices"]]
 
 
+@needs_server
 def test_n_choices_are_distinct_and_depend_on_prompt_and_index_alone() -> None:
     with mock.mock_server() as server:
         eight = texts(chat(server, "2+2?", n=8))
@@ -73,6 +76,7 @@ def test_n_choices_are_distinct_and_depend_on_prompt_and_index_alone() -> None:
         }
 
 
+@needs_server
 def test_a_message_that_reads_like_a_field_is_only_text() -> None:
     with mock.mock_server() as server:
         reply = chat(server, 'set "n": 7, "stream": true}], "n": 9 \\" \u00e9 \U0001f41f')
@@ -82,6 +86,7 @@ def test_a_message_that_reads_like_a_field_is_only_text() -> None:
         assert len(nested["choices"]) == 2
 
 
+@needs_server
 def test_equal_prompts_get_equal_texts_however_they_are_written() -> None:
     with mock.mock_server() as server:
         plain = '{"model":"m","messages":[{"role":"user","content":"é🐟/"}]}'
@@ -92,6 +97,7 @@ def test_equal_prompts_get_equal_texts_however_they_are_written() -> None:
         assert texts(first) == texts(second)
 
 
+@needs_server
 def test_a_prompt_list_is_answered_prompt_by_prompt() -> None:
     with mock.mock_server() as server:
 
@@ -107,6 +113,7 @@ def test_a_prompt_list_is_answered_prompt_by_prompt() -> None:
         assert len(complete([[1, 2], [3]])) == 2
 
 
+@needs_server
 @pytest.mark.parametrize("delay_ms", [0, 20])
 def test_a_stream_is_the_whole_reply_in_pieces(delay_ms: int) -> None:
     with mock.mock_server(delay_ms=delay_ms) as server:
@@ -125,6 +132,7 @@ def test_a_stream_is_the_whole_reply_in_pieces(delay_ms: int) -> None:
         assert whole == texts(chat(server, "hi", n=2))
 
 
+@needs_server
 @pytest.mark.parametrize(
     "body", ["", "[]", "{", '{"messages":[]', '{"messages":[],}', '{"messages":"x"}', '{"messages":[{}],"n":0}', "{}{}"]
 )
@@ -136,6 +144,7 @@ def test_a_bad_body_is_refused_and_the_connection_goes_on(body: str) -> None:
         assert server.stats()["requests"] == 1
 
 
+@needs_server
 def test_a_body_of_megabytes_and_a_chunked_one() -> None:
     with mock.mock_server() as server:
         assert len(chat(server, "word " * 1_000_000)["choices"]) == 1
@@ -146,6 +155,7 @@ def test_a_body_of_megabytes_and_a_chunked_one() -> None:
             assert len(json.loads(connection.getresponse().read())["choices"]) == 1
 
 
+@needs_server
 def test_two_thousand_connections_at_once_and_one_that_gives_up() -> None:
     body = json.dumps({"messages": [{"role": "user", "content": "hi"}]}).encode()
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
@@ -173,6 +183,7 @@ def _allow_files(count: int) -> bool:
     return count <= hard
 
 
+@needs_server
 def test_it_ends_with_the_process_that_started_it() -> None:
     program = "import mock, sys\nwith mock.mock_server() as server: print(server.port, flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", program]
@@ -188,9 +199,11 @@ def test_it_ends_with_the_process_that_started_it() -> None:
         port = int(parent.stdout.readline())
         with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
             parent.kill()
-            assert connection.recv(1) == b""  # closed by its end, not by us
+            with suppress(ConnectionResetError):  # where it ended before it took the connection
+                assert connection.recv(1) == b""  # closed by its end, not by us
 
 
+@needs_server
 def test_continuous_batching_takes_as_many_steps_as_tokens() -> None:
     with mock.mock_server(continuous=(2, 0, 4, 10)) as server:
         start = time.monotonic()
@@ -200,6 +213,7 @@ def test_continuous_batching_takes_as_many_steps_as_tokens() -> None:
         assert reply["usage"]["completion_tokens"] == 80
 
 
+@needs_server
 def test_models_are_listed_and_other_paths_are_not_found() -> None:
     with (
         mock.mock_server() as server,
@@ -211,3 +225,82 @@ def test_models_are_listed_and_other_paths_are_not_found() -> None:
         reply = connection.getresponse()
         reply.read()
         assert reply.status == 404
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (0, 0, 0.0, 1.0)],
+)
+def test_wilson_interval_of_a_proportion(right: int, count: int, low: float, high: float) -> None:
+    found = comparison.wilson(right, count)
+    assert found.value == (right / count if count else 0.0)
+    assert found.low == pytest.approx(low, abs=5e-5)
+    assert found.high == pytest.approx(high, abs=5e-5)
+
+
+def test_bootstrap_is_repeatable_and_near_the_normal_interval() -> None:
+    values = [0.0, 1.0] * 50
+    found = comparison.bootstrap(values)
+    assert found == comparison.bootstrap(values)
+    assert found.value == 0.5
+    assert found.low == pytest.approx(0.402, abs=0.02)
+    assert found.high == pytest.approx(0.598, abs=0.02)
+    assert comparison.bootstrap([-1.0] * 7) == (-1.0, -1.0, -1.0)
+
+
+def test_draws_that_fit_in_a_budget_share_their_prompt() -> None:
+    draws = [comparison.Draw("4", 1.0, tokens) for tokens in (10, 20, 30)]
+    budgets = (0, 109, 110, 129, 130, 160, 10_000)
+    assert [comparison.draws_within(draws, 100, budget) for budget in budgets] == [1, 1, 1, 1, 2, 3, 3]
+
+
+def test_a_vote_takes_the_earliest_of_equals_and_passes_over_draws_without_an_answer() -> None:
+    wrong, right, none = (comparison.Draw(*draw, 10) for draw in (("3", 0.0), ("4", 1.0), (None, 0.0)))
+    assert comparison.majority([wrong, right]) == 0.0
+    assert comparison.majority([none, none, right, wrong]) == 1.0
+    assert comparison.majority([wrong, right, right]) == 1.0
+    assert comparison.majority([none, none]) == 0.0
+
+
+def test_equal_tokens_is_the_mean_over_all_places_to_begin_at() -> None:
+    right, wrong = comparison.Draw("4", 1.0, 10), comparison.Draw("3", 0.0, 10)
+    assert comparison.equal_tokens([right, wrong, wrong], 5, 15) == (pytest.approx(1 / 3), 1.0, False)
+    assert comparison.equal_tokens([right, right, wrong], 5, 35) == (1.0, 3.0, False)
+    assert comparison.equal_tokens([right, right, wrong], 5, 45) == (1.0, 3.0, True)
+
+
+def test_sequential_steps_are_the_longest_chain_of_spans_one_after_another() -> None:
+    spans = [(0.0, 1.0), (0.1, 1.1), (1.2, 2.2), (1.15, 2.0), (2.3, 3.0)]
+    assert technique_mock.chain(spans) == 3
+    assert technique_mock.most_at_once(spans) == 2
+    assert technique_mock.chain([]) == technique_mock.most_at_once([]) == 0
+
+
+def test_the_technique_server_gives_what_a_prompt_asks_for() -> None:
+    def said(prompt: str, time: int = 0) -> str:
+        text: str = technique_mock.reply([{"role": "user", "content": prompt}], time)
+        return text
+
+    assert said("Q?") != said("Q?", 1) != said("Other?")
+    assert said("Q?").endswith("The answer is 42.")
+    assert "Score: 5" in said("On a line of its own:\nScore: <number>")
+    assert float(said("Rate it. Respond with only a number.")) == 5
+    assert said("Write the next step only").startswith("Step 1")
+    assert said("[Step 1]\na\n\n[Step 2]\nb\n\nWrite the next step only").startswith("Final answer")
+    question, answer = technique_mock.EXAMPLES[0]
+    assert said(question).endswith("The answer is 41.")
+    assert "41" not in answer
+
+
+def test_the_technique_server_counts_requests_completions_and_steps() -> None:
+    program = "from benchmarks.technique_mock import technique_mock, control, Counts\n"
+    program += "import json, urllib.request\n"
+    program += "with technique_mock(20) as server:\n"
+    program += "    body = json.dumps({'messages': [{'role': 'user', 'content': 'Q?'}], 'n': 2}).encode()\n"
+    program += "    for _ in range(3): urllib.request.urlopen(server.base_url + '/chat/completions', body).read()\n"
+    program += "    print(json.dumps(server.counts()._asdict()))\n"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=_BENCHMARKS.parent)
+    counts = json.loads(done.stdout)
+    del counts["completion_tokens"]
+    assert counts == {"requests": 3, "completions": 6, "max_concurrent": 1, "steps": 3}

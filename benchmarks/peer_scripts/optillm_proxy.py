@@ -31,8 +31,8 @@ main()
 
 
 @contextmanager
-def proxy(base_url: str) -> Iterator[tuple[int, int]]:
-    """The port and process id of a proxy in front of `base_url`."""
+def proxy(base_url: str, launch: str = LAUNCH) -> Iterator[tuple[int, int]]:
+    """The port and process id of a proxy in front of `base_url`, started by the program `launch`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -44,7 +44,7 @@ def proxy(base_url: str) -> Iterator[tuple[int, int]]:
         with (
             log.open("w") as errors,
             subprocess.Popen(
-                [sys.executable, "-c", LAUNCH, *options], stdout=errors, stderr=errors, env=environment, cwd=folder
+                [sys.executable, "-c", launch, *options], stdout=errors, stderr=errors, env=environment, cwd=folder
             ) as server,
         ):
             try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import UNSET
+from msgspec import UNSET, structs
 from tests.scripting import AT_ONCE, run
 
 from shoal.backends import BaseModel
@@ -82,6 +82,19 @@ def test_records_are_in_input_order_whatever_finishes_first(tmp_path: Path) -> N
         "usage": {"prompt_tokens": 1, "completion_tokens": 2, "cached_calls": 0, "calls": 1},
         "error": None,
     }
+
+
+def test_further_answers_of_a_technique_are_in_the_record(tmp_path: Path) -> None:
+    job = Job(tmp_path, data(tmp_path, "Q"), lambda request: f"plan {len(request.sample)}")
+
+    async def several(request: Request) -> Completion:
+        others = tuple([await asked(request.draw(*range(i))) for i in (1, 2)])
+        return structs.replace(await asked(request), alternatives=others)
+
+    asked, job.model = job.model, several
+    job()
+    assert job.records()[0]["output"] == "plan 0"
+    assert job.records()[0]["alternatives"] == ["plan 1", "plan 2"]
 
 
 def test_a_failed_row_is_a_record_and_is_tried_again_by_the_next_run(tmp_path: Path) -> None:

@@ -215,6 +215,11 @@ def test_catalogues(shoal: Shell) -> None:
     _, out, _ = shoal("techniques", "--json")
     assert json.loads(out)["best_of_n"]["calls"] == "2 * n"
     assert "self_consistency" in shoal("techniques")[1]
+    told = shoal("techniques", "bon")[1]
+    assert "best_of_n  (bon)" in told
+    assert "  judge=None\n" in told
+    code, _, said = shoal("techniques", "bom")
+    assert (code, said) == (2, "shoal: unknown technique 'bom'; did you mean bon?\n")
     Path("shoal.toml").write_text('[endpoints.lab]\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "${NOT_SET}"\n')
     _, out, _ = shoal("models", "--json")
     assert json.loads(out)["endpoints"] == {"lab": "http://127.0.0.1:1/v1"}

@@ -33,7 +33,7 @@ def test_a_missing_value_is_named() -> None:
 @pytest.mark.parametrize("file", sorted(f.name for f in files("shoal.prompting").joinpath("library").iterdir()))
 def test_library(file: str) -> None:
     template = prompt(file.removesuffix(".md"))
-    assert template.names
+    assert template.text  # some have no gaps: what they say is put after the conversation
     assert template.fill(dict.fromkeys(template.names, "x"))
 
 

@@ -12,6 +12,7 @@ from shoal.runtime.types import Completion, Request
 from shoal.techniques import TECHNIQUES, find, names
 
 MODULES = {path.stem for path in Path(shoal.techniques.__file__).parent.glob("[a-z]*.py")} - {
+    "combining",
     "spec",
     "opening",
     "running",

@@ -32,8 +32,8 @@ class Record(Struct, frozen=True):
     """One row's result, as it stands in the output.
 
     `id` is the row's own `id` where it has one, else its number from 0. `output` is the text, or what a program
-    returned as JSON. `answer` is the short answer, `score` what the
-    scorer gave, `error` None or why there is no output.
+    returned as JSON. `answer` is the short answer, `score` what the scorer gave, `error` None or why there is no
+    output. `alternatives`, the texts of further whole answers, are there where a technique gives several.
     """
 
     id: Any
@@ -46,6 +46,7 @@ class Record(Struct, frozen=True):
     usage: RowUsage
     score: float | UnsetType = UNSET
     error: Failure | None = None
+    alternatives: list[str] | UnsetType = UNSET
 
 
 decode = msgspec.json.Decoder(Record).decode
@@ -64,6 +65,7 @@ def succeeded(
         completion.finish_reason or None,
         RowUsage.of(completion.usage),
         score,
+        alternatives=[other.text for other in completion.alternatives] or UNSET,
     )
 
 

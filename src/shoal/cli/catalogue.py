@@ -1,12 +1,14 @@
 """`shoal models` and `shoal techniques`: what can stand in a spec."""
 
+import inspect
 from pathlib import Path
 
 import click
 import msgspec
 
 from shoal.backends.config import load_config
-from shoal.techniques import TECHNIQUES
+from shoal.errors import UsageError, did_you_mean
+from shoal.techniques import TECHNIQUES, Entry, find, names
 from shoal.techniques.spec import describe_options
 
 _FORMS = {
@@ -36,18 +38,50 @@ def models(config: Path | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True)
-def techniques(as_json: bool) -> None:
-    """List the techniques: options with their defaults, calls of the model, calls one after another, paper."""
+@click.option("--markdown", is_flag=True, help="The table of options and costs, for documents.")
+def techniques(name: str | None, as_json: bool, markdown: bool) -> None:
+    """List the techniques; or tell all of the one called NAME: what it does, its options and what it costs."""
     if as_json:
         click.echo(msgspec.json.encode({slug: _facts(slug) for slug in TECHNIQUES}))
-        return
+    elif markdown:
+        click.echo("\n".join(table()))
+    elif name is not None:
+        _tell(name)
+    else:
+        width = max(map(len, TECHNIQUES))
+        for slug, entry in TECHNIQUES.items():
+            click.echo(f"{click.style(slug.ljust(width), bold=True)}  {entry.summary}")
+        click.echo("\nshoal techniques NAME tells its options and what it costs.")
+
+
+def _tell(name: str) -> None:
+    entry = find(name)
+    if entry is None:
+        raise UsageError(f"unknown technique {name!r}; {did_you_mean(name, names())}")
+    slug = next(slug for slug, each in TECHNIQUES.items() if each is entry)
+    click.echo(click.style(slug, bold=True) + (f"  ({', '.join(entry.aliases)})" if entry.aliases else ""))
+    click.echo(f"\n{inspect.getdoc(entry.function)}\n")
+    for option, default in entry.options.items():
+        click.echo(f"  {option}={default!r}")
+    click.echo(f"\n  calls              {_calls(entry)}")
+    click.echo(f"  one after another  {entry.critical_path}")
+    click.echo(f"  paper              {entry.paper}")
+
+
+def table() -> list[str]:
+    """The catalogue as lines of Markdown: as it stands in docs/techniques.md."""
+    rows = ["| technique | short | options | calls | one after another | paper |", "|---|---|---|---|---|---|"]
     for slug, entry in TECHNIQUES.items():
-        click.echo(click.style(slug, bold=True) + (f"  ({', '.join(entry.aliases)})" if entry.aliases else ""))
-        click.echo(f"  {entry.summary}")
-        click.echo(f"  options  {describe_options(entry)}")
-        click.echo(f"  calls    {entry.calls}, {entry.critical_path} one after another")
-        click.echo(f"  paper    {entry.paper}\n")
+        short = ", ".join(f"`{alias}`" for alias in entry.aliases)
+        facts = (f"`{slug}`", short, describe_options(entry), _calls(entry), entry.critical_path, entry.paper)
+        rows.append(f"| {' | '.join(facts)} |".replace("|  |", "| |"))
+    return rows
+
+
+def _calls(entry: Entry) -> str:
+    return entry.calls if entry.fewest is None else f"{entry.fewest} to {entry.calls}"
 
 
 def _facts(slug: str) -> dict[str, object]:
@@ -58,6 +92,7 @@ def _facts(slug: str) -> dict[str, object]:
         "aliases": entry.aliases,
         "options": options,
         "calls": entry.calls,
+        "fewest": entry.fewest,
         "critical_path": entry.critical_path,
         "paper": entry.paper,
     }

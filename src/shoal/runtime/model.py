@@ -56,19 +56,22 @@ class Applied:
     @property
     def name(self) -> str:
         """The technique and the options it was given, as a spec writes them."""
-        return _shown(partial(self.technique, **self.options))
+        return shown(partial(self.technique, **self.options))
 
     def __repr__(self) -> str:
         return f"{self.name}@{self.model!r}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """An option as a spec writes it: the same in every process, so that runs can be compared by it."""
     if isinstance(value, partial):
-        options = ", ".join(f"{name}={_shown(option)}" for name, option in value.keywords.items())
-        return f"{_shown(value.func)}({options})" if options else _shown(value.func)
+        written = getattr(value.func, "written", None)  # made of techniques, with a form of its own in a spec
+        if written is not None:
+            return str(written(**value.keywords))
+        options = ", ".join(f"{name}={shown(option)}" for name, option in value.keywords.items())
+        return f"{shown(value.func)}({options})" if options else shown(value.func)
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_shown, value))}]"
+        return f"[{', '.join(map(shown, value))}]"
     return getattr(value, "__qualname__", None) or repr(value)
 
 

@@ -1,5 +1,7 @@
 """What a confined run may use, what came of it, and what confinement there is."""
 
+import signal
+
 import msgspec
 
 _TOLD = 2000  # characters of an error that a model is shown
@@ -8,8 +10,8 @@ _TOLD = 2000  # characters of an error that a model is shown
 class Limits(msgspec.Struct, frozen=True):
     """What one run may use: seconds and bytes. It may make threads, but no processes.
 
-    `memory` bounds the address space beyond what the interpreter itself has mapped; `output` bounds stdout and stderr
-    together; `scratch` bounds each file and the directory a run may write to.
+    `cpu` counts whole seconds, begun ones too. `memory` is address space, of which the interpreter with z3 and sympy
+    takes about 0.2 GiB. `output` bounds stdout and stderr together, `scratch` the directory a program may write to.
     """
 
     wall: float = 10.0
@@ -20,12 +22,12 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What a run printed and how it ended. `exit_code` is negative for a signal and None where a limit stopped the run."""
+    """What a run printed and how it ended. `exit_code` is negative for a signal, None where a limit stopped the run."""
 
     stdout: str
     stderr: str
     exit_code: int | None
-    stopped: str | None  # the limit that stopped it: "wall time", "CPU time", "memory", "output"
+    stopped: str | None  # the limit that stopped it: "wall time", "CPU time", "memory", "output", "scratch space"
     seconds: float
     isolation: str  # "bubblewrap+landlock+seccomp", "landlock+seccomp" or "none (unsafe)"
 
@@ -39,10 +41,19 @@ class Outcome(msgspec.Struct, frozen=True):
         """What went wrong, in a text short enough for a prompt; empty when nothing did."""
         if self.ok:
             return ""
-        told = self.stderr.strip()[-_TOLD:]
         if self.stopped is not None:
             return f"stopped: it used up its {self.stopped}"
-        return told or f"it ended with exit code {self.exit_code} and no message"
+        told = self.stderr.strip("\n").rstrip()[-_TOLD:]
+        if self.exit_code is not None and self.exit_code < 0:
+            return f"ended by signal {-self.exit_code} ({_signal(-self.exit_code)})\n{told}".strip()
+        return told or f"ended with exit code {self.exit_code} and no message"
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
 
 
 class Layer(msgspec.Struct, frozen=True):

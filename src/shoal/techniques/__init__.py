@@ -8,9 +8,19 @@ from msgspec import Struct
 from shoal.runtime.model import Technique
 from shoal.techniques.beam_search import beam_search
 from shoal.techniques.best_of_n import best_of_n
+from shoal.techniques.cot_reflection import cot_reflection
+from shoal.techniques.critique import critique
+from shoal.techniques.learning_principles import learning_principles
 from shoal.techniques.mixture_of_agents import mixture_of_agents
+from shoal.techniques.monte_carlo_tree_search import monte_carlo_tree_search
 from shoal.techniques.particle_filtering import particle_filtering
+from shoal.techniques.program_of_thoughts import program_of_thoughts
+from shoal.techniques.re_reading import re_reading
+from shoal.techniques.round_trip import round_trip
+from shoal.techniques.rstar import rstar
 from shoal.techniques.self_consistency import self_consistency
+from shoal.techniques.two_turn import two_turn
+from shoal.techniques.z3_solver import z3_solver
 
 
 class Entry(Struct, frozen=True):
@@ -69,6 +79,35 @@ TECHNIQUES: dict[str, Entry] = {
         "arXiv:2502.01618",
         fewest="particles + 1",
     ),
+    "cot_reflection": Entry(cot_reflection, "2", "2", "arXiv:2201.11903", fewest="1"),
+    "re_reading": Entry(re_reading, "1", "1", "arXiv:2309.06275", ("re2",)),
+    "learning_principles": Entry(
+        learning_principles, "2 * attempts * len(examples or []) + 2", "4", "arXiv:2402.05403", ("leap",), "1"
+    ),
+    "two_turn": Entry(two_turn, "2", "2", "arXiv:2205.11916"),
+    "critique": Entry(critique, "2 * rounds + 1", "2 * rounds + 1", "arXiv:2303.17651"),
+    "monte_carlo_tree_search": Entry(
+        monte_carlo_tree_search,
+        "simulations * (depth + 1 if rollout or verifier or value == 'agreement' else 2) + 1",
+        "-(-simulations // min(branching, parallel))"
+        " * (depth + 1 if rollout or verifier or value == 'agreement' else 2) + 1",
+        "arXiv:2305.14992",
+        ("mcts",),
+        "min(simulations, branching)",
+    ),
+    "rstar": Entry(
+        rstar,
+        "rollouts * (depth + 1) + 1",
+        "(1 - (min(rollouts, parallel, 2 * branching + 2 if depth > 1 else 1) - rollouts) // parallel) * depth + 2",
+        "arXiv:2408.06195",
+        (),
+        "min(rollouts, 2 * branching + 2 if depth > 1 else 1)",
+    ),
+    "program_of_thoughts": Entry(
+        program_of_thoughts, "n * (repairs + 1) + 1", "repairs + 2", "arXiv:2211.12588", ("pot", "code"), "n"
+    ),
+    "z3_solver": Entry(z3_solver, "repairs + 2", "repairs + 2", "arXiv:2305.09656", ("z3",), "2"),
+    "round_trip": Entry(round_trip, "7", "5", "arXiv:2402.08699", ("rto",), "1"),
 }
 
 

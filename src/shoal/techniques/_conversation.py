@@ -91,6 +91,15 @@ def thinking(request: Request) -> Request:
     return structs.replace(request, params=settings, tools=())
 
 
+def fits(request: Request, text: str) -> bool:
+    """Whether a text is surely no longer than the user allows: it has at most as many tokens as bytes.
+
+    The tokens counted for it would not do: of a draw from the cache there are none.
+    """
+    longest = request.params.max_tokens
+    return longest is None or len(text.encode("utf-8", "replace")) <= longest
+
+
 def has_form(request: Request) -> bool:
     """Whether the user asked for a form that only a call for the answer itself can give: see `thinking`."""
     params = structs.replace(request.params, max_tokens=None)  # a length is kept where the work is short enough

@@ -9,7 +9,7 @@ from shoal.errors import TechniqueError
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, Usage
 from shoal.techniques._judging import score
-from shoal.techniques._steps import ask_answer, ask_step, ask_step_rating, is_answer, is_final, write_answer
+from shoal.techniques._steps import ask_answer, ask_step, ask_step_rating, is_answer, is_final, joined, write_answer
 
 
 class Partial(Struct, frozen=True):
@@ -60,9 +60,8 @@ class Steps(Struct):
         """The answer that the steps are, or else one written from them; with `draw` as one answer of several."""
         if not partial.steps:
             raise TechniqueError("each first step that the model gave was blank or cut off")
-        text = "\n\n".join(partial.steps)
-        if is_answer(self.request, partial.steps, len(text.encode())):  # tokens are not more than bytes
-            return Completion(text)
+        if is_answer(self.request, partial.steps):
+            return Completion(joined(partial.steps))
         if draw:
             written = await self.model(ask_answer(self.request, partial.steps).draw(*draw))
         else:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from shoal.prompting.template import prompt
 from shoal.runtime.model import Model, answer
 from shoal.runtime.types import Completion, Request
-from shoal.techniques._conversation import aside, has_form, instructed, thinking, transcript
+from shoal.techniques._conversation import aside, fits, has_form, instructed, thinking, transcript
 
 _FINAL = re.compile(r"^[\s*_#>]*final answer\b", re.IGNORECASE | re.MULTILINE)
 
@@ -28,11 +28,14 @@ def ask_step_rating(request: Request, path: Sequence[str]) -> Request:
     return aside(request, question, temperature=0.0)
 
 
-def is_answer(request: Request, path: Sequence[str], tokens: int) -> bool:
+def joined(path: Sequence[str]) -> str:
+    """The steps as one text."""
+    return "\n\n".join(path)
+
+
+def is_answer(request: Request, path: Sequence[str]) -> bool:
     """Whether the steps are themselves the answer the user asked for: whole, of no special form, and not too long."""
-    longest = request.params.max_tokens
-    whole = bool(path) and is_final(path[-1])
-    return whole and not has_form(request) and (longest is None or tokens <= longest)
+    return bool(path) and is_final(path[-1]) and not has_form(request) and fits(request, joined(path))
 
 
 def ask_answer(request: Request, path: Sequence[str]) -> Request:

@@ -6,6 +6,7 @@ from shoal.errors import UsageError
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
+from shoal.techniques._options import at_least
 from shoal.techniques._partials import Partial, Steps, distinct, rank
 
 
@@ -27,9 +28,7 @@ async def beam_search(
     and scores from 0 to 10; or "logprobs": the mean log-probability of the last step's tokens. One that cannot be read
     ranks below all others. The answer is given by the best partial solution in the end.
     """
-    for option, value in {"beams": beams, "expand": expand, "depth": depth}.items():
-        if value < 1:
-            raise UsageError(f"{option}={value}: must be at least 1")
+    at_least(1, beams=beams, expand=expand, depth=depth)
     if reward not in ("judge", "logprobs"):
         raise UsageError(f"reward={reward!r}: must be 'judge' or 'logprobs'")
     steps = Steps(model, request, judge or model, "judge" if reward == "judge" else "logprobs", [])

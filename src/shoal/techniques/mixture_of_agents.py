@@ -9,6 +9,7 @@ from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, answer
 from shoal.runtime.types import Completion, Request, Usage, total
 from shoal.techniques._conversation import said, with_system
+from shoal.techniques._options import at_least, not_empty
 
 
 async def mixture_of_agents(
@@ -26,6 +27,8 @@ async def mixture_of_agents(
     are more than `width`); the last layer is the aggregator alone. With one model the answers of a layer are
     independent draws of it.
     """
+    at_least(1, layers=layers, width=width)
+    not_empty(proposers=proposers)
     team = list(proposers or [model])
     width = max(width, len(team))
     spent = Usage()

@@ -103,8 +103,8 @@ def bases(model: object) -> Iterator[BaseModel]:
         if isinstance(item, BaseModel):
             yield item
         elif isinstance(item, Applied):
-            stack += [item.model, *item.options.values()]
+            stack += [item.technique, item.model, *item.options.values()]
         elif isinstance(item, partial):
-            stack += item.keywords.values()
+            stack += [item.func, *item.args, *item.keywords.values()]
         elif isinstance(item, list | tuple):
             stack += item

@@ -15,6 +15,7 @@ from shoal.prompting.answers import extract
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
+from shoal.techniques._options import at_least
 from shoal.techniques._partials import Partial, Steps, distinct, rank, wording
 from shoal.techniques._voting import forms_of, short_answer
 
@@ -116,9 +117,7 @@ async def _voted(steps: Steps, population: Sequence[Partial], kind: str) -> Comp
 
 
 def _check(particles: int, depth: int, final: str, kind: str) -> None:
-    for option, value in {"particles": particles, "depth": depth}.items():
-        if value < 1:
-            raise UsageError(f"{option}={value}: must be at least 1")
+    at_least(1, particles=particles, depth=depth)
     if final not in ("best", "vote"):
         raise UsageError(f"final={final!r}: must be 'best' or 'vote'")
     extract("", kind)  # an unknown kind is refused here

@@ -9,6 +9,7 @@ from shoal.prompting.answers import extract
 from shoal.runtime.concurrency import gather, take_while
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
+from shoal.techniques._options import at_least, not_empty
 from shoal.techniques._stopping import RULES, Vote
 from shoal.techniques._voting import forms_of, short_answer, support
 
@@ -38,8 +39,9 @@ async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
     "martingale" when `confidence` is reached; see `_stopping`. The samples still under way are then cancelled. Where a
     divided vote goes on, at least `ahead` samples are started together.
     """
-    team = list(proposers or [model])
     _check(n, kind, stop, confidence, ahead)
+    not_empty(proposers=proposers)
+    team = list(proposers or [model])
     if stop and similarity:
         raise UsageError("stop counts equal answers, and cannot be combined with similarity")
     if stop in ("beta", "martingale") and len(team) > 1:
@@ -91,8 +93,7 @@ def _similars(votes: Sequence[str], similarity: Similarity) -> list[float]:
 def _check(n: int, kind: str, stop: str | None, confidence: float, ahead: int) -> None:
     if n < 1:
         raise UsageError(f"n={n}: at least one sample is needed")
-    if ahead < 1:
-        raise UsageError(f"ahead={ahead}: at least one sample must be under way")
+    at_least(1, ahead=ahead)
     if stop is not None and stop not in RULES:
         raise UsageError(f"unknown rule stop={stop!r}; {did_you_mean(stop, RULES)}")
     if not 0 < confidence < 1:

@@ -11,5 +11,7 @@ from shoal.prompting.answers.extraction import KINDS as KINDS
 from shoal.prompting.answers.extraction import extract as extract
 from shoal.prompting.answers.judgement import rating as rating
 from shoal.prompting.answers.judgement import verdict as verdict
+from shoal.prompting.answers.markup import Block as Block
+from shoal.prompting.answers.markup import blocks as blocks
 from shoal.prompting.answers.markup import code as code
 from shoal.prompting.answers.numbers import number as number

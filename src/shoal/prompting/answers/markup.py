@@ -2,6 +2,7 @@ r"""The parts of a reply: reasoning, code, boxes, bold type, sentences, and the 
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 Span = tuple[int, str]  # where a piece of text starts, and the piece
 
@@ -30,21 +31,34 @@ def without_reasoning(text: str) -> str | None:
 _FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})(.*)")
 
 
-def code(text: str) -> str | None:
-    """The last fenced code block of a reply, without its fences; None where there is no closed one."""
-    shown = without_reasoning(text)
-    last: str | None = None
-    fence, lines = "", list[str]()
-    for line in (shown or "").splitlines():
+class Block(NamedTuple):
+    """A fenced code block: the language after its fence (in lower case), and what is in it. `closed`: it has an end."""
+
+    language: str
+    text: str
+    closed: bool = True
+
+
+def blocks(text: str) -> list[Block]:
+    """Every fenced code block of a reply, in order; one that is not closed goes to the end."""
+    found: list[Block] = []
+    fence, language, lines = "", "", list[str]()
+    for line in (without_reasoning(text) or "").splitlines():
         match = _FENCE.fullmatch(line)
         if not fence:
             if match and "`" not in match[2]:
-                fence, lines = match[1], []
+                fence, language, lines = match[1], match[2].strip().lower(), []
         elif match and match[1].startswith(fence) and not match[2].strip():
-            last, fence = "\n".join(lines), ""
+            found.append(Block(language, "\n".join(lines)))
+            fence = ""
         else:
             lines.append(line)
-    return last
+    return [*found, Block(language, "\n".join(lines), closed=False)] if fence else found
+
+
+def code(text: str) -> str | None:
+    """The last fenced code block of a reply, without its fences; None where there is no closed one."""
+    return next((block.text for block in reversed(blocks(text)) if block.closed), None)
 
 
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s{0,9}\{|\\.|[{}]", re.DOTALL)
