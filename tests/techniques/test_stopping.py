@@ -65,6 +65,11 @@ def test_bets_are_made_before_the_sample_is_seen() -> None:
     assert stopped("b" + "a" * 39, "martingale") == ("a", 8)
 
 
+def test_a_new_answer_starts_with_what_was_bet_against_all_unseen_ones() -> None:
+    """The four votes before it count against it, too: starting afresh it would take sixteen."""
+    assert stopped("aaaab" + "a" * 35, "martingale") == ("a", 13)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_hardly_more_is_asked_than_is_needed(rule: str) -> None:
     """With ahead=1 a sample is asked when agreement with the leader could not be enough without it."""
