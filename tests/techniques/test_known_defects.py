@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from tests.scripting import answer_of, run, scripted
+from tests.scripting import answer_of, in_turn, run, scripted
 
 from shoal.backends.scripted import Script
 from shoal.errors import AuthenticationFailed, TechniqueError, UsageError
@@ -25,6 +25,7 @@ from shoal.techniques.prover_verifier_game import prover_verifier_game
 from shoal.techniques.re_reading import re_reading
 from shoal.techniques.round_trip import round_trip
 from shoal.techniques.rstar import rstar
+from shoal.techniques.self_consistency import self_consistency
 from shoal.techniques.spec import parse_spec
 from shoal.techniques.two_turn import two_turn
 from shoal.techniques.z3_solver import z3_solver
@@ -621,3 +622,46 @@ def test_genselect_a_judge_that_always_picks_the_first_decides_nothing() -> None
 def test_genselect_a_tournament_is_one() -> None:
     _, backend = answer_of(best_of_n, lambda r: f"draw {r.sample}", n=8, judging="tournament")
     assert backend.batches == [8, 8, 4, 2]
+
+
+# -- self_consistency
+
+
+def test_sc_four_wordings_of_one_answer_beat_one_of_another() -> None:
+    """Whole texts compared, these are five answers of one vote each."""
+    says = in_turn(
+        "Adding up by hand, I would say the answer is 50.",
+        "Twelve boxes of five: the answer is 60.",
+        "We multiply 12 by 5. So there are 60 apples in all.\n\nAnswer: 60",
+        r"10 x 5 = 50 and 2 x 5 = 10, which gives \boxed{60}.",
+        "The answer is $60.00",
+    )
+    completion, _ = answer_of(self_consistency, says, n=5)
+    assert completion.answer == "60"
+    assert completion.text == "Twelve boxes of five: the answer is 60."
+
+
+def test_sc_short_texts_that_contradict_each_other_are_not_one_answer() -> None:
+    """By the letters they have in common the first three are nearly equal."""
+    answers = (50, 40, 30, 60, 60)
+    completion, _ = answer_of(self_consistency, in_turn(*(f"The answer is {a}." for a in answers)), n=5)
+    assert completion.answer == "60"
+
+
+def test_sc_the_last_statement_of_an_answer_counts() -> None:
+    says = in_turn(
+        "At first sight the answer is 50. But two boxes are left out: the answer is 60.", "The answer is 50."
+    )
+    completion, _ = answer_of(self_consistency, says, n=1)
+    assert completion.answer == "60"
+
+
+def test_sc_a_vote_is_on_the_whole_answer_and_not_on_its_first_letter() -> None:
+    says = in_turn(r"So \boxed{50}", r"Thus \boxed{60}", r"It is \boxed{60}", r"There: \boxed{60}")
+    completion, _ = answer_of(self_consistency, says, n=4)
+    assert (completion.answer, completion.text) == ("60", r"Thus \boxed{60}")
+
+
+def test_sc_samples_are_asked_at_once() -> None:
+    assert answer_of(self_consistency, in_turn("The answer is 1."), n=8)[1].batches == [8]
+    assert answer_of(self_consistency, in_turn("The answer is 1."), n=8, stop="settled")[1].batches == [4]

@@ -260,6 +260,7 @@ def test_a_failure_that_is_needed_is_raised_and_one_beyond_the_decision_is_not()
     [
         ({"n": 0}, "n=0"),
         ({"ahead": 0}, "ahead=0"),
+        ({"proposers": []}, "proposers is empty"),
         ({"stop": "betta"}, "stop='betta'; did you mean beta"),
         ({"confidence": 1.0}, "confidence=1.0"),
         ({"kind": "numbre"}, "numbre"),

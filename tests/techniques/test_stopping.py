@@ -1,6 +1,8 @@
 """Each stopping rule stops where it says, and errs no more often than it may."""
 
+import json
 import random
+import runpy
 from fractions import Fraction
 from itertools import product
 
@@ -63,6 +65,11 @@ def test_bets_are_made_before_the_sample_is_seen() -> None:
     assert stopped("b" + "a" * 39, "martingale") == ("a", 8)
 
 
+def test_a_new_answer_starts_with_what_was_bet_against_all_unseen_ones() -> None:
+    """The four votes before it count against it, too: starting afresh it would take sixteen."""
+    assert stopped("aaaab" + "a" * 35, "martingale") == ("a", 13)
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_hardly_more_is_asked_than_is_needed(rule: str) -> None:
     """With ahead=1 a sample is asked when agreement with the leader could not be enough without it."""
@@ -119,3 +126,18 @@ def test_the_posterior_looked_at_after_every_sample_errs_more_often_than_the_cer
             wrong[rule] += looked_at < 300 and leader == "b"
     assert wrong["martingale"] <= 0.05 * 150
     assert wrong["beta"] > 0.15 * 150
+
+
+def test_the_benchmark_gives_a_row_for_each_rule_and_mix(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["adaptive", "40"])
+    runpy.run_module("benchmarks.adaptive", run_name="__main__")
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(rows) == len(RULES) * 5
+    for row in rows:
+        low, high = row["other_answer_95"]
+        assert low <= row["other_answer"] <= high
+        assert 1 <= row["samples"] <= row["asked"] <= 40
+        if row["rule"] != "beta":
+            assert row["other_answer"] <= (0 if row["rule"] == "settled" else 0.05)

@@ -19,7 +19,8 @@ their answers.
   often we look, without a union bound. The same holds for "m has the most votes in the full vote": given the full
   vote's samples in random order, a rival that has no fewer votes than m so far has no more than m left to come.
 
-A rule that has not decided stops where the vote is settled, too: further samples would be paid for nothing.
+A rule that has not decided stops where the vote is settled, too: further samples would be paid for nothing. The answer
+is then the full vote's, whatever confidence in its being the likeliest has been reached.
 """
 
 import math

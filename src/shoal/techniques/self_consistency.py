@@ -39,9 +39,9 @@ async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
     "martingale" when `confidence` is reached; see `_stopping`. The samples still under way are then cancelled. Where a
     divided vote goes on, at least `ahead` samples are started together.
     """
+    _check(n, kind, stop, confidence, ahead)
     not_empty(proposers=proposers)
     team = list(proposers or [model])
-    _check(n, kind, stop, confidence, ahead)
     if stop and similarity:
         raise UsageError("stop counts equal answers, and cannot be combined with similarity")
     if stop in ("beta", "martingale") and len(team) > 1:
