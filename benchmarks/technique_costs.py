@@ -93,15 +93,8 @@ def slug_of(approach: str) -> str | None:
 
 def catalogued(entry: Entry) -> Row:
     """What the catalogue says of a technique at its defaults: the most, and the fewest calls where replies decide."""
-    scope = {"max": max, "min": min, "len": len, "model": None, **entry.options, **options_for(entry)}
-    said: Row = {"calls_at_most": _value(entry.calls, scope), "steps_at_most": _value(entry.critical_path, scope)}
-    said["calls_at_least"] = said["calls_at_most"] if entry.fewest is None else _value(entry.fewest, scope)
-    return said
-
-
-def _value(formula: str, scope: Row) -> int:
-    value: int = eval(formula, scope)  # noqa: S307 - our own table
-    return value
+    cost = entry.cost(**options_for(entry))
+    return {"calls_at_least": cost.fewest, "calls_at_most": cost.calls, "steps_at_most": cost.critical_path}
 
 
 def as_catalogued(row: Row) -> bool:

@@ -33,13 +33,12 @@ def test_the_bounds_hold_for_any_replies(slug: str, seed: int) -> None:
     if slug == "monte_carlo_tree_search":
         options.update(value=chance.choice(["judge", "agreement"]), rollout=chance.random() < 0.5)
     model, backend = scripted(whims(seed), waves=True)
-    scope = {"max": max, "min": min, "len": len, "model": model, **options}
-    most, longest, fewest = (eval(text, scope) for text in (entry.calls, entry.critical_path, entry.fewest or ""))  # noqa: S307
+    cost = entry.cost(**options)
     try:
         completion = run(entry.function(model, Request.of("Q?"), **options))
     except TechniqueError:
         pass
     else:
         assert completion.usage.calls == len(backend.requests)
-    assert fewest <= len(backend.requests) <= most
-    assert len(backend.batches) <= longest
+    assert cost.fewest <= len(backend.requests) <= cost.calls
+    assert len(backend.batches) <= cost.critical_path

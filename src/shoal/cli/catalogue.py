@@ -8,7 +8,7 @@ import msgspec
 
 from shoal.backends.config import load_config
 from shoal.errors import UsageError, did_you_mean
-from shoal.techniques import TECHNIQUES, Entry, find, names
+from shoal.techniques import TECHNIQUES, find, names
 from shoal.techniques.spec import describe_options
 
 _FORMS = {
@@ -65,9 +65,13 @@ def _tell(name: str) -> None:
     click.echo(f"\n{inspect.getdoc(entry.function)}\n")
     for option, default in entry.options.items():
         click.echo(f"  {option}={default!r}")
-    click.echo(f"\n  calls              {_calls(entry)}")
-    click.echo(f"  one after another  {entry.critical_path}")
-    click.echo(f"  paper              {entry.paper}")
+    cost = entry.cost()
+    for what, figure, formula in (
+        ("calls", cost, entry.calls if entry.fewest is None else f"{entry.fewest} to {entry.calls}"),
+        ("one after another", cost.critical_path, entry.critical_path),
+    ):
+        click.echo(f"\n  {what:<18} {figure}" + ("" if str(figure) == formula else f" = {formula}"), nl=False)
+    click.echo(f"\n  {'paper':<18} {entry.paper}")
 
 
 def table() -> list[str]:
@@ -75,13 +79,10 @@ def table() -> list[str]:
     rows = ["| technique | short | options | calls | one after another | paper |", "|---|---|---|---|---|---|"]
     for slug, entry in TECHNIQUES.items():
         short = ", ".join(f"`{alias}`" for alias in entry.aliases)
-        facts = (f"`{slug}`", short, describe_options(entry), _calls(entry), entry.critical_path, entry.paper)
-        rows.append(f"| {' | '.join(facts)} |".replace("|  |", "| |"))
+        cost = entry.cost()
+        facts = (f"`{slug}`", short, describe_options(entry), str(cost), str(cost.critical_path), entry.paper)
+        rows.append("|" + "".join(f" {fact} |" if fact else " |" for fact in facts))
     return rows
-
-
-def _calls(entry: Entry) -> str:
-    return entry.calls if entry.fewest is None else f"{entry.fewest} to {entry.calls}"
 
 
 def _facts(slug: str) -> dict[str, object]:

@@ -25,11 +25,23 @@ from shoal.techniques.two_turn import two_turn
 from shoal.techniques.z3_solver import z3_solver
 
 
+class Cost(Struct, frozen=True):
+    """Calls of a model, at the least and at the most, and how many of them one after another at the most."""
+
+    fewest: int
+    calls: int
+    critical_path: int
+
+    def __str__(self) -> str:
+        return str(self.calls) if self.fewest == self.calls else f"{self.fewest} to {self.calls}"
+
+
 class Entry(Struct, frozen=True):
     """A technique and what is known of it before it runs.
 
-    `calls` and `critical_path` are formulas over its options: calls of a model, and how many of them one after another.
-    Where the replies decide how many are made, they are the most, and `fewest` says with how many calls it can end.
+    `calls` and `critical_path` are formulas over its options, as Jinja expressions: calls of a model, and how many of
+    them one after another. Where the replies decide how many are made, they are the most, and `fewest` says with how
+    many calls it can end.
     """
 
     function: Technique
@@ -49,15 +61,25 @@ class Entry(Struct, frozen=True):
         parameters = inspect.signature(self.function).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    def cost(self, **options: Any) -> Cost:
+        """What one answer costs with these options, and the defaults for the others."""
+        from shoal.techniques._costs import evaluate
+
+        scope = self.options | options
+        fewest, most, steps = (
+            evaluate(text, scope) for text in (self.fewest or self.calls, self.calls, self.critical_path)
+        )
+        return Cost(fewest, most, steps)
+
 
 TECHNIQUES: dict[str, Entry] = {
     "self_consistency": Entry(
         self_consistency,
         "max(n, len(proposers or [model]))",
-        "1 if stop is None else 1 - (1 - max(n, len(proposers or [model]))) // ahead",
+        "1 if stop is none else 1 - (1 - max(n, len(proposers or [model]))) // ahead",
         "arXiv:2203.11171",
         ("majority_voting",),
-        "max(n, len(proposers or [model])) if stop is None else 1",
+        "max(n, len(proposers or [model])) if stop is none else 1",
     ),
     "best_of_n": Entry(
         best_of_n,
@@ -92,7 +114,7 @@ TECHNIQUES: dict[str, Entry] = {
     "critique": Entry(critique, "2 * rounds + 1", "2 * rounds + 1", "arXiv:2303.17651"),
     "plan_search": Entry(
         plan_search,
-        "1 + min(-(-n // (1 + rethink)), 1 + observations * (observations + 1) // 2) + n + n * (judge is not None) + n",
+        "1 + min(-(-n // (1 + rethink)), 1 + observations * (observations + 1) // 2) + n + n * (judge is not none) + n",
         "4 + (rethink and n > 1) + (1 if judge else 0)",
         "arXiv:2409.03733",
         ("plansearch",),
