@@ -57,3 +57,9 @@ def test_reading_is_linear(piece: str) -> None:
     start = time.perf_counter()
     items(Completion("x\n" + piece * 20_000))
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize("depth", [600, 900, 100_000])
+def test_objects_too_deep_to_read_are_plain_text(depth: int) -> None:
+    text = "[" + '{"a":' * depth + "1" + "}" * depth + "]"
+    assert items(Completion(text)) in ([text], ["1"])

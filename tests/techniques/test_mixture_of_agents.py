@@ -143,3 +143,8 @@ def test_bad_options_are_refused_before_any_call(options: dict[str, Any]) -> Non
     with pytest.raises(UsageError, match=next(iter(options))):
         run(mixture_of_agents(model, Request.of("Q?"), **options))
     assert backend.requests == []
+
+
+def test_layers_that_are_shown_the_same_drafts_have_draws_of_their_own() -> None:
+    _, backend = answer_of(mixture_of_agents, lambda r: "Paris", layers=4, width=3)
+    assert len(set(backend.requests)) == len(backend.requests) == 10

@@ -107,8 +107,8 @@ def test_blank_and_cut_off_replies_stand_behind_whole_ones() -> None:
     assert (completion.text, completion.answer) == ("No idea.", None)
 
 
-def call(name: str, id_: str) -> Json:
-    return Json.of({"id": id_, "type": "function", "function": {"name": name, "arguments": "{}"}})
+def call(name: str, id_: str, arguments: str = "{}") -> Json:
+    return Json.of({"id": id_, "type": "function", "function": {"name": name, "arguments": arguments}})
 
 
 def test_tool_calls_are_voted_on_whatever_they_are_named() -> None:
@@ -129,6 +129,62 @@ def test_objects_are_voted_on_as_values() -> None:
     says = in_turn('{"a": 2}', '{"a": 1, "b": [2]}', '{ "b": [2], "a": 1 }', "not JSON", "not JSON", "not JSON")
     completion, _ = answer_of(self_consistency, says, request, n=6)
     assert (completion.text, completion.answer) == ('{"a": 1, "b": [2]}', '{"a":1,"b":[2]}')
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ('{"a": 1, "b": [2]}', '{"b":[2],"a":1.0}', True),
+        ('{"path": "Notes.txt"}', '{"path": "notes.txt"}', False),
+        ("not JSON", "not  JSON", False),
+    ],
+)
+def test_tool_calls_are_voted_on_by_their_arguments_as_values(first: str, second: str, same: bool) -> None:
+    says = ('{"other": 0}', first, second)
+
+    def script(request: Request) -> Completion:
+        return Completion("", "tool_calls", tool_calls=(call("f", "1", says[request.sample[-1]]),))
+
+    completion, _ = answer_of(self_consistency, script, n=3)
+    assert completion.tool_calls == (call("f", "1", says[1 if same else 0]),)
+
+
+def test_numbers_and_reasoning_do_not_divide_a_vote_on_objects() -> None:
+    request = Request.of("Q?", json_schema={"type": "object"})
+    says = in_turn('{"a": 2}', '{"a": 1}', '<think>{"a": 2}</think>{"a": 1.0}', '{"a": 2.5}')
+    completion, _ = answer_of(self_consistency, says, request, n=4)
+    assert (completion.text, completion.answer) == ('{"a": 1}', '{"a":1}')
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, "1" * 10_000, "NaN", r'"\ud800"', "[1"])
+def test_an_object_that_cannot_be_read_does_not_vote(text: str) -> None:
+    request = Request.of("Q?", json_schema={})
+    completion, _ = answer_of(self_consistency, in_turn(text, text, "[1]"), request, n=3)
+    assert completion.answer == "[1]"
+
+
+def test_a_number_that_was_cut_off_is_no_object() -> None:
+    request = Request.of("Q?", json_schema={"type": "integer"})
+    says = (Completion("12", "length"), Completion("12", "length"), Completion("1234"))
+    completion, _ = answer_of(self_consistency, lambda r: says[r.sample[-1]], request, n=3)
+    assert completion.text == "1234"
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [("Yes", "True"), ("a dog", "the dog"), ("10 kg", "10 g"), ("so long a choice " * 9, "one still longer " * 9)],
+)
+def test_choices_are_voted_on_as_they_stand(choices: tuple[str, str]) -> None:
+    request = Request.of("Q?", choices=choices)
+    completion, _ = answer_of(self_consistency, in_turn(choices[0], choices[1], choices[1]), request, n=3)
+    assert (completion.text, completion.answer) == (choices[1], choices[1].strip())
+
+
+def test_a_long_text_of_a_form_that_was_asked_for_is_an_answer() -> None:
+    query = "SELECT name FROM ship WHERE built > 1900 AND flag = 'NO' ORDER BY {} LIMIT 10"
+    says = in_turn(query.format("name"), query.format("built"), query.format("built"))
+    completion, _ = answer_of(self_consistency, says, Request.of("Q?", regex="SELECT .*"), n=3)
+    assert completion.text == query.format("built")
 
 
 def test_what_a_nested_technique_answered_is_its_vote() -> None:

@@ -141,3 +141,13 @@ def test_the_benchmark_gives_a_row_for_each_rule_and_mix(
         assert 1 <= row["samples"] <= row["asked"] <= 40
         if row["rule"] != "beta":
             assert row["other_answer"] <= (0 if row["rule"] == "settled" else 0.05)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_divided_vote_of_a_thousand_samples_comes_to_an_end(rule: str) -> None:
+    """Looked at after each sample, as replies come one by one."""
+    vote, forms = Vote(1000, rule, 0.9999, ahead=4), ["a", "b"] * 500
+    for seen in range(1000):
+        if vote.count(forms[vote.samples : seen]) <= seen:
+            break
+    assert vote.samples == 999

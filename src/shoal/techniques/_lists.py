@@ -33,11 +33,11 @@ def _in_json(text: str) -> list[str]:
     """The items of a JSON list, or of the first list in a JSON object, in a code block or by itself."""
     try:
         value: Any = json.loads(code(text) or text)
+        if isinstance(value, dict):
+            value = next((inner for inner in value.values() if isinstance(inner, list)), list(value.values()))
+        return [_as_text(item) for item in value] if isinstance(value, list) else []
     except (ValueError, RecursionError):
         return []
-    if isinstance(value, dict):
-        value = next((inner for inner in value.values() if isinstance(inner, list)), list(value.values()))
-    return [_as_text(item) for item in value] if isinstance(value, list) else []
 
 
 def _as_text(item: Any) -> str:

@@ -24,12 +24,15 @@ is then the full vote's, whatever confidence in its being the likeliest has been
 """
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from copy import copy
 from functools import cache
 
 RULES = ("settled", "beta", "martingale")
 _ENOUGH = 1e15  # capital beyond which nobody counts
+_MOST_DOUBLINGS = 1000  # as many as a float can hold
+_NOTHING = 1e-17  # a share that is lost in rounding
 
 
 class Vote:
@@ -127,14 +130,20 @@ class Vote:
         return self._goal
 
     def _fewest_more(self) -> int:
-        imagined = copy(self)
-        imagined.counts = dict(self.counts)
-        imagined._tests = {answer: copy(test) for answer, test in self._tests.items()}
-        imagined._unseen = copy(self._unseen)
-        agreed = self.leader if self.counts else "any"
-        while not imagined.is_decided:
-            imagined.add(agreed)
-        return imagined.samples - self.samples
+        """How many more samples it takes if all agree with the leader, which never makes it less sure."""
+        return bisect_left(range(self.n - self.samples), True, key=lambda more: self._agreed(more).is_decided)
+
+    def _agreed(self, more: int) -> "Vote":
+        """The vote after so many more samples that agree with the leader."""
+        vote = copy(self)
+        leader = self.leader if self.counts else "any"
+        bets = more if self.counts else more - 1  # there is no rival to bet on before the first sample
+        vote.samples += more
+        vote.counts = {**self.counts, leader: self.counts.get(leader, 0) + more} if more else self.counts
+        vote._unseen = self._unseen.after(bets)
+        states = {(test.wins, test.losses, test.most): test for answer, test in self._tests.items() if answer != leader}
+        vote._tests = {state: test.after(bets) for state, test in states.items()}  # equal tests stay equal
+        return vote
 
 
 class _Test:
@@ -152,6 +161,14 @@ class _Test:
     def lost(self) -> None:
         self.losses += 1
 
+    def after(self, bets: int) -> "_Test":
+        """The test after so many more bets, all of them won."""
+        test = copy(self)
+        if bets > 0:
+            test.wins += bets - 1
+            test.won()
+        return test
+
 
 @cache
 def capital(wins: int, losses: int) -> float:
@@ -160,13 +177,25 @@ def capital(wins: int, losses: int) -> float:
     The first half is for answers without dissent (2 to the power of the wins, or nothing after one loss), the second
     for the rest: the average of (1 + b)^wins (1 - b)^losses over b from 0 to 1.
     """
-    bets = wins + losses
-    spread = sum(math.comb(bets + 1, i) for i in range(wins + 1)) / ((bets + 1) * math.comb(bets, wins))
-    return spread / 2 if losses else (2.0**wins + spread) / 2
+    spread = _at_most(wins, wins + losses + 1) / (losses + 1)
+    return spread / 2 if losses else (2.0 ** min(wins, _MOST_DOUBLINGS) + spread) / 2
 
 
 @cache
 def likelier(first: int, second: int) -> float:
     """The posterior probability that an answer with `first` votes is likelier than one with `second`."""
     votes = first + second + 1
-    return float(sum(math.comb(votes, i) for i in range(first + 1)) / (1 << votes))
+    if first < second:
+        return 1 - likelier(second, first)
+    return 1 - _at_most(second, votes) * (math.comb(votes, second) / (1 << votes))
+
+
+def _at_most(k: int, n: int) -> float:
+    """The number of ways to choose at most k of n, over that to choose k."""
+    ways = share = 1.0
+    for i in range(k):
+        share *= (k - i) / (n - k + 1 + i)
+        ways += share
+        if share < ways * _NOTHING:
+            break
+    return ways

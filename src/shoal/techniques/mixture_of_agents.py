@@ -41,15 +41,16 @@ async def mixture_of_agents(
     spent = Usage()
     asked = request
     for layer in range(layers - 1):
-        drafts = await gather(*(team[i % len(team)](asked.draw(i)) for i in range(width)))
+        # Each layer has draws of its own, as it may be asked what an earlier one was: that gave nothing, or the same.
+        place = (width + layer,) if layer else ()
+        drafts = await gather(*(team[i % len(team)](asked.draw(*place, i)) for i in range(width)))
         spent = spent + total(draft.usage for draft in drafts)
         drafts = [draft for draft in drafts if not is_empty(draft)]
         critique = None
         if critiques and drafts:
             critique = await aggregator(_ask_critique(request.draw(layer), drafts))
             spent = spent + critique.usage
-        # What comes after a layer without an answer asks the question again, as draws of their own.
-        asked = _ask_synthesis(request, drafts, critique) if drafts else request.draw(width + layer)
+        asked = _ask_synthesis(request, drafts, critique) if drafts else request
     final = await answer(aggregator, asked)
     return structs.replace(final, usage=spent + final.usage)
 

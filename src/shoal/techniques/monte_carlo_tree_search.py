@@ -24,7 +24,7 @@ from shoal.techniques._steps import (
     write_answer,
 )
 from shoal.techniques._tree import Node, Selected
-from shoal.techniques._voting import short_answer, short_form
+from shoal.techniques._voting import answer_and_form
 
 Verifier = Callable[[Completion], float | None]
 
@@ -144,8 +144,7 @@ class _Steps(Struct):
             points = score(verdict)
             return structs.replace(partial, worth=None if points is None else points / 10)
         answer = await self.answer(whole, *place)
-        short = short_answer(self.request, answer, self.kind)
-        form = None if short is None else short_form(self.request, short, self.kind)
+        short, form = answer_and_form(self.request, answer, self.kind)
         worth = _verified(self.verifier, answer) if self.verifier else None
         return structs.replace(partial, answer=answer, short=short, form=form, worth=worth)
 

@@ -17,7 +17,7 @@ from shoal.techniques._conversation import instructed, thinking
 from shoal.techniques._options import at_least
 from shoal.techniques._steps import ask_step, is_answer, is_final, joined, numbered, wording, write_answer
 from shoal.techniques._tree import Node, Selected
-from shoal.techniques._voting import short_answer, short_form
+from shoal.techniques._voting import answer_and_form
 
 STEP, FINISH, SUBQUESTION, REANSWER, REPHRASE = "A1", "A2", "A3", "A4", "A5"  # as the paper numbers them
 
@@ -151,8 +151,7 @@ class _Search(Struct):
     def read(self, reply: Completion) -> tuple[str | None, str | None]:
         """The short answer of a trajectory's last reply, and its form to compare."""
         plain = thinking(self.request)  # steps are not of the form that was asked for
-        short = short_answer(plain, reply, self.kind)
-        return short, None if short is None else short_form(plain, short, self.kind)
+        return answer_and_form(plain, reply, self.kind)
 
     def rewards(self, leaves: Sequence[Node[_Thought]]) -> list[float | None]:
         return _tree.agreement(leaves, lambda thought: thought.form)
