@@ -85,6 +85,14 @@ def test_an_empty_answer_is_nothing_to_go_over_and_replaces_none() -> None:
     assert (completion.text, completion.usage.calls) == ("a: x", 2)
 
 
+def test_a_stage_that_was_cut_off_before_it_said_anything_gave_no_answer() -> None:
+    spent = Completion("", "length", reasoning="All was spent on thinking.")
+    completion, _ = answer_of(pipeline, lambda r: spent if "Go over" in r.text else "x", stages=[plain, plain])
+    assert (completion.text, completion.finish_reason, completion.usage.calls) == ("x", "stop", 2)
+    _, backend = answer_of(pipeline, lambda r: spent, stages=[plain, re_reading])
+    assert [len(r.messages) for r in backend.requests] == [1, 1]
+
+
 def test_an_earlier_answer_is_not_taken_for_an_example_nor_the_question_lost() -> None:
     _, backend = answer_of(pipeline, lambda r: "The answer is 3.", "2 + 2?", stages=[plain, learning_principles])
     assert len(backend.requests) == 2

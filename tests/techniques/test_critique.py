@@ -95,8 +95,9 @@ def test_other_models_can_criticise_and_revise_techniques_among_them() -> None:
 
 
 def test_an_empty_rewrite_does_not_replace_the_draft() -> None:
-    completion, _ = answer_of(critique, in_stages("whole", "bad", " "))
-    assert (completion.text, completion.usage.calls) == ("whole", 3)
+    for rewrite in (" ", Completion("", "length", reasoning="All was spent on thinking.")):
+        completion, _ = answer_of(critique, in_stages("whole", "bad", rewrite))
+        assert (completion.text, completion.finish_reason, completion.usage.calls) == ("whole", "stop", 3)
 
 
 def test_a_rewrite_that_was_cut_off_says_so_and_the_draft_is_kept_beside_it() -> None:
@@ -127,6 +128,17 @@ def test_the_last_rewrite_streams() -> None:
         return [piece async for piece in stream(apply(critique, model, rounds=2), Request.of("Q?"))]
 
     assert [piece.text for piece in run(pieces()) if isinstance(piece, Delta)] == ["the ", "rewrite"]
+
+
+@pytest.mark.parametrize("rewrite", [Completion("", "length", reasoning="All was spent on thinking."), " \n"])
+def test_where_the_draft_remains_the_answer_its_text_comes_in_a_stream_too(rewrite: Completion | str) -> None:
+    async def pieces() -> list[object]:
+        model, _ = scripted(in_stages("the draft", "bad", rewrite))
+        return [piece async for piece in stream(apply(critique, model), Request.of("Q?"))]
+
+    *deltas, last = run(pieces())
+    assert isinstance(last, Completion)
+    assert "".join(piece.text for piece in deltas if isinstance(piece, Delta)).strip() == last.text == "the draft"
 
 
 def test_mistakes_and_failures() -> None:

@@ -175,6 +175,33 @@ def test_an_example_or_attempt_without_an_answer_is_no_mistake() -> None:
     assert [stage(r) for r in backend.requests] == ["try", "try", "answer"]
 
 
+@pytest.mark.parametrize(
+    ("summary", "kept"),
+    [
+        ("<think>- Be brief?</think>\n- Be careful.", "- Be careful."),
+        ("<think>- Be brief?", "- mind 2 x 3? (0)"),
+        (Completion("- Be care", "length"), "- mind 2 x 3? (0)"),
+        (" ", "- mind 2 x 3? (0)"),
+    ],
+)
+def test_a_summary_that_is_not_whole_takes_the_place_of_no_principle(summary: Completion | str, kept: str) -> None:
+    script = learner("2 x 3?")
+    replies = lambda r: summary if stage(r) == "summary" else script(r)  # noqa: E731
+    _, backend = answer_of(learning_principles, replies, ASKED, attempts=1)
+    shown = backend.requests[-1].messages[0].text
+    assert f"similar questions:\n\n{kept}\n\n" in shown
+
+
+def test_what_is_thought_before_an_explanation_is_no_principle() -> None:
+    def script(request: Request) -> str:
+        return (
+            "<think>Principle: draft?</think>It erred." if stage(request) == "explain" else learner("2 x 3?")(request)
+        )
+
+    _, backend = answer_of(learning_principles, script, ASKED, attempts=1, level="low")
+    assert "\n\n- It erred.\n\n" in backend.requests[-1].messages[0].text
+
+
 def test_cut_off_or_empty_principles() -> None:
     def script(request: Request) -> Completion:
         match stage(request):
@@ -220,6 +247,7 @@ def test_the_answer_streams() -> None:
     [
         ({"attempts": 0}, "attempts=0: must be at least 1"),
         ({"level": "middle"}, "level='middle'; it is high or low"),
+        ({"kind": "numbr"}, "unknown kind of answer 'numbr'"),
         ({"kind": "numbr", "examples": PAIRS}, "unknown kind of answer 'numbr'; did you mean number"),
     ],
 )

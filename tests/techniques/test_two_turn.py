@@ -1,5 +1,7 @@
 """The answer in full, then the answer alone in a second turn."""
 
+from typing import Any
+
 import pytest
 from tests.scripting import answer_of, run, scripted
 
@@ -67,6 +69,16 @@ def test_a_form_is_for_the_second_reply_which_is_then_the_text() -> None:
     tool = Json.of({"name": "f"})
     with_tools = Request((Message("user", "Q?"),), tools=(tool,))
     assert [r.tools for r in answer_of(two_turn, lambda r: "x", with_tools)[1].requests] == [(), (tool,)]
+
+
+@pytest.mark.parametrize("params", [{}, {"stop": ("\n",)}])
+@pytest.mark.parametrize("nothing", ["", Completion("", "length", reasoning="All was spent on thinking.")])
+def test_a_first_reply_that_says_nothing_is_no_turn(nothing: Completion | str, params: dict[str, Any]) -> None:
+    script = lambda r: "4" if "answer alone" in r.text else nothing  # noqa: E731
+    completion, backend = answer_of(two_turn, script, Request.of("2 + 2?", **params))
+    assert [message.role for message in backend.requests[1].messages] == ["user"]
+    assert backend.requests[1].text.startswith("2 + 2?\n\nNow give the answer alone")
+    assert (completion.text, completion.answer) == (("4", None) if params else ("", "4"))
 
 
 def test_bare_prompts_are_continued() -> None:

@@ -124,7 +124,7 @@ async def answer(model: Model, request: Request) -> Completion:
 async def stream(model: Model, request: Request) -> AsyncIterator[Delta | Completion]:
     """The answer's deltas as they come, then the whole Completion.
 
-    Where nothing streams (a cached draw, a vote, a backend that cannot), one delta holds the whole text.
+    Where none of the text streams (a cached draw, a vote, a backend that cannot), one delta holds the whole of it.
     """
     pieces: asyncio.Queue[Delta | Completion | None] = asyncio.Queue()
     with scope.setting(scope.deltas, pieces.put_nowait):
@@ -133,7 +133,7 @@ async def stream(model: Model, request: Request) -> AsyncIterator[Delta | Comple
     streamed = False
     try:
         while (piece := await pieces.get()) is not None:
-            streamed = True
+            streamed = streamed or (isinstance(piece, Delta) and bool(piece.text.strip()))
             yield piece
         completion = task.result()
         if not streamed:

@@ -50,9 +50,9 @@ def with_system(request: Request, text: str) -> Request:
     """The same conversation with `text` added to its system message."""
     if request.prompt is not None:
         return structs.replace(request, prompt=f"{text}\n\n{request.prompt}")
-    first, *rest = request.messages or (Message("user", ""),)
-    if first.role == "system" and isinstance(first.content, str):
-        return structs.replace(request, messages=(Message("system", f"{first.content}\n\n{text}"), *rest))
+    if request.messages and request.messages[0].role in ("system", "developer"):  # many models take one such turn only
+        first, *rest = request.messages
+        return structs.replace(request, messages=(_extended(first, text), *rest))
     return structs.replace(request, messages=(Message("system", text), *request.messages))
 
 

@@ -16,6 +16,7 @@ from shoal.techniques._steps import (
     is_answer,
     is_final,
     joined,
+    said_step,
     wording,
     write_answer,
 )
@@ -53,7 +54,7 @@ class Steps(Struct):
             wish = wish.with_params(logprobs=True)
         reply = await self.model(wish)
         self.spent.append(reply.usage)
-        step = reply.text.strip()
+        step = said_step(reply)
         if not step or reply.finish_reason == "length":
             return None
         likelihood = _mean_logprob(reply) if self.reward == "logprobs" else None

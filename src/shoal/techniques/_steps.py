@@ -3,12 +3,18 @@
 import re
 from collections.abc import Sequence
 
+from shoal.prompting.answers.markup import without_reasoning
 from shoal.prompting.template import prompt
 from shoal.runtime.model import Model, answer
 from shoal.runtime.types import Completion, Request
 from shoal.techniques._conversation import aside, fits, has_form, instructed, thinking, transcript
 
-_FINAL = re.compile(r"^[\s*_#>]*final answer\b", re.IGNORECASE | re.MULTILINE)
+# Where a line states the final answer, be it numbered like the steps shown. Only to speak of it is not enough.
+FINAL_ANSWER = re.compile(
+    r"^[ \t*_#>-]*(?:\[?step \d{1,3}\]?[ \t:.*_]*|\d{1,3}[.)][ \t*_]*)?final answer\b"
+    r"(?=[^\n:]{0,60}:|[ \t]+is\b|[ \t*_]*$)",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def ask_step(request: Request, path: Sequence[str]) -> Request:
@@ -17,9 +23,14 @@ def ask_step(request: Request, path: Sequence[str]) -> Request:
     return instructed(thinking(request), wish)
 
 
+def said_step(reply: Completion) -> str:
+    """The step that a reply is, without the reasoning before it: what was tried there is not said yet."""
+    return (without_reasoning(reply.text) or "").strip()
+
+
 def is_final(step: str) -> bool:
     """Whether a step ends a solution: it says "Final answer"."""
-    return _FINAL.search(step) is not None
+    return FINAL_ANSWER.search(step) is not None
 
 
 def ask_step_rating(request: Request, path: Sequence[str]) -> Request:

@@ -15,6 +15,7 @@ from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, Technique, answer, apply, shown, then
 from shoal.runtime.types import Completion, Request, Usage, total
 from shoal.techniques._conversation import said
+from shoal.techniques._judging import is_empty
 
 T = TypeVar("T", bound=Technique)
 
@@ -57,10 +58,10 @@ async def pipeline(model: Model, request: Request, *, stages: Sequence[Technique
     for stage in earlier:
         reply = await apply(stage, model)(asked)
         spent = spent + reply.usage
-        if said(reply):
+        if not is_empty(reply):
             asked, best = _going_over(request, reply), reply
     final = await answer(apply(last, model), asked)
-    kept = best if best is not None and not said(final) else final
+    kept = best if best is not None and is_empty(final) else final
     return structs.replace(kept, usage=spent + final.usage)
 
 

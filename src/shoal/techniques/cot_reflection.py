@@ -13,6 +13,7 @@ from shoal.techniques._steps import write_answer
 _THINKING = re.compile(r"<thinking>", re.IGNORECASE)
 _THOUGHT = re.compile(r"</thinking>", re.IGNORECASE)
 _OUTPUT = re.compile(r"<output>", re.IGNORECASE)
+_OUTPUT_LINE = re.compile(r"^[ \t*`]*<output>", re.IGNORECASE | re.MULTILINE)  # a tag, and not a word of a sentence
 _END = re.compile(r"</output>", re.IGNORECASE)
 
 
@@ -41,7 +42,8 @@ async def cot_reflection(model: Model, request: Request) -> Completion:
 def _parts(text: str) -> tuple[str, str, bool]:
     """The thinking, the output and whether that is closed, in a reply that may lack any of the tags."""
     thought = _THOUGHT.search(text)
-    outputs = list(_OUTPUT.finditer(text, thought.end() if thought else 0))
+    tagged = thought or _THINKING.search(text)
+    outputs = list((_OUTPUT if tagged else _OUTPUT_LINE).finditer(text, thought.end() if thought else 0))
     if outputs:
         at = outputs[0 if thought else -1]  # a thought that never ends may name the tag that it will come to
         ends = list(_END.finditer(text, at.end()))
@@ -49,7 +51,7 @@ def _parts(text: str) -> tuple[str, str, bool]:
         return _untagged(text[: at.start()]), output.strip(), bool(ends)
     if thought:
         return _untagged(text[: thought.end()]), text[thought.end() :].strip(), False
-    if _THINKING.search(text):
+    if tagged:
         return _untagged(text), "", False
     return "", text, False  # no tags at all: the reply is the answer
 

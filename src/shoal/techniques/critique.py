@@ -6,6 +6,7 @@ from shoal.prompting.template import prompt
 from shoal.runtime.model import Model, answer
 from shoal.runtime.types import Completion, Request
 from shoal.techniques._conversation import aside, instructed, said, transcript
+from shoal.techniques._judging import is_empty
 from shoal.techniques._options import at_least
 
 
@@ -42,7 +43,7 @@ def _ask_rewrite(request: Request, draft: Completion, verdict: Completion) -> Re
 
 
 def _better(draft: Completion, rewrite: Completion) -> Completion:
-    if not said(rewrite):
+    if is_empty(rewrite):
         return draft
     cut_off = rewrite.finish_reason == "length" and draft.finish_reason != "length"
     return structs.replace(rewrite, alternatives=(*rewrite.alternatives, draft)) if cut_off else rewrite

@@ -7,6 +7,7 @@ from msgspec import Struct, structs
 
 from shoal.errors import UsageError
 from shoal.prompting.answers import equivalent, extract
+from shoal.prompting.answers.markup import without_reasoning
 from shoal.prompting.template import prompt
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, answer, ask
@@ -42,6 +43,7 @@ async def learning_principles(
     at_least(1, attempts=attempts)
     if level not in ("high", "low"):
         raise UsageError(f"learning_principles: level={level!r}; it is high or low")
+    extract("", kind)  # an unknown kind is refused here
     lessons = [
         _lesson(model, example, number, kind)
         for example in _examples(request, examples, kind)
@@ -53,7 +55,8 @@ async def learning_principles(
     if principles and level == "high":
         summary = await model(ask(request, prompt("learning_principles_summary").fill({"principles": principles})))
         spent = spent + summary.usage
-        principles = summary.text.strip() or principles
+        if summary.finish_reason != "length":  # or else some of them would be lost
+            principles = (without_reasoning(summary.text) or "").strip() or principles
     final = await answer(model, _informed(request, examples or (), principles))
     return structs.replace(final, usage=spent + final.usage)
 
@@ -126,8 +129,9 @@ async def _lesson(model: Model, example: _Example, number: int, kind: str) -> _L
 
 def _principle(explained: Completion) -> str | None:
     """The principle an explanation ends in; all of it where none is marked, unless it was cut off before that."""
-    *_, last = _PRINCIPLE.split(explained.text)
-    if last == explained.text and explained.finish_reason == "length":
+    text = without_reasoning(explained.text) or ""
+    *_, last = _PRINCIPLE.split(text)
+    if last == text and explained.finish_reason == "length":
         return None
     return last.strip() or None
 

@@ -20,6 +20,7 @@ from shoal.techniques._steps import (
     is_answer,
     is_final,
     joined,
+    said_step,
     wording,
     write_answer,
 )
@@ -128,7 +129,7 @@ class _Steps(Struct):
     async def step(self, path: tuple[str, ...], *draw: int) -> str | None:
         """The next step; None where none came: a blank one, or one that was cut off."""
         reply = await self.ask(self.model, ask_step(self.request, path).draw(*draw))
-        return reply.text.strip() if reply.finish_reason != "length" and reply.text.strip() else None
+        return None if reply.finish_reason == "length" else said_step(reply) or None
 
     async def valued(self, path: tuple[str, ...], place: tuple[int, ...]) -> _Partial:
         """A new partial solution, continued where that is asked for, and what it is worth."""

@@ -15,7 +15,17 @@ from shoal.runtime.types import Completion, Request, Usage, total
 from shoal.techniques import _tree
 from shoal.techniques._conversation import instructed, thinking
 from shoal.techniques._options import at_least
-from shoal.techniques._steps import ask_step, is_answer, is_final, joined, numbered, wording, write_answer
+from shoal.techniques._steps import (
+    FINAL_ANSWER,
+    ask_step,
+    is_answer,
+    is_final,
+    joined,
+    numbered,
+    said_step,
+    wording,
+    write_answer,
+)
 from shoal.techniques._tree import Node, Selected
 from shoal.techniques._voting import answer_and_form
 
@@ -124,7 +134,7 @@ class _Search(Struct):
         """Carry out one action."""
         steps = node.content.steps
         reply = await self.ask(self.model, self.asked(action, steps).draw(*node.place, number))
-        cut_off, text = reply.finish_reason == "length", reply.text.strip()
+        cut_off, text = reply.finish_reason == "length", said_step(reply)
         if not text or (cut_off and action != FINISH):
             return _Thought(action, steps, lost=True)
         if action == REANSWER:
@@ -194,8 +204,7 @@ class _Search(Struct):
         return reply
 
 
-_ANSWER = re.compile(r"^[\s*_#>]*answer\b[*_\s]*:", re.IGNORECASE | re.MULTILINE)
-_FINAL = re.compile(r"^[\s*_#>]*final answer\b", re.IGNORECASE | re.MULTILINE)
+_ANSWER = re.compile(r"^[ \t*_#>]*answer\b[*_\s]*:", re.IGNORECASE | re.MULTILINE)
 _PIECE = re.compile(r"\S.*?(?:[.!?](?=\s)|$)\s*", re.MULTILINE)
 
 
@@ -215,7 +224,7 @@ def _question(step: str) -> str:
 def _pieces(steps: Sequence[str]) -> list[str]:
     """A trajectory as sentences and lines, without the final answer it states."""
     text = joined(steps)
-    final = _FINAL.search(text)
+    final = FINAL_ANSWER.search(text)
     return _PIECE.findall(text[: final.start()] if final else text)
 
 

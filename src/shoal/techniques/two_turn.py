@@ -8,7 +8,8 @@ from shoal.prompting.answers.markup import without_reasoning
 from shoal.prompting.template import prompt
 from shoal.runtime.model import Model, answer, then
 from shoal.runtime.types import Completion, Request
-from shoal.techniques._conversation import has_form, said, thinking
+from shoal.techniques._conversation import has_form, instructed, said, thinking
+from shoal.techniques._judging import is_empty
 
 
 async def two_turn(model: Model, request: Request, *, ask: str | None = None, kind: str = "auto") -> Completion:
@@ -23,11 +24,16 @@ async def two_turn(model: Model, request: Request, *, ask: str | None = None, ki
     follow_up = prompt("two_turn").fill({}) if ask is None else ask
     if has_form(request):
         thought = await model(thinking(request))
-        final = await answer(model, then(request, said(thought), follow_up))
+        final = await answer(model, _second(request, thought, follow_up))
         return structs.replace(final, reasoning=thought.text or None, usage=thought.usage + final.usage)
     reply = await answer(model, request)
-    stated = await model(then(thinking(request), said(reply), follow_up))
+    stated = await model(_second(thinking(request), reply, follow_up))
     return structs.replace(reply, answer=_stated(stated, kind), usage=reply.usage + stated.usage)
+
+
+def _second(request: Request, reply: Completion, follow_up: str) -> Request:
+    """The second turn; where the first reply says nothing there is none to put before it."""
+    return instructed(request, follow_up) if is_empty(reply) else then(request, said(reply), follow_up)
 
 
 def _stated(reply: Completion, kind: str) -> str | None:
