@@ -204,3 +204,26 @@ def test_what_a_program_prints_can_be_sent_to_a_model() -> None:
     assert "AssertionError" in str(result.problem)
     seen = run(behaviour("def f(x):\n    print('\\ud800')", calls_in("f(1)"), 5))
     "".join([*seen, str(result.problem)]).encode()
+
+
+def test_what_a_program_prints_is_not_taken_for_the_program() -> None:
+    assert found("```python\nprint(6 * 7)\n```\nIt prints:\n```\n42\n```") == ("print(6 * 7)", None)
+    assert found("```\nprint(6 * 7)\n```\n```python\nprint(6 *\n```") == ("print(6 * 7)", None)
+
+
+def test_a_block_in_a_list_or_a_quotation_is_without_its_margin() -> None:
+    assert found("1. So:\n   ```python\n   if 1:\n\n     print(8)\n   ```\n") == ("if 1:\n\n  print(8)", None)
+    assert found("> ```python\n> if 1:\n>\n>   print(8)\n> ```\n") == ("if 1:\n\n  print(8)", None)
+    assert found(" ```python\nif 1:\n  print(8)\n ```\n") == ("if 1:\n  print(8)", None)
+
+
+def test_an_import_that_fails_is_no_failure_where_all_tests_pass() -> None:
+    tests = "from solution import f\nassert f(1) == 1"
+    assert score("def f(x):\n    return x", tests).problem is None
+    assert "solution" in str(score("def f(x):\n    return 2", tests).problem)
+    assert score("def f(x):\n    return x", "x = f(1) / 0\nassert f(1) == 1").problem is not None
+
+
+def test_unit_tests_in_the_message_are_found() -> None:
+    case = "import unittest\nclass T(unittest.TestCase):\n    def test_f(self):\n        self.assertEqual(f(1), 1)"
+    assert len(of_message(f"Write f.\n```python\n{case}\n```")) == 1

@@ -84,6 +84,8 @@ async def run_tests(program: str, steps: Sequence[Step], seconds: float) -> Resu
         at = steps[len(records)].source if len(records) < len(steps) else "the end"
         failed.append(f"{at}\n{stopped}")
     summary = f"{passed} of {total} tests pass."
+    if passed == total and not stopped and all(r.ok or _imports(s) for r, s in zip(records, steps, strict=False)):
+        failed = []  # the tests import the program from a file, say, and do without
     problem = "\n\n".join([f"{summary} These fail:", *failed]) if failed else None
     return Result(summary, problem and shortened(problem), passed)
 
@@ -175,6 +177,10 @@ def _examples(text: str) -> list[Step]:
     return [Step(example.source, bool(example.want), example.want or None, example.exc_msg) for example in found]
 
 
+def _imports(step: Step) -> bool:
+    return not step.test and step.source.startswith(("import ", "from "))
+
+
 def _calls_something(tree: ast.AST | None) -> bool:
     return tree is not None and any(isinstance(part, ast.Call) for part in ast.walk(tree))
 
@@ -194,7 +200,7 @@ def _assert_lines(text: str) -> list[Step]:
 
 
 def _is_tests(block: Block) -> bool:
-    if "test" in block.language or re.search(r"^def test_", block.text, re.MULTILINE):
+    if "test" in block.language or re.search(r"^[ \t]*def test_", block.text, re.MULTILINE):
         return True
     tree = parsed(block.text)
     kinds = [type(node) for node in tree.body] if tree else []
