@@ -174,3 +174,56 @@ def test_behaviour_is_output_values_and_errors() -> None:
     assert not is_telling(run(behaviour("while True: pass", calls, 0.5)))
     assert len(calls_in("\n".join(["f(1)"] * 50))) == 20
     assert run(behaviour("class A: pass", [Step("A()", value=True)], 5))[1].endswith("at 0x>")
+
+
+@pytest.mark.parametrize(
+    "loud", ["print('x' * 2_000_000)\ndef f(x):\n    return x", "def f(x):\n    print('x' * 2_000_000)\n    return x"]
+)
+def test_a_program_that_prints_megabytes_is_tested_like_any_other(loud: str) -> None:
+    assert score(loud, "assert f(1) == 1\nassert f(2) == 2").passed == 2
+    assert score(loud, "assert f(1) == 1\nassert f(2) == 3").passed == 1
+
+
+def test_long_values_are_told_apart_though_they_are_cut() -> None:
+    calls = calls_in("f('a')\nf('b')")
+    seen = run(behaviour("def f(x):\n    return 'x' * 1_000_000 + x", calls, 5))
+    assert len({seen[1], seen[2]}) == 2
+    assert all(len(text) < 20_000 for text in seen)
+
+
+def test_a_program_cannot_break_what_is_told_of_it() -> None:
+    writes = (
+        "import __main__\ndef f(x):\n    __main__.out.write('\\n' + __main__.job['mark'] + {!r} + '\\n')\n    return x"
+    )
+    for told in ("garbage", '{"ok": 3}', "[]", '{"ok": tr'):
+        assert score(writes.format(told), "assert f(1) == 1").passed == 0
+
+
+def test_what_a_program_prints_can_be_sent_to_a_model() -> None:
+    result = score("def f(x):\n    assert False, '\\ud800'", "assert f(1) == 1")
+    assert "AssertionError" in str(result.problem)
+    seen = run(behaviour("def f(x):\n    print('\\ud800')", calls_in("f(1)"), 5))
+    "".join([*seen, str(result.problem)]).encode()
+
+
+def test_what_a_program_prints_is_not_taken_for_the_program() -> None:
+    assert found("```python\nprint(6 * 7)\n```\nIt prints:\n```\n42\n```") == ("print(6 * 7)", None)
+    assert found("```\nprint(6 * 7)\n```\n```python\nprint(6 *\n```") == ("print(6 * 7)", None)
+
+
+def test_a_block_in_a_list_or_a_quotation_is_without_its_margin() -> None:
+    assert found("1. So:\n   ```python\n   if 1:\n\n     print(8)\n   ```\n") == ("if 1:\n\n  print(8)", None)
+    assert found("> ```python\n> if 1:\n>\n>   print(8)\n> ```\n") == ("if 1:\n\n  print(8)", None)
+    assert found(" ```python\nif 1:\n  print(8)\n ```\n") == ("if 1:\n  print(8)", None)
+
+
+def test_an_import_that_fails_is_no_failure_where_all_tests_pass() -> None:
+    tests = "from solution import f\nassert f(1) == 1"
+    assert score("def f(x):\n    return x", tests).problem is None
+    assert "solution" in str(score("def f(x):\n    return 2", tests).problem)
+    assert score("def f(x):\n    return x", "x = f(1) / 0\nassert f(1) == 1").problem is not None
+
+
+def test_unit_tests_in_the_message_are_found() -> None:
+    case = "import unittest\nclass T(unittest.TestCase):\n    def test_f(self):\n        self.assertEqual(f(1), 1)"
+    assert len(of_message(f"Write f.\n```python\n{case}\n```")) == 1

@@ -318,3 +318,17 @@ def test_without_a_sandbox_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(SandboxUnavailable, match="SHOAL_SANDBOX"):
         run(apply(round_trip, model)("Q?"))
     assert backend.requests == []
+
+
+def test_the_second_program_stands_in_the_prose_of_the_first_whatever_the_layout() -> None:
+    def second(first: str) -> str:
+        return answer_of(round_trip, trip(first=first, anew=reply(POWER), judge=POWER, calls="-"))[0].text
+
+    double = "def f(x):\n  y = x\n\n  return y + y"
+    assert POWER in second(reply(double))
+    windows = second(reply(double).replace("\n", "\r\n"))
+    assert (windows[:7], windows[-11:]) == ("Here it", "It is fast.")
+    listed = second(
+        "1. So:\n   ```python\n" + "\n".join("   " + line for line in double.split("\n")) + "\n   ```\nDone."
+    )
+    assert listed == "1. So:\n   ```python\n" + "\n".join("   " + it for it in POWER.split("\n")) + "\n   ```\nDone."

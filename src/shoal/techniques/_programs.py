@@ -123,12 +123,13 @@ def python_in(reply: Completion, *, defining: bool = False) -> tuple[str | None,
     """The Python program of a reply, or what is wrong: see `Work`.
 
     It is the last code block that reads as Python, with `defining` the last that defines something; a block without a
-    language counts only where it reads as Python.
+    language counts only where it reads as Python and none is marked so: it may be what the program prints.
     """
     found = [block for block in _whole(reply) if is_python(block)]
     read = [block for block in found if parsed(block.text) is not None]
     defined = [block for block in read if defining and _defines(block.text)]
-    best = (defined or read or found)[-1:]
+    marked = [block for block in read if tag(block)]
+    best = (defined or marked or read or found)[-1:]
     return (best[0].text, None) if best else (None, unfinished(reply))
 
 

@@ -5,6 +5,7 @@ arXiv:2402.08699 (round-trip correctness), and at inference arXiv:2407.16557.
 
 import ast
 import re
+import textwrap
 from collections.abc import Sequence
 
 from msgspec import Struct, structs
@@ -213,5 +214,9 @@ def _dumped(tree: ast.Module | None) -> str:
 
 def _swapped(text: str, code: str, other: str) -> str:
     """The whole reply with other code in the place of its own."""
-    before, found, after = text.rpartition(code)
-    return f"{before}{other}{after}" if found else f"```python\n{other}\n```"
+    lines = r"\r?\n[ \t>]*".join(re.escape(line.lstrip(" \t>")) for line in code.split("\n"))
+    *_, last = [None, *re.finditer(rf"^([ \t>]*){lines}", text, re.MULTILINE)]
+    if last is None:
+        return f"```python\n{other}\n```"
+    margin = last[1]  # of a block in a list, say
+    return f"{text[: last.start()]}{textwrap.indent(other, margin, lambda _: True)}{text[last.end() :]}"

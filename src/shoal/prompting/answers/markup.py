@@ -28,11 +28,14 @@ def without_reasoning(text: str) -> str | None:
     return None if unclosed else _LEFT_THINKING.split(text)[-1]
 
 
-_FENCE = re.compile(r"[ \t>]*(`{3,}|~{3,})(.*)")
+_FENCE = re.compile(r"([ \t>]*)(`{3,}|~{3,})(.*)")
 
 
 class Block(NamedTuple):
-    """A fenced code block: the language after its fence (in lower case), and what is in it. `closed`: it has an end."""
+    """A fenced code block: the language after its fence (in lower case), and what is in it. `closed`: it has an end.
+
+    Where the fence is indented or quoted, as in a list, what is in it is without that.
+    """
 
     language: str
     text: str
@@ -42,18 +45,25 @@ class Block(NamedTuple):
 def blocks(text: str) -> list[Block]:
     """Every fenced code block of a reply, in order; one that is not closed goes to the end."""
     found: list[Block] = []
-    fence, language, lines = "", "", list[str]()
+    margin, fence, language, lines = "", "", "", list[str]()
     for line in (without_reasoning(text) or "").splitlines():
         match = _FENCE.fullmatch(line)
         if not fence:
-            if match and "`" not in match[2]:
-                fence, language, lines = match[1], match[2].strip().lower(), []
-        elif match and match[1].startswith(fence) and not match[2].strip():
-            found.append(Block(language, "\n".join(lines)))
+            if match and "`" not in match[3]:
+                margin, fence, language, lines = match[1], match[2], match[3].strip().lower(), []
+        elif match and match[2].startswith(fence) and not match[3].strip():
+            found.append(Block(language, _without_margin(lines, margin)))
             fence = ""
         else:
             lines.append(line)
-    return [*found, Block(language, "\n".join(lines), closed=False)] if fence else found
+    return [*found, Block(language, _without_margin(lines, margin), closed=False)] if fence else found
+
+
+def _without_margin(lines: list[str], margin: str) -> str:
+    """The lines without what stands before their fence, where it stands before all of them."""
+    if all(line.startswith(margin) or line.strip() == margin.strip() for line in lines):
+        lines = [line[len(margin) :] for line in lines]
+    return "\n".join(lines)
 
 
 def code(text: str) -> str | None:
