@@ -11,7 +11,7 @@ from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
 from shoal.techniques._options import at_least, not_empty
 from shoal.techniques._stopping import RULES, Vote
-from shoal.techniques._voting import forms_of, short_answer, support
+from shoal.techniques._voting import answer_and_form, forms_of, support
 
 Similarity = Callable[[str, str], float]
 
@@ -67,8 +67,8 @@ async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
 
 def _winner(request: Request, samples: Sequence[Completion], kind: str, similarity: Similarity | None) -> Completion:
     """The earliest sample that gives the answer voted for, a whole one if there is one."""
-    forms = forms_of(request, samples, kind)
-    answers = [short_answer(request, sample, kind) for sample in samples]
+    read = [answer_and_form(request, sample, kind) for sample in samples]
+    answers, forms = [answer for answer, _ in read], [form for _, form in read]
     voters = [i for i, form in enumerate(forms) if form is not None]
     if not voters:
         return min(samples, key=_is_cut_off_or_empty)
