@@ -5,7 +5,8 @@ import time
 import pytest
 
 from shoal.runtime.types import Completion
-from shoal.techniques._judging import preferred, selected
+from shoal.techniques._conversation import said
+from shoal.techniques._judging import is_empty, preferred, selected
 
 
 @pytest.mark.parametrize(
@@ -71,3 +72,10 @@ def test_reading_is_linear(piece: str) -> None:
     start = time.perf_counter()
     preferred(Completion(piece * 20_000))
     assert time.perf_counter() - start < 5
+
+
+def test_what_a_reply_thinks_is_not_what_it_says() -> None:
+    thought = Completion("<think>13? No.</think>12")
+    assert (said(thought), is_empty(thought)) == ("12", False)
+    endless = Completion("<think>Let me see", "length")
+    assert (said(endless), is_empty(endless)) == ("(cut off here: it was too long)", True)

@@ -2,6 +2,7 @@
 
 from msgspec import structs
 
+from shoal.prompting.answers.markup import without_reasoning
 from shoal.runtime.types import Completion, Json, Message, Request, SamplingParams
 
 
@@ -13,8 +14,8 @@ def transcript(request: Request) -> str:
 
 
 def said(completion: Completion) -> str:
-    """What a reply says as text, the tools it calls included, and whether it breaks off."""
-    parts = [completion.text.strip(), *_calls(completion.tool_calls)]
+    """What a reply says as text without the reasoning before it, the tools it calls, and whether it breaks off."""
+    parts = [(without_reasoning(completion.text) or "").strip(), *_calls(completion.tool_calls)]
     if completion.finish_reason == "length":
         parts.append("(cut off here: it was too long)")
     return "\n".join(filter(None, parts))

@@ -52,8 +52,8 @@ def selected(verdict: Completion, n: int) -> int | None:
 
 
 def is_empty(answer: Completion) -> bool:
-    """Whether a reply says nothing at all and calls no tool."""
-    return not answer.text.strip() and not answer.tool_calls
+    """Whether a reply says nothing beside its reasoning, and calls no tool."""
+    return not (without_reasoning(answer.text) or "").strip() and not answer.tool_calls
 
 
 def is_whole(answer: Completion) -> bool:

@@ -191,7 +191,7 @@ def _is_shallow(tree: ast.AST) -> bool:
     return False
 
 
-def is_whole(request: Request, reply: Completion) -> bool:
+def can_answer(request: Request, reply: Completion) -> bool:
     """Whether a reply given on the way can be the answer: not cut off or empty, of no special form, not too long."""
     whole = bool(reply.text.strip()) and reply.finish_reason != "length"
     return whole and not has_form(request) and fits(request, reply.text)

@@ -11,7 +11,7 @@ from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, Usage, total
 from shoal.techniques import _tree
-from shoal.techniques._judging import score
+from shoal.techniques._judging import is_whole, score
 from shoal.techniques._options import at_least
 from shoal.techniques._steps import (
     ask_answer,
@@ -89,10 +89,7 @@ class _Partial(Struct, frozen=True):
     @property
     def is_answered(self) -> bool:
         """Whether its answer is there and whole."""
-        answer = self.answer
-        return (
-            answer is not None and answer.finish_reason != "length" and bool(answer.text.strip() or answer.tool_calls)
-        )
+        return self.answer is not None and is_whole(self.answer)
 
 
 class _Steps(Struct):

@@ -15,6 +15,7 @@ from shoal.prompting.answers import extract
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
+from shoal.techniques._judging import is_whole
 from shoal.techniques._options import at_least
 from shoal.techniques._partials import Partial, Steps, distinct, rank, worded
 from shoal.techniques._voting import forms_of, short_answer
@@ -109,8 +110,7 @@ async def _voted(steps: Steps, population: Sequence[Partial], kind: str) -> Comp
         support[form] += weights[worded(particle)] if form is not None else 0.0
 
     def standing(i: int) -> tuple[float, bool, float]:
-        whole = answers[i].finish_reason != "length" and bool(answers[i].text.strip() or answers[i].tool_calls)
-        return support[forms[i]], whole, weights[worded(pool[i])]
+        return support[forms[i]], is_whole(answers[i]), weights[worded(pool[i])]
 
     best = answers[max(range(len(pool)), key=standing)]
     return structs.replace(best, answer=short_answer(steps.request, best, kind))

@@ -21,8 +21,8 @@ from shoal.techniques._programs import (
     Result,
     Work,
     attempt,
+    can_answer,
     check_options,
-    is_whole,
     mended,
     need_sandbox,
     python_in,
@@ -104,7 +104,7 @@ async def _by_tests(
     if not programs:
         return await _without_program(model, request, attempts)
     best = max(programs, key=lambda attempt: (attempt.ok, attempt.result.passed))
-    if is_whole(request, best.reply):
+    if can_answer(request, best.reply):
         return _with_cost(best.reply, attempts, answer=best.program)
     shown = prompt("program_of_thoughts_code").fill({"program": best.program})
     final = await answer(model, instructed(request, shown))
@@ -113,7 +113,7 @@ async def _by_tests(
 
 async def _without_program(model: Model, request: Request, attempts: Sequence[Sequence[Attempt]]) -> Completion:
     """The first direct answer where one was given that will do, else the model's answer to the request itself."""
-    plain = next((chain[0].reply for chain in attempts if chain[0].plain and is_whole(request, chain[0].reply)), None)
+    plain = next((chain[0].reply for chain in attempts if chain[0].plain and can_answer(request, chain[0].reply)), None)
     if plain is not None:
         return _with_cost(plain, attempts, answer=plain.answer)
     final = await answer(model, request)

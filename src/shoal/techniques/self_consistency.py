@@ -9,6 +9,7 @@ from shoal.prompting.answers import extract
 from shoal.runtime.concurrency import gather, take_while
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
+from shoal.techniques._judging import is_whole
 from shoal.techniques._options import at_least, not_empty
 from shoal.techniques._stopping import RULES, Vote
 from shoal.techniques._voting import answer_and_form, forms_of, support
@@ -71,18 +72,14 @@ def _winner(request: Request, samples: Sequence[Completion], kind: str, similari
     answers, forms = [answer for answer, _ in read], [form for _, form in read]
     voters = [i for i, form in enumerate(forms) if form is not None]
     if not voters:
-        return min(samples, key=_is_cut_off_or_empty)
+        return max(samples, key=is_whole)
     if similarity is None:
         votes: Sequence[float] = support([forms[i] for i in voters])
     else:
         votes = _similars([answers[i] or "" for i in voters], similarity)
     form = forms[voters[votes.index(max(votes))]]
-    best = min((i for i in voters if forms[i] == form), key=lambda i: _is_cut_off_or_empty(samples[i]))
+    best = max((i for i in voters if forms[i] == form), key=lambda i: is_whole(samples[i]))
     return structs.replace(samples[best], answer=answers[best])
-
-
-def _is_cut_off_or_empty(sample: Completion) -> bool:
-    return sample.finish_reason == "length" or not (sample.text.strip() or sample.tool_calls)
 
 
 def _similars(votes: Sequence[str], similarity: Similarity) -> list[float]:
