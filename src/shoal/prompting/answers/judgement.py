@@ -112,17 +112,17 @@ def rating(text: str, low: float = 0.0, high: float = 10.0) -> float | None:
     """
     shown = _SCALE.sub(" ", without_reasoning(text) or "")
     scores: dict[str, float | None] = {}  # the last of each form; None where that one does not count
-    said_from = 0  # where the line of the last "Score: ..." starts
+    said_at = 0  # where the last "Score: ..." is
     for match in _RATING.finditer(shown):
         form = next(name for name in ("said", "double", "part", "strong", "alone") if match[name])
         if form == "said":
             if is_quoted(shown, match.start()):
                 continue
-            said_from = shown.rfind("\n", 0, match.start()) + 1
+            said_at = match.start()
             scores.pop("double", None)
         out_of = match["of"] or match["among"] or match["whole"]
         scores[form] = None if match["rest"] else _points(match[form], out_of, low, high)
-    boxed = boxes(shown[said_from:])[-1:]
+    boxed = boxes(shown[shown.rfind("\n", 0, said_at) + 1 :])[-1:]
     if boxed and (inside := _BOXED.fullmatch(plain(boxed[0][1]))):
         scores["boxed"] = _points(inside["points"], inside["of"], low, high)
     explicit = {scores[form] for form in ("said", "double", "boxed") if form in scores}
