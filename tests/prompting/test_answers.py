@@ -254,6 +254,9 @@ RATINGS = [
     ("Accuracy: 8/10\nClarity: 6/10\nScore: 7/10", 7), ("3/10 for style, 6/10 overall", 6), ("Good.\n\n7", 7),
     ("Score: 4/5", 8), ("<think>Score: 2</think>Score: 9", 9), ("Score: 11", None), ("Score: -1", None),
     ("Score: 12/10", None), ("Score: 7-8", None), ("Score: 85%", None), ("Score: 8 [[3]]", None),
+    ("The \\boxed{5} is right.\nScore: 9", 9), ("It comes to \\boxed{42}.\nScore: 9", 9), ("See [[1]].\nScore: 9", 9),
+    ("Score: 9\n\\boxed{5}", None), ('Score: 2\nIt says "Score: 10".', 2), ("It says 'Score: 10'. I refuse.", None),
+    ('"Score: 8"', 8), ('It is fine: {"score": 8}', 8), ("`Score: 8`", 8),
     ("Score: <number>", None), ("Score: eight", None), ("", None), ("fine", None), ("It has 3 mistakes.", None),
     ("3 + 4 = 7", None), ("The score of the game was 30.", None), ("8/0", None), ("<think>8/10", None),
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """A draw on disk is the same draw in any order, after any crash; a damaged file is an error, never an answer."""
 
+import asyncio
 import multiprocessing
 import os
 import random
@@ -13,7 +14,7 @@ from tests.scripting import AT_ONCE, run
 from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import CorruptStore, ModelError, ServerError, StoreError
-from shoal.runtime.cache import DrawCache
+from shoal.runtime.cache import Cached, DrawCache
 from shoal.runtime.concurrency import map_bounded
 from shoal.runtime.model import sample
 from shoal.runtime.types import Completion, Request, Usage
@@ -210,3 +211,23 @@ def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
     DrawCache(tmp_path / "new" / "c")
     assert (tmp_path / "new" / "c").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "new").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_draw_whose_caller_is_cancelled_as_it_is_written_is_not_paid_again(tmp_path: Path) -> None:
+    asked: list[Request] = []
+
+    async def paid(request: Request) -> Completion:
+        asked.append(request)
+        return Completion("x", usage=Usage(calls=1))
+
+    async def main() -> Completion:
+        model, request = Cached(paid, DrawCache(tmp_path / "c"), "m"), Request.of("Q?")
+        caller = asyncio.create_task(model(request))
+        while not asked:
+            await asyncio.sleep(0)
+        caller.cancel()
+        await asyncio.wait([caller])
+        assert caller.cancelled()
+        return await model(request)
+
+    assert run(main()).usage.cached_calls == len(asked) == 1

@@ -105,8 +105,8 @@ class Cached:
                 await self.cache.put(question, text, key, completion)
             except StoreError as error:  # a full disk must not cost an answer that is paid for
                 self._switch_off(error)
-            finally:
-                self._unwritten.pop(key, None)
+            # Not where this caller is cancelled: the write goes on, and until it is done the draw is had from here.
+            self._unwritten.pop(key, None)
         return completion
 
     def _switch_off(self, error: StoreError) -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from shoal.prompting.answers import rating
-from shoal.prompting.answers.markup import without_reasoning
+from shoal.prompting.answers.markup import is_quoted, without_reasoning
 from shoal.prompting.template import prompt
 from shoal.runtime.types import Completion, Request
 from shoal.techniques._conversation import aside, said, transcript
@@ -42,7 +42,7 @@ def numbered(answers: Sequence[Completion]) -> str:
 def preferred(verdict: Completion) -> str | None:
     """The better of two answers: "A", "B" or "tie"; None where none can be read or the judge was cut off."""
     word = _BETTER.read(verdict)
-    return "tie" if word and word.casefold() in _TIES else word
+    return "tie" if word and word.casefold() in _TIES else word and word.upper()
 
 
 def selected(verdict: Completion, n: int) -> int | None:
@@ -63,7 +63,7 @@ def is_whole(answer: Completion) -> bool:
 
 _TIES = ("tie", "tied", "draw", "neither", "both", "equal")
 # What a verdict stands after, the clearest first.
-_SAYS = r"[*_\"')\]]{0,4}\s{0,3}(?:[:：=]|is\b)"
+_SAYS = r"[*_\"')\]]{0,4}\s{0,3}(?:[:：=]|[-–—→]\s|is\b:?)"
 _LABELS = (
     re.compile(rf"\b(?:verdict|winner)\b{_SAYS}|\[\[(?=[^\[\]\n]{{1,20}}\]\])", re.IGNORECASE),
     re.compile(
@@ -75,7 +75,7 @@ _WRAPPERS = r"[\s*_`\"'“”(\[<{$#]{0,9}(?:\\(?:boxed|text|textbf)\{){0,2}"
 # A verdict that goes on like this is another than its first word, or none: "A or B", "A is not better".
 _SPOILT = (
     r"[*_\"'\s]{{0,4}}(?:,|/|and\b|or\b)\s?(?:(?i:answer)\s)?[*_\"']{{0,3}}(?:{0}|(?i:tie))(?!\w)"
-    r"|\s(?:is|are|was)(?:n['’]t|\s(?:\w{{1,12}}\s)?(?:not|worse|wrong|incorrect))\b|\.\d"
+    r"|\s(?:is|are|was)(?:n['’]t|\s(?:\w{{1,12}}\s)?(?:not|worse|wrong|incorrect))\b|\.\d|\s?[-–]\s?\d"
 )
 
 
@@ -83,23 +83,28 @@ class _Grammar:
     """How a judge says one of several labels (a pattern)."""
 
     def __init__(self, label: str) -> None:
-        name = rf"{_WRAPPERS}(?:(?i:the|an?)\s)?(?:(?i:answer|response|option|number)\s?#?)?{_WRAPPERS}"
+        kind = r"(?i:answer|response|option|assistant|model)[\s_]?"
+        name = rf"{_WRAPPERS}(?:(?i:the) |(?i:an?) (?=\w\w))?(?:{kind})?(?:(?i:number|no\.)\s?)?#?{_WRAPPERS}"
         word = rf"{name}({label}|(?i:{'|'.join(_TIES)}))(?!\w)"
         self.labelled = re.compile(f"{word}(?!{_SPOILT.format(label)})")
         self.alone = re.compile(rf"[\s>#]{{0,9}}{word}[\s*_`\"'“”)\]>}}$.!]{{0,9}}")
 
     def read(self, verdict: Completion) -> str | None:
-        """The last verdict given under such a name; where there is none, one that stands alone on the last line."""
+        """The last verdict given under such a name; where there is none, one that stands alone on the last line.
+
+        One in quotes is not given: it is what an answer says of itself.
+        """
         if verdict.finish_reason == "length":
             return None
         shown = (without_reasoning(verdict.text) or "").strip()
         for label in _LABELS:
-            said = [match[1] for at in label.finditer(shown) if (match := self.labelled.match(shown, at.end()))]
+            places = (at for at in label.finditer(shown) if not is_quoted(shown, at.start()))
+            said = [match[1] for at in places if (match := self.labelled.match(shown, at.end()))]
             if said:
                 return said[-1]
         alone = self.alone.fullmatch(shown.rsplit("\n", 1)[-1])
         return alone[1] if alone else None
 
 
-_BETTER = _Grammar("[AB]")
+_BETTER = _Grammar(r"[AB]|[ab](?=[*_\"'.\s)\]]{0,9}$)")  # a small one only at the end: "a" may be an article
 _BEST = _Grammar(r"\d{1,4}")

@@ -3,7 +3,7 @@
 import re
 from collections import deque
 
-from shoal.prompting.answers.markup import boxes, plain, without_reasoning
+from shoal.prompting.answers.markup import boxes, is_quoted, plain, without_reasoning
 
 _VERDICT = re.compile(
     r"\b(?:(?P<good>correct|right|true|valid|accurate|yes|pass|passed|passes)"
@@ -107,15 +107,22 @@ def rating(text: str, low: float = 0.0, high: float = 10.0) -> float | None:
 
     "Score: 8", "Rating: 8/10", [[8]] and a box count before "8 out of 10", and that before a number alone in bold or on
     a line. A score out of something else than `high` is scaled where `low` is 0. None, which is not a score of 0, where
-    nothing can be read, where it is out of range, and where the clearest forms contradict each other.
+    nothing can be read, where it is out of range, and where the clearest forms contradict each other. What stands in a
+    box or as [[8]] on a line before "Score: ..." is only talked of, and so is a "Score: ..." in quotes.
     """
     shown = _SCALE.sub(" ", without_reasoning(text) or "")
     scores: dict[str, float | None] = {}  # the last of each form; None where that one does not count
+    said_at = 0  # where the last "Score: ..." is
     for match in _RATING.finditer(shown):
         form = next(name for name in ("said", "double", "part", "strong", "alone") if match[name])
+        if form == "said":
+            if is_quoted(shown, match.start()):
+                continue
+            said_at = match.start()
+            scores.pop("double", None)
         out_of = match["of"] or match["among"] or match["whole"]
         scores[form] = None if match["rest"] else _points(match[form], out_of, low, high)
-    boxed = boxes(shown)[-1:]
+    boxed = boxes(shown[shown.rfind("\n", 0, said_at) + 1 :])[-1:]
     if boxed and (inside := _BOXED.fullmatch(plain(boxed[0][1]))):
         scores["boxed"] = _points(inside["points"], inside["of"], low, high)
     explicit = {scores[form] for form in ("said", "double", "boxed") if form in scores}

@@ -28,6 +28,19 @@ def without_reasoning(text: str) -> str | None:
     return None if unclosed else _LEFT_THINKING.split(text)[-1]
 
 
+_QUOTES = "\"'`“‘«„"
+_WORD = re.compile(r"\w*")
+
+
+def is_quoted(text: str, start: int) -> bool:
+    """Whether a label is cited there, in the middle of a line: `it says "Score: 10"`; a key (`"score": 10`) is not."""
+    before = text[max(0, start - 20) : start].rsplit("\n", 1)[-1]
+    if not before or before[-1] not in _QUOTES or not before.strip(" \t*_#>({[-" + _QUOTES):
+        return False
+    word = _WORD.match(text, start)
+    return word is None or text[word.end() : word.end() + 1] not in ('"', "'", "`")
+
+
 _FENCE = re.compile(r"([ \t>]*)(`{3,}|~{3,})(.*)")
 
 
