@@ -247,7 +247,6 @@ STREAM_FAULTS: dict[str, type[ModelError]] = {
     "sse-invalid-utf8": MalformedResponse,
     "sse-wrong-index": MalformedResponse,
     "sse-stall": DeadlineExceeded,
-    "sse-json": MalformedResponse,
     "html": MalformedResponse,
     "429": RateLimited,
     "500": ServerError,
@@ -257,6 +256,14 @@ STREAM_FAULTS: dict[str, type[ModelError]] = {
     "error-body": MalformedResponse,
     "error-body-429": RateLimited,
 }
+
+
+def test_a_server_that_does_not_stream_gives_the_whole_answer() -> None:
+    (completion,) = streamed(Request.of("[[sse-json]]"))
+    assert isinstance(completion, Completion)
+    assert completion.text
+    assert completion.finish_reason == "stop"
+    assert completion.usage.calls == 1
 
 
 @pytest.mark.parametrize("fault", STREAM_FAULTS)

@@ -1,7 +1,7 @@
 """Any server of the OpenAI API: chat completions, text completions, streams, embeddings."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from copy import copy
 from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -119,12 +119,14 @@ class OpenAIBackend:
             return [error, *(copy(error) for _ in batch[1:])]
 
     async def _drawn(self, batch: Sequence[Draws]) -> list[Outcome]:
-        chat = batch[0].request.prompt is None
-        url = self._urls.chat if chat else self._urls.text
+        url = self._urls.chat if batch[0].request.prompt is None else self._urls.text
         status, headers, body = await self._transport.post(url, self._body(batch), timeout=self._timeout)
+        return self._read(batch, status, headers, body)
+
+    def _read(self, batch: Sequence[Draws], status: int, headers: Mapping[str, str], body: bytes) -> list[Outcome]:
         if not 200 <= status < 300:
             raise error_of(status, headers, body, self._server)
-        if chat:
+        if batch[0].request.prompt is None:
             drawn = from_wire_chat(body, batch[0], self._server, headers)
             if self._dialect.constraints == "llamacpp" and begun(batch[0].request):
                 return [llamacpp_wire.new_text(outcome, batch[0].request) for outcome in drawn]
@@ -198,8 +200,12 @@ class OpenAIBackend:
         reply = StreamedReply(request, self._server)
         async with self._transport.stream(url, body, timeout=self._timeout) as incoming:
             if "event-stream" not in (incoming.headers.get("content-type") or "").lower():
-                whole = await incoming.whole()
-                raise error_of(incoming.status, incoming.headers, whole, self._server)
+                whole = await incoming.whole()  # an error, or the answer of a server that does not stream
+                outcome = self._read([Draws(request)], incoming.status, incoming.headers, whole)[0]
+                if isinstance(outcome, ModelError):
+                    raise outcome
+                yield outcome[0]
+                return
             if not 200 <= incoming.status < 300:
                 raise error_of(incoming.status, incoming.headers, b"", self._server)
             async for chunk in incoming.chunks():
