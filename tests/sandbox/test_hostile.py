@@ -261,6 +261,15 @@ def test_filling_the_scratch(tier: str) -> None:
     assert "File too large" in outcome.error
 
 
+def test_taking_space_without_writing() -> None:
+    outcome = run("""
+import os
+for n in range(8):
+    os.posix_fallocate(os.open(str(n), os.O_RDWR | os.O_CREAT), 0, 4 << 20)
+""")
+    assert not outcome.ok
+
+
 def test_many_files(tier: str) -> None:
     outcome = run("n = 0\nwhile True:\n    open(str(n), 'w').close()\n    n += 1")
     assert "No space left" in outcome.error if tier == "bubblewrap" else outcome.stopped == "scratch space"

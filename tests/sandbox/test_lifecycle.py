@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -191,6 +192,21 @@ print(asyncio.run(run_python("print(3)")).stdout, end="", flush=True)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
     assert ended.stdout == "1\n2\n3\n", ended.stderr
     assert ended.stderr == ""
+
+
+def test_an_owner_with_many_open_files(tier: str) -> None:
+    if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 8192:
+        pytest.skip("so many files cannot be open here")
+    code = """
+import asyncio, os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (8192, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+held = [os.open(os.devnull, os.O_RDONLY) for _ in range(5000)]
+from shoal.sandbox import run_python
+looks = "import os\\nfor n in range(3, 8192):\\n  try: print(n, os.fstat(n))\\n  except OSError: pass"
+print(asyncio.run(run_python(looks)))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert ended.stdout.startswith("Outcome(stdout='', stderr='', exit_code=0"), ended
 
 
 def test_no_warnings_at_the_end(tier: str) -> None:

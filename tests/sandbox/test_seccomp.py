@@ -23,7 +23,7 @@ FORBIDDEN = {
     "rt_sigqueueinfo": (129, 138), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "execveat": (322, 281),
     "setuid": (105, 146), "setsid": (112, 157), "setpriority": (141, 140), "sched_setaffinity": (203, 122),
     "openat2": (437, 437), "open_by_handle_at": (304, 265), "shmget": (29, 194), "setxattr": (188, 5),
-    "reboot": (169, 142),
+    "reboot": (169, 142), "fallocate": (285, 47),
     "execve": (59, 221),
 }  # fmt: skip
 

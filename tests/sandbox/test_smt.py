@@ -36,6 +36,7 @@ TAKEN = [
     "(set-option :timeout 500)(set-option :opt.priority lex)(set-option :pp.decimal true)(check-sat)",
     f"{X}(assert (> x 3))(assert (< x 3))(check-sat)(get-model)",  # nothing to show is no error
     "(get-info :reason-unknown)(exit)",
+    '(check-sat)(echo "timeout")',
 ]  # fmt: skip
 REFUSED = {
     '(include "/etc/passwd")': "line 1: the command 'include'",
@@ -60,6 +61,8 @@ REFUSED = {
     "(check-sat))": "outside of any command",
     "(assert (> x 1)": "1 closing parentheses are missing",
     '(echo "never ends)': "does not end",
+    '(assert #|x| " |# true) (help) (echo ")': "cannot stand here",  # for z3, `#|` begins a comment
+    "(assert a#|x|)": "cannot stand here",
     "(assert |never ends)": "does not end",
     "(echo \u2028)": "cannot stand here",
     "(check-sat\0)": "cannot stand here",

@@ -47,7 +47,7 @@ class Zygote:
         self._child: subprocess.Popen[bytes] | None = None
         self._failure: OSError | None = None
         self._started = threading.Event()
-        command = _command(tier, self._scratch or _SCRATCH, theirs.fileno())
+        command = _command(tier, self._scratch or _SCRATCH)
         # The kernel ends the child with the thread that started it, so that thread lives as long as the child.
         self._thread = threading.Thread(target=self._live, args=(command, theirs), name="shoal-sandbox", daemon=True)
         self._thread.start()
@@ -68,10 +68,9 @@ class Zygote:
                 self._child = subprocess.Popen(
                     command,
                     env=_ENVIRONMENT,
-                    stdin=subprocess.DEVNULL,
+                    stdin=theirs.fileno(),  # where each job puts its own input instead
                     stdout=self._errors,
                     stderr=self._errors,
-                    pass_fds=[theirs.fileno()],
                     start_new_session=True,
                 )
         except OSError as error:
@@ -117,11 +116,10 @@ class Zygote:
         return str(self._failure or (lines[-1][:300] if lines else "it says nothing"))
 
 
-def _command(tier: str, scratch: str, control: int) -> list[str]:
+def _command(tier: str, scratch: str) -> list[str]:
     hidden = tier == BUBBLEWRAP  # what is installed in the library is covered there
     config = {
         "tier": tier,
-        "control": control,
         "scratch": scratch,
         "slots": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "readable": [*([str(places.library())] if hidden else places.library_parts()), *places.beside_library()],

@@ -31,15 +31,18 @@ _MOST_TEXT = 1 << 18
 _MOST_TOKENS = 50_000
 _MOST_DEPTH = 200
 _JUDGED = 6  # tokens of a command that are looked at: one more than `(set-option :name value)` has
+# A `#` begins a number and nothing else: for z3, `#|` begins a comment.
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]+|;[^\n]*)
     |(?P<open>\()|(?P<close>\))
     |(?P<string>"(?:[^"]|"")*")
     |(?P<quoted>\|[^|\\]*\|)
-    |(?P<atom>[A-Za-z0-9~!@$%^&*_+=<>.?/:#-]+)""",
+    |(?P<atom>\#x[0-9A-Fa-f]+|\#b[01]+|[A-Za-z0-9~!@$%^&*_+=<>.?/:-]+)""",
     re.VERBOSE,
 )
 _ERROR = re.compile(r'^\(error "((?:[^"]|"")*)"\)$', re.MULTILINE)
+# What z3 says when its time is over, with exit code 0. Before a second has passed, the script has said it.
+_TIMEOUT, _SOONEST = re.compile(r"^timeout\s*\Z", re.MULTILINE), 1.0
 # After `unsat` or `unknown` there is nothing to show; scripts ask all the same, and the answer stands.
 _NOTHING_TO_SHOW = re.compile(r"(model|unsat core|objectives|proof) (is|are) not available|not available")
 
@@ -104,7 +107,7 @@ def _judge(command: list[str], line: int) -> None:
 
 def judged(outcome: Outcome) -> Outcome:
     """An outcome of the solver, with the errors that it tells among its answers where errors are looked for."""
-    if outcome.stdout.rstrip().endswith("timeout"):
+    if outcome.seconds >= _SOONEST and _TIMEOUT.search(outcome.stdout):
         return replace(outcome, exit_code=None, stopped="wall time")
     errors = [error for error in _ERROR.findall(outcome.stdout) if not _NOTHING_TO_SHOW.search(error)]
     if "out of memory" in outcome.stderr or any("out of memory" in error for error in errors):

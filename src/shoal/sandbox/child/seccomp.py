@@ -2,7 +2,8 @@
 
 An allow-list, because a deny-list is only as good as its author's knowledge of next year's kernel. What is here is what
 CPython, z3, sympy and numpy need with threads, files and pipes. Nothing here makes a socket, a process or a namespace,
-reaches another process, runs another program or changes a file's owner, mode or times.
+reaches another process, runs another program, changes a file's owner, mode or times, or takes up disk space without
+writing to it (fallocate would do that faster than the size of a scratch directory is looked at).
 """
 
 import ctypes
@@ -18,8 +19,7 @@ _ALLOWED: dict[str, tuple[int | None, int | None]] = {
     "read": (0, 63), "write": (1, 64), "readv": (19, 65), "writev": (20, 66), "pread64": (17, 67),
     "pwrite64": (18, 68), "lseek": (8, 62), "close": (3, 57), "close_range": (436, 436), "dup": (32, 23),
     "dup2": (33, None), "dup3": (292, 24), "pipe": (22, None), "pipe2": (293, 59), "fsync": (74, 82),
-    "fdatasync": (75, 83), "ftruncate": (77, 46), "fallocate": (285, 47), "fadvise64": (221, 223),
-    "getdents64": (217, 61),
+    "fdatasync": (75, 83), "ftruncate": (77, 46), "fadvise64": (221, 223), "getdents64": (217, 61),
     # names of files
     "fstat": (5, 80), "newfstatat": (262, 79), "stat": (4, None), "lstat": (6, None), "statx": (332, 291),
     "access": (21, None), "faccessat": (269, 48), "faccessat2": (439, 439), "readlink": (89, None),

@@ -51,7 +51,7 @@ class _Job:
 class Zygote:
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
-        self._control = socket.socket(fileno=config["control"])
+        self._control = socket.socket(fileno=0)
         self._packages = Packages(config["packages"])
         sys.meta_path.append(self._packages)
         self._waiting: list[_Job] = []
