@@ -310,6 +310,28 @@ def test_a_tier_that_lets_an_attack_through_is_not_used(
         tiers.Tiers(tier).choose()
 
 
+def test_the_probe_misses_the_filter_of_system_calls(
+    tier: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = tmp_path / "child"
+    shutil.copytree(places.CHILD, child)
+    (child / "seccomp.py").write_text("def install(*, may_exec): pass")
+    monkeypatch.setattr(places, "CHILD", child)
+    unfiltered = tiers.Tier(tier)
+    found = unfiltered.probe().why.partition(": ")[2].split(", ")
+    unfiltered.end()
+    assert {
+        "fork",
+        "clone",
+        "clone3",
+        "mount",
+        "set up io_uring",
+        "load BPF",
+        "open by handle",
+        "make shared memory",
+    } <= set(found)
+
+
 def test_no_place_for_temporary_files(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
