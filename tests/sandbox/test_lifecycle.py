@@ -1,12 +1,14 @@
 """Starting, dying, cancelling, many at once: nothing is left behind and nobody else is harmed."""
 
 import asyncio
+import errno
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -64,6 +66,33 @@ def test_cancelling_ends_the_program_at_once(tier: str) -> None:
 
     asyncio.run(main())
     until(lambda: len(descendants(zygote().pid)) == at_rest, 5)
+
+
+def test_cancelling_where_a_fork_holds_its_files(tier: str) -> None:
+    at_rest = idle()
+    kept, told = os.pipe()
+
+    async def main() -> int:
+        task = asyncio.create_task(run_python("while True: pass", limits=LONG))
+        while len(descendants(zygote().pid)) == at_rest:
+            await asyncio.sleep(0)
+        fork = os.fork()
+        if fork == 0:
+            os.close(told)
+            os.read(kept, 1)  # until the test is over
+            os._exit(0)
+        task.cancel()
+        await asyncio.wait([task])
+        return fork
+
+    fork = asyncio.run(main())
+    try:
+        until(lambda: len(descendants(zygote().pid)) == at_rest, 5)
+        running._tiers().choose().end()
+    finally:
+        os.close(told)
+        os.waitpid(fork, 0)
+        os.close(kept)
 
 
 def test_many_at_once_and_some_cancelled(tier: str) -> None:
@@ -278,6 +307,37 @@ def test_a_tier_that_lets_an_attack_through_is_not_used(
     (child / "probe.py").write_text(probe)
     monkeypatch.setattr(places, "CHILD", child)
     with pytest.raises(SandboxUnavailable, match=why):
+        tiers.Tiers(tier).choose()
+
+
+def test_the_probe_misses_the_filter_of_system_calls(
+    tier: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    child = tmp_path / "child"
+    shutil.copytree(places.CHILD, child)
+    (child / "seccomp.py").write_text("def install(*, may_exec): pass")
+    monkeypatch.setattr(places, "CHILD", child)
+    unfiltered = tiers.Tier(tier)
+    found = unfiltered.probe().why.partition(": ")[2].split(", ")
+    unfiltered.end()
+    assert {
+        "fork",
+        "clone",
+        "clone3",
+        "mount",
+        "set up io_uring",
+        "load BPF",
+        "open by handle",
+        "make shared memory",
+    } <= set(found)
+
+
+def test_no_place_for_temporary_files(tier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", full)
+    with pytest.raises(SandboxUnavailable, match="No space left on device"):
         tiers.Tiers(tier).choose()
 
 

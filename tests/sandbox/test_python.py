@@ -2,11 +2,13 @@
 
 # ruff: noqa: E501 - a program and what it prints stay together
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from shoal.errors import UsageError
-from shoal.sandbox import Limits, Outcome, run_python
+from shoal.sandbox import Limits, Outcome, places, run_python, run_smt
+from shoal.sandbox.child.wire import PACKAGES
 
 pytestmark = pytest.mark.usefixtures("tier")
 
@@ -157,6 +159,19 @@ def test_random_numbers_differ_and_hashes_do_not() -> None:
     assert first[0] != second[0]
     assert first[1] != second[1]
     assert first[2] == second[2]
+
+
+def test_limits_may_be_large() -> None:
+    most = Limits(wall=4e18, cpu=4e18, memory=1 << 61, output=1 << 61, scratch=1 << 61)
+    assert asyncio.run(run_python("print(1)", limits=most)).stdout == "1\n"
+    assert asyncio.run(run_smt("(check-sat)", limits=most)).stdout == "sat\n"
+
+
+def test_a_directory_with_the_name_of_a_package_stays_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in PACKAGES:
+        (tmp_path / name).mkdir()
+    assert not any(Path(place).is_relative_to(tmp_path) for place in places.packages.__wrapped__().values())
 
 
 @pytest.mark.parametrize("name", ["wall", "cpu", "memory", "output", "scratch"])

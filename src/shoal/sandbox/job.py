@@ -107,7 +107,7 @@ def _submit(
             outputs.append(reader)
             files.append(writer)
         status, other = socket.socketpair()
-        ours.enter_context(status)
+        ours.callback(_hang_up, status, os.getpid())
         theirs.enter_context(other)
         status.setblocking(False)
         files.append(other.fileno())
@@ -117,6 +117,14 @@ def _submit(
         except OSError as error:
             raise ZygoteDied from error
     return status, outputs
+
+
+def _hang_up(status: socket.socket, owner: int) -> None:
+    """Close it, also where a fork of this process holds it open; in such a fork, leave it to its owner."""
+    if os.getpid() == owner:
+        with contextlib.suppress(OSError):
+            status.shutdown(socket.SHUT_RDWR)
+    status.close()
 
 
 def _sealed(content: bytes) -> int:

@@ -97,7 +97,9 @@ class Zygote:
         if os.getpid() != self._owner:  # a fork of the owner: the zygote is not ours
             return
         atexit.unregister(self.end)
-        self._control.close()  # at which it ends
+        with contextlib.suppress(OSError):  # closed already
+            self._control.shutdown(socket.SHUT_RDWR)  # at which it ends, also where a fork holds this socket open
+        self._control.close()
         self._thread.join(_GRACE)
         if self._child is not None and self._thread.is_alive():
             self._child.kill()

@@ -28,7 +28,8 @@ def packages() -> dict[str, str]:
     found = {}
     for name in PACKAGES:
         spec = importlib.util.find_spec(name)
-        if spec is not None and spec.submodule_search_locations:
+        # One without a file is a directory that happens to have the name.
+        if spec is not None and spec.origin and spec.submodule_search_locations:
             found[name] = str(Path(next(iter(spec.submodule_search_locations))).resolve())
     return found
 

@@ -25,6 +25,8 @@ _STOPPED = {
     wire.SCRATCH: "scratch space",
     wire.TOLD_TO: "output",
 }
+# More than any program uses, and no more than the timers and counters on the way can hold.
+_FOR_EVER, _ALL = 1e6, 1 << 50
 _LATE = 0.5  # seconds after which z3 is ended that has not ended itself, and told what it knew
 _NO_MEMORY = re.compile(r"MemoryError|z3\S*Exception: .*out of memory")
 _WORD = re.compile(r"\b(" + "|".join(wire.PACKAGES) + r")\b")
@@ -103,7 +105,9 @@ def _order(kind: int, packages: int, limits: Limits) -> wire.Order:
     for name in Limits.__struct_fields__:
         if not 0 < getattr(limits, name) < 1 << 62:
             raise UsageError(f"the limit {name!r} of a confined run must be above 0, not {getattr(limits, name)}")
-    return wire.Order(kind, packages, limits.wall, limits.cpu, int(limits.memory), int(limits.scratch))
+    return wire.Order(
+        kind, packages, min(limits.wall, _FOR_EVER), limits.cpu, min(int(limits.memory), _ALL), int(limits.scratch)
+    )
 
 
 async def _run(tier: Tier, order: wire.Order, program: bytes, stdin: str | bytes, limits: Limits) -> job.Ended:

@@ -36,7 +36,10 @@ class Tier:
         with self._starting:
             if self._zygote is None or self._zygote.ended:
                 self.end()
-                self._zygote = Zygote(self.name)
+                try:
+                    self._zygote = Zygote(self.name)
+                except OSError as error:  # no place for its files, no more files or processes
+                    raise SandboxUnavailable(f"the confined process does not start: {error}") from error
             return self._zygote
 
     async def run(self, order: wire.Order, program: bytes, stdin: bytes, output: int) -> job.Ended:
@@ -72,7 +75,7 @@ class Tier:
                 if canary.read_bytes() != b"alive" or len(list(Path(directory).iterdir())) != 1:
                     return Layer(self.isolation, False, "a confined program could touch a file outside")
                 return layer
-        except SandboxUnavailable as error:
+        except (SandboxUnavailable, OSError) as error:
             return Layer(self.isolation, False, str(error))
 
     async def _probe(self, canary: Path) -> Layer:
