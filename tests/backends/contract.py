@@ -113,7 +113,7 @@ class EngineContract:
         assert stopped.logprobs is not None
 
     def test_log_probabilities(self, model: BaseModel) -> None:
-        completion = run(model(of("Hi", max_tokens=4, logprobs=True, extra={"ignore_eos": True})))
+        completion = run(model(of("Hi", max_tokens=4, temperature=0.0, logprobs=True, extra={"ignore_eos": True})))
         assert completion.logprobs is not None
         assert len(completion.logprobs) == 4
         assert all(token.logprob <= 0 for token in completion.logprobs)
