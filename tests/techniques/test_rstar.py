@@ -96,7 +96,7 @@ def test_every_rollout_ends_in_an_answer_and_the_tree_is_one() -> None:
             return super().rewards(leaves)
 
     model, _ = scripted(actions())
-    search = Watched(model, Request.of("Q"), 2, 5, "auto", [])
+    search = Watched(model, Request.of("Q"), 2, 5, "auto")
     root = Node(_Thought("", ()), search.actions("", 0))
     leaves = run(_tree.search(root, 40, 4, 1.4, search.expand, search.rewards))
     assert leaves == grown
@@ -147,7 +147,7 @@ def test_the_discriminator_sees_a_beginning_that_does_not_tell_the_answer() -> N
 
 def test_a_trajectory_is_chosen_by_its_reward_times_its_confidence() -> None:
     model, _ = scripted(actions(D="Final answer: none of these"))
-    search = _Search(model, Request.of("Q"), 2, 5, "auto", [])
+    search = _Search(model, Request.of("Q"), 2, 5, "auto")
     root = Node(_Thought("", ()))
     ends = []
     for i, (form, mean) in enumerate([("x", 0.9), ("y", 0.5), ("y", 0.7)]):

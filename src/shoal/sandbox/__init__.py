@@ -5,5 +5,6 @@ from shoal.sandbox.outcome import Limits as Limits
 from shoal.sandbox.outcome import Outcome as Outcome
 from shoal.sandbox.outcome import Report as Report
 from shoal.sandbox.running import check as check
+from shoal.sandbox.running import need as need
 from shoal.sandbox.running import run_python as run_python
 from shoal.sandbox.running import run_smt as run_smt

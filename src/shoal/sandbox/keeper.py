@@ -124,8 +124,8 @@ def _command(tier: str, scratch: str) -> list[str]:
         "tier": tier,
         "scratch": scratch,
         "slots": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "readable": [*([str(places.library())] if hidden else places.library_parts()), *places.beside_library()],
-        "listable": [str(places.library())],
+        "readable": [*([str(places.stdlib())] if hidden else places.stdlib_parts()), *places.beside_stdlib()],
+        "listable": [str(places.stdlib())],
         "packages": places.packages(),
         "z3": places.z3(),
     }
@@ -141,11 +141,11 @@ def _bubblewrap(scratch: str) -> list[str]:
     words += ["--new-session", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"]
     # To give each job a file system of its own; no job keeps it.
     words += ["--cap-drop", "ALL", "--cap-add", "CAP_SYS_ADMIN"]
-    library = str(places.library())
+    library = str(places.stdlib())
     words += ["--ro-bind", library, library]
     for place in places.installed():
         words += ["--tmpfs", place]
-    for place in (*places.beside_library(), str(places.CHILD)):
+    for place in (*places.beside_stdlib(), str(places.CHILD)):
         words += ["--ro-bind", place, place]
     for device in ("/dev/null", "/dev/zero", "/dev/urandom"):
         words += ["--dev-bind", device, device]

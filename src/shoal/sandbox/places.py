@@ -51,23 +51,24 @@ def need_z3() -> str:
     return z3()
 
 
-def library() -> Path:
+def stdlib() -> Path:
     """Python's own library: never a virtual environment's directory."""
     return Path(sysconfig.get_path("stdlib")).resolve()
 
 
 def installed() -> list[str]:
     """Directories of the library where everything that is installed lies: only the packages of it are for programs."""
-    places = (library() / name for name in ("site-packages", "dist-packages"))
+    places = (stdlib() / name for name in ("site-packages", "dist-packages"))
     return [str(place) for place in places if place.is_dir()]
 
 
-def library_parts() -> list[str]:
+def stdlib_parts() -> list[str]:
     """The library without what is installed into it, part by part."""
-    return [str(part) for part in library().iterdir() if str(part) not in installed() and part.name != "__pycache__"]
+    hidden = {*installed(), str(stdlib() / "__pycache__")}
+    return [str(part) for part in stdlib().iterdir() if str(part) not in hidden]
 
 
-def beside_library() -> list[str]:
+def beside_stdlib() -> list[str]:
     """What else a program may read: the interpreter, the packages, the system's shared libraries and Python's own."""
     places = [interpreter(), *_SYSTEM]
     own = sysconfig.get_config_var("LIBDIR")

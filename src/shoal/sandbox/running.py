@@ -72,6 +72,13 @@ async def run_smt(text: str, *, limits: Limits = _DEFAULT) -> Outcome:
     return smt.judged(_outcome(ended, tier))
 
 
+async def need(*, z3: bool = False) -> None:
+    """SandboxUnavailable where nothing can be run confined, and with `z3` UsageError where z3 is not installed."""
+    if z3:
+        places.need_z3()
+    await (await _tier(unsafe=False)).ready()
+
+
 def check() -> Report:
     """What confinement there is here, proved by trying the attacks it must stop. Blocks for a fraction of a second."""
     return _tiers().report()

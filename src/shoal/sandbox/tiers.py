@@ -42,12 +42,15 @@ class Tier:
                     raise SandboxUnavailable(f"the confined process does not start: {error}") from error
             return self._zygote
 
+    async def ready(self) -> Zygote:
+        """The living zygote, at once where it lives."""
+        zygote = self._zygote
+        return await asyncio.to_thread(self.zygote) if zygote is None or zygote.ended else zygote
+
     async def run(self, order: wire.Order, program: bytes, stdin: bytes, output: int) -> job.Ended:
         """Run a job; again, once, where the zygote has died of something else."""
         for _ in range(2):
-            zygote = self._zygote
-            if zygote is None or zygote.ended:
-                zygote = await asyncio.to_thread(self.zygote)
+            zygote = await self.ready()
             try:
                 return await job.run(zygote, order, program, stdin, output)
             except job.ZygoteDied:

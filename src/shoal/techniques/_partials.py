@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from shoal.errors import TechniqueError
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Request, Usage
+from shoal.runtime.types import Completion, Request
 from shoal.techniques._judging import score
 from shoal.techniques._steps import (
     ask_answer,
@@ -36,13 +36,12 @@ def rank(partial: Partial) -> tuple[bool, float]:
 
 
 class Steps(Struct):
-    """How the partial solutions of one question grow and are rewarded, and what that cost."""
+    """How the partial solutions of one question grow and are rewarded."""
 
     model: Model
     request: Request
     judge: Model
     reward: Literal["judge", "logprobs"]
-    spent: list[Usage]
 
     async def grown(self, partial: Partial, *draw: int) -> Partial | None:
         """The partial solution with a next step, whose reward is known where its own likelihood is the reward.
@@ -53,7 +52,6 @@ class Steps(Struct):
         if self.reward == "logprobs":
             wish = wish.with_params(logprobs=True)
         reply = await self.model(wish)
-        self.spent.append(reply.usage)
         step = said_step(reply)
         if not step or reply.finish_reason == "length":
             return None
@@ -63,7 +61,6 @@ class Steps(Struct):
     async def rated(self, partial: Partial) -> Partial:
         """The partial solution with the judge's score of all its steps, from 0 to 10."""
         verdict = await self.judge(ask_step_rating(self.request, partial.steps))
-        self.spent.append(verdict.usage)
         return Partial(partial.steps, partial.is_final, score(verdict))
 
     async def answer(self, partial: Partial, *draw: int) -> Completion:
@@ -73,11 +70,8 @@ class Steps(Struct):
         if is_answer(self.request, partial.steps):
             return Completion(joined(partial.steps))
         if draw:
-            written = await self.model(ask_answer(self.request, partial.steps).draw(*draw))
-        else:
-            written = await write_answer(self.model, self.request, partial.steps)
-        self.spent.append(written.usage)
-        return written
+            return await self.model(ask_answer(self.request, partial.steps).draw(*draw))
+        return await write_answer(self.model, self.request, partial.steps)
 
 
 def _mean_logprob(reply: Completion) -> float | None:

@@ -14,6 +14,7 @@ from shoal.runtime.model import Model, then
 from shoal.runtime.types import Completion, Request
 from shoal.sandbox import Limits, Outcome, run_python
 from shoal.techniques._conversation import fits, has_form, said
+from shoal.techniques._options import at_least
 
 _TAG = re.compile(r"[\w-]+")
 _PYTHON = ("python", "python3", "py", "py3")
@@ -58,17 +59,10 @@ class Work(Struct, frozen=True):
 
 def check_options(*, repairs: int, seconds: float, n: int = 1) -> None:
     """UsageError for an option that no run can have."""
-    if n < 1:
-        raise UsageError(f"n={n}: at least one program is needed")
-    if repairs < 0:
-        raise UsageError(f"repairs={repairs}: it cannot be below 0")
+    at_least(1, n=n)
+    at_least(0, repairs=repairs)
     if not 0 < seconds < float("inf"):
         raise UsageError(f"seconds={seconds}: a run's time must be above 0")
-
-
-async def need_sandbox() -> None:
-    """SandboxUnavailable where programs cannot be confined: said before anything is paid for."""
-    await run_python("")
 
 
 async def attempt(model: Model, asked: Request, work: Work) -> Attempt:

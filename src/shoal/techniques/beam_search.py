@@ -1,13 +1,16 @@
 """Beam search over solution steps with a process reward (arXiv:2408.03314, section on search against a verifier)."""
 
+from typing import Literal
+
 from msgspec import structs
 
 from shoal.errors import UsageError
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Request, total
+from shoal.runtime.types import Completion, Request
 from shoal.techniques._options import at_least
 from shoal.techniques._partials import Partial, Steps, distinct, rank
+from shoal.techniques._spending import Spending
 
 
 async def beam_search(
@@ -31,7 +34,9 @@ async def beam_search(
     at_least(1, beams=beams, expand=expand, depth=depth)
     if reward not in ("judge", "logprobs"):
         raise UsageError(f"reward={reward!r}: must be 'judge' or 'logprobs'")
-    steps = Steps(model, request, judge or model, "judge" if reward == "judge" else "logprobs", [])
+    spending = Spending()
+    rewarded: Literal["judge", "logprobs"] = "judge" if reward == "judge" else "logprobs"
+    steps = Steps(spending.on(model), request, spending.on(judge or model), rewarded)
     kept = [Partial()]
     for level in range(depth):
         width = expand if level else beams * expand
@@ -46,4 +51,4 @@ async def beam_search(
         if all(partial.is_final for partial in kept):
             break
     answer = await steps.answer(max(kept, key=rank))
-    return structs.replace(answer, usage=total(steps.spent))
+    return structs.replace(answer, usage=spending.usage)

@@ -9,10 +9,11 @@ from shoal.errors import TechniqueError, UsageError
 from shoal.prompting.answers import extract
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Request, Usage, total
+from shoal.runtime.types import Completion, Request
 from shoal.techniques import _tree
 from shoal.techniques._judging import is_whole, score
 from shoal.techniques._options import at_least
+from shoal.techniques._spending import Spending
 from shoal.techniques._steps import (
     ask_answer,
     ask_step,
@@ -59,14 +60,16 @@ async def monte_carlo_tree_search(  # noqa: PLR0913 - the search's own parameter
         raise UsageError(f"value={value!r}: must be 'judge' or 'agreement'")
     extract("", kind)  # an unknown kind is refused here
     by: Literal["judge", "answer"] = "judge" if value == "judge" and verifier is None else "answer"
-    steps = _Steps(model, request, branching, depth, rollout or by == "answer", judge or model, by, verifier, kind, [])
+    spending = Spending()
+    asked, judging = spending.on(model), spending.on(judge or model)
+    steps = _Steps(asked, request, branching, depth, rollout or by == "answer", judging, by, verifier, kind)
     root = Node(_Partial(()), [_STEP] * branching)
     await _tree.search(root, simulations, parallel, exploration, steps.expand, steps.rewards)
     best = _tree.most_visited(root).content
     if not best.steps:
         raise TechniqueError("each first step that the model gave was blank or cut off")
     answer = best.answer if best.answer and best.is_answered else await steps.answer(best.whole, last=True)
-    return structs.replace(answer, answer=best.short or answer.answer, usage=total(steps.spent))
+    return structs.replace(answer, answer=best.short or answer.answer, usage=spending.usage)
 
 
 _STEP = "step"
@@ -93,7 +96,7 @@ class _Partial(Struct, frozen=True):
 
 
 class _Steps(Struct):
-    """How the tree of one question grows, and what that cost."""
+    """How the tree of one question grows."""
 
     model: Model
     request: Request
@@ -104,7 +107,6 @@ class _Steps(Struct):
     by: Literal["judge", "answer"]
     verifier: Verifier | None
     kind: str
-    spent: list[Usage]
 
     async def expand(self, node: Node[_Partial], actions: Sequence[Selected[_Partial]]) -> list[Node[_Partial]]:
         """The next steps drawn at one node. One that is worded like a sibling is that sibling, and asked no further."""
@@ -125,7 +127,7 @@ class _Steps(Struct):
 
     async def step(self, path: tuple[str, ...], *draw: int) -> str | None:
         """The next step; None where none came: a blank one, or one that was cut off."""
-        reply = await self.ask(self.model, ask_step(self.request, path).draw(*draw))
+        reply = await self.model(ask_step(self.request, path).draw(*draw))
         return None if reply.finish_reason == "length" else said_step(reply) or None
 
     async def valued(self, path: tuple[str, ...], place: tuple[int, ...]) -> _Partial:
@@ -138,7 +140,7 @@ class _Steps(Struct):
             whole = (*whole, step)
         partial = _Partial(path, whole[len(path) :])
         if self.by == "judge":
-            verdict = await self.ask(self.judge, ask_step_rating(self.request, whole))
+            verdict = await self.judge(ask_step_rating(self.request, whole))
             points = score(verdict)
             return structs.replace(partial, worth=None if points is None else points / 10)
         answer = await self.answer(whole, *place)
@@ -151,15 +153,8 @@ class _Steps(Struct):
         if is_answer(self.request, path):
             return Completion(joined(path))
         if not last:
-            return await self.ask(self.model, ask_answer(self.request, path).draw(*draw))
-        written = await write_answer(self.model, self.request, path)
-        self.spent.append(written.usage)
-        return written
-
-    async def ask(self, model: Model, request: Request) -> Completion:
-        reply = await model(request)
-        self.spent.append(reply.usage)
-        return reply
+            return await self.model(ask_answer(self.request, path).draw(*draw))
+        return await write_answer(self.model, self.request, path)
 
     def rewards(self, leaves: Sequence[Node[_Partial]]) -> list[float | None]:
         """What the simulations that ended in these leaves are worth."""

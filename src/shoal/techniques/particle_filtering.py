@@ -14,10 +14,11 @@ from shoal.errors import UsageError
 from shoal.prompting.answers import extract
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Request, total
+from shoal.runtime.types import Completion, Request
 from shoal.techniques._judging import is_whole
 from shoal.techniques._options import at_least
 from shoal.techniques._partials import Partial, Steps, distinct, rank, worded
+from shoal.techniques._spending import Spending
 from shoal.techniques._voting import forms_of, short_answer
 
 
@@ -42,7 +43,8 @@ async def particle_filtering(
     the answer with the most weight, where `kind` says what sort to look for.
     """
     _check(particles, depth, final, kind)
-    steps = Steps(model, request, judge or model, "judge", [])
+    spending = Spending()
+    steps = Steps(spending.on(model), request, spending.on(judge or model), "judge")
     population = [Partial()] * particles
     for level in range(depth):
         if level:
@@ -57,7 +59,7 @@ async def particle_filtering(
         answer = await _voted(steps, population, kind)
     else:
         answer = await steps.answer(max(population, key=rank))
-    return structs.replace(answer, usage=total(steps.spent))
+    return structs.replace(answer, usage=spending.usage)
 
 
 async def _moved(steps: Steps, population: Sequence[Partial], level: int) -> list[Partial]:

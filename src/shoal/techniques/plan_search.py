@@ -11,11 +11,12 @@ from shoal.prompting.answers import extract
 from shoal.prompting.template import prompt
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, then
-from shoal.runtime.types import Completion, Request, Usage, total
+from shoal.runtime.types import Completion, Request
 from shoal.techniques._conversation import instructed, said, thinking
 from shoal.techniques._judging import ask_rating, is_empty, is_whole, score
 from shoal.techniques._lists import items
 from shoal.techniques._options import at_least
+from shoal.techniques._spending import Spending
 from shoal.techniques._voting import forms_of, short_answer, support
 
 Subset = tuple[str, ...]
@@ -41,7 +42,8 @@ async def plan_search(
     """
     at_least(1, n=n, observations=observations)
     extract("", kind)  # an unknown kind is refused here
-    search = _Search(model, request, observations, rethink, judge, [])
+    spending = Spending()
+    search = _Search(spending.on(model), request, observations, rethink, judge and spending.on(judge))
     answers = await search.answers(n)
     whole = [answer for answer in answers if not is_empty(answer[0])]
     if not whole:
@@ -55,7 +57,7 @@ async def plan_search(
     order = sorted(range(len(replies)), key=lambda i: ranked[i], reverse=True)
     best, *others = (replies[i] for i in order)
     return structs.replace(
-        best, usage=total(search.spent), answer=short_answer(request, best, kind), alternatives=tuple(others)
+        best, usage=spending.usage, answer=short_answer(request, best, kind), alternatives=tuple(others)
     )
 
 
@@ -63,14 +65,13 @@ Rated = tuple[Completion, float | None]  # an answer, and the judge's score of i
 
 
 class _Search(Struct):
-    """The plans of one question, and what they cost. No branch waits for another."""
+    """The plans of one question. No branch waits for another."""
 
     model: Model
     request: Request
     width: int
     rethink: bool
     judge: Model | None
-    spent: list[Usage]
 
     async def answers(self, n: int) -> list[Rated]:
         """Up to n answers. Plans go to the first-order subsets in turn, and there to the second-order ones in order."""
@@ -99,14 +100,14 @@ class _Search(Struct):
         name, gaps = "plan_search_observe", {"count": str(self.width)}
         if known:
             name, gaps = "plan_search_derive", {**gaps, "observations": _listed(known)}
-        reply = await self.ask(self.model, instructed(thinking(at), prompt(name).fill(gaps)))
+        reply = await self.model(instructed(thinking(at), prompt(name).fill(gaps)))
         return items(reply)[: self.width]
 
     async def leaf(self, at: Request, known: Subset, wanted: int) -> list[Rated]:
         """The answers from a plan that uses these observations, and from another that supposes it to be wrong."""
         gaps = {"observations": _listed(known) or "(none)"}
         asked = instructed(thinking(at), prompt("plan_search_plan").fill(gaps))
-        plan = await self.ask(self.model, asked)
+        plan = await self.model(asked)
         if is_empty(plan):
             return []
         first = self.answer(at.draw(0), said(plan))
@@ -114,20 +115,15 @@ class _Search(Struct):
         return [rated for rated in found if rated is not None]
 
     async def rethought(self, at: Request, asked: Request, plan: str) -> Rated | None:
-        other = await self.ask(self.model, then(asked, plan, prompt("plan_search_rethink").fill({})))
+        other = await self.model(then(asked, plan, prompt("plan_search_rethink").fill({})))
         return None if is_empty(other) else await self.answer(at.draw(1), _new_plan(said(other)))
 
     async def answer(self, at: Request, plan: str) -> Rated | None:
-        reply = await self.ask(self.model, instructed(at, prompt("plan_search_answer").fill({"plan": plan})))
+        reply = await self.model(instructed(at, prompt("plan_search_answer").fill({"plan": plan})))
         if self.judge is None or is_empty(reply):
             return reply, None
         asked = ask_rating(structs.replace(self.request, sample=at.sample), reply)
-        return reply, score(await self.ask(self.judge, asked))
-
-    async def ask(self, model: Model, request: Request) -> Completion:
-        reply = await model(request)
-        self.spent.append(reply.usage)
-        return reply
+        return reply, score(await self.judge(asked))
 
 
 def _subsets(observations: Sequence[str]) -> list[Subset]:

@@ -9,6 +9,7 @@ from functools import partial
 
 from msgspec import structs
 
+from shoal import sandbox
 from shoal.prompting.answers import extract, normalise
 from shoal.prompting.template import prompt
 from shoal.runtime.concurrency import gather
@@ -24,7 +25,6 @@ from shoal.techniques._programs import (
     can_answer,
     check_options,
     mended,
-    need_sandbox,
     python_in,
     run_program,
     shortened,
@@ -51,7 +51,7 @@ async def program_of_thoughts(
     """
     check_options(n=n, repairs=repairs, seconds=seconds)
     steps = read_tests(request, tests)
-    await need_sandbox()
+    await sandbox.need()
     if steps:
         return await _by_tests(model, request, steps, n, repairs, seconds)
     return await _by_output(model, request, n, repairs, seconds, explain)

@@ -10,23 +10,24 @@ from collections.abc import Sequence
 
 from msgspec import Struct, structs
 
+from shoal import sandbox
 from shoal.prompting.answers import Block
 from shoal.prompting.template import prompt
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model, ask
-from shoal.runtime.types import Completion, Request, total
+from shoal.runtime.types import Completion, Request
 from shoal.techniques._conversation import aside, instructed, thinking, transcript
 from shoal.techniques._program_tests import Step, behaviour, calls_in, is_telling, read_tests, run_tests
 from shoal.techniques._programs import (
     block_in,
     check_options,
     is_python,
-    need_sandbox,
     parsed,
     python_in,
     shortened,
     tag,
 )
+from shoal.techniques._spending import Spending
 
 _BETTER = re.compile(r"\bbetter[\s*_\"]*[:：=][\s*_\"(\[<]*(?:program[ _])?(1|2|same)\b", re.IGNORECASE)
 _FIRST, _SECOND = 1, 2
@@ -50,14 +51,15 @@ async def round_trip(
     """
     check_options(repairs=0, seconds=seconds)
     steps = read_tests(request, tests)
-    await need_sandbox()
-    trip = _Trip(model, request, judge or model, steps, seconds)
-    first = await trip.asked(request)
+    await sandbox.need()
+    spending = Spending()
+    trip = _Trip(spending.on(model), request, spending.on(judge or model), steps, seconds)
+    first = await trip.model(request)
     code = None if first.tool_calls else block_in(first)
     if code is None:
         return first
     kept = await _better(trip, structs.replace(first, answer=code.text), code, merge)
-    return structs.replace(kept, usage=total(reply.usage for reply in trip.replies))
+    return structs.replace(kept, usage=spending.usage)
 
 
 class _Seen(Struct, frozen=True):
@@ -100,12 +102,6 @@ class _Trip:
         self.model, self.request, self.judge = model, request, judge
         self.steps, self.seconds = steps, seconds
         self.calls: Sequence[Step] = ()
-        self.replies: list[Completion] = []
-
-    async def asked(self, request: Request, model: Model | None = None) -> Completion:
-        reply = await (model or self.model)(request)
-        self.replies.append(reply)
-        return reply
 
     async def written_anew(self, code: Block, runs: bool) -> str | None:
         """The code made from a description of it; meanwhile, calls to compare the two by where there are no tests."""
@@ -118,15 +114,15 @@ class _Trip:
         return back.text if back and is_python(back) == runs else None
 
     async def _there_and_back(self, shown: dict[str, str]) -> Block | None:
-        description = await self.asked(self._fresh(prompt("round_trip_describe").fill(shown)))
+        description = await self.model(self._fresh(prompt("round_trip_describe").fill(shown)))
         if not description.text.strip() or description.finish_reason == "length":
             return None
         wish = prompt("round_trip_write").fill({"description": description.text})
-        return block_in(await self.asked(self._fresh(wish)))
+        return block_in(await self.model(self._fresh(wish)))
 
     async def _calls(self, shown: dict[str, str]) -> Block | None:
         question = aside(self.request, prompt("round_trip_inputs").fill(shown))
-        return block_in(await self.asked(structs.replace(question, params=thinking(self.request).params)))
+        return block_in(await self.model(structs.replace(question, params=thinking(self.request).params)))
 
     def _fresh(self, text: str) -> Request:
         """A question that knows nothing of the conversation."""
@@ -151,7 +147,7 @@ class _Trip:
     async def judged(self, one: tuple[str, _Seen], two: tuple[str, _Seen]) -> int | None:
         """Which is better, asked in both orders; None where the orders contradict each other or say nothing."""
         orders = ((one, two), (two, one))
-        verdicts = await gather(*(self.asked(self._comparison(*order), self.judge) for order in orders))
+        verdicts = await gather(*(self.judge(self._comparison(*order)) for order in orders))
         there, back = _preferred(verdicts[0]), _preferred(verdicts[1])
         votes = (there, {"1": "2", "2": "1"}.get(back or "", back))
         if "2" in votes:
@@ -161,7 +157,7 @@ class _Trip:
     async def merged(self, one: tuple[str, _Seen], two: tuple[str, _Seen]) -> Completion | None:
         """A third answer from both programs; None where it has no code or does not hold in the comparison."""
         wish = prompt("round_trip_merge").fill(self._shown(one, two))
-        third = await self.asked(instructed(self.request, wish))
+        third = await self.model(instructed(self.request, wish))
         text, _ = python_in(third, defining=True)
         if text is None or third.finish_reason == "length":
             return None

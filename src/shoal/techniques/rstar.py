@@ -11,10 +11,11 @@ from shoal.prompting.answers import extract
 from shoal.prompting.template import prompt
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Request, Usage, total
+from shoal.runtime.types import Completion, Request
 from shoal.techniques import _tree
 from shoal.techniques._conversation import instructed, thinking
 from shoal.techniques._options import at_least
+from shoal.techniques._spending import Spending
 from shoal.techniques._steps import (
     FINAL_ANSWER,
     ask_step,
@@ -55,15 +56,16 @@ async def rstar(  # noqa: PLR0913 - the search's own parameters
     at_least(1, rollouts=rollouts, branching=branching, depth=depth, parallel=parallel)
     at_least(0, exploration=exploration)
     extract("", kind)  # an unknown kind is refused here
-    search = _Search(model, request, branching, depth, kind, [])
+    spending = Spending()
+    search = _Search(spending.on(model), request, branching, depth, kind)
     root = Node(_Thought("", ()), search.actions("", 0))
     leaves = await _tree.search(root, rollouts, parallel, exploration, search.expand, search.rewards)
     ends = [leaf for leaf in dict.fromkeys(leaves) if leaf.content.reply]
     if not ends:
         raise TechniqueError(f"none of {rollouts} rollouts came to an end: replies were blank or cut off")
-    best = await search.chosen(ends, discriminator or model)
+    best = await search.chosen(ends, spending.on(discriminator or model))
     answer = await search.answer(best.content)
-    return structs.replace(answer, answer=best.content.short or answer.answer, usage=total(search.spent))
+    return structs.replace(answer, answer=best.content.short or answer.answer, usage=spending.usage)
 
 
 class _Thought(Struct, frozen=True):
@@ -81,14 +83,13 @@ class _Thought(Struct, frozen=True):
 
 
 class _Search(Struct):
-    """How the tree of one question grows, whose trajectory is chosen, and what that cost."""
+    """How the tree of one question grows, and whose trajectory is chosen."""
 
     model: Model
     request: Request
     branching: int
     depth: int
     kind: str
-    spent: list[Usage]
 
     def actions(self, last: str, taken: int) -> list[str]:
         """What may follow action `last` after `taken` of them: each once, then A1 and A3 again."""
@@ -133,7 +134,7 @@ class _Search(Struct):
     async def thought(self, node: Node[_Thought], action: str, number: int) -> _Thought:
         """Carry out one action."""
         steps = node.content.steps
-        reply = await self.ask(self.model, self.asked(action, steps).draw(*node.place, number))
+        reply = await self.model(self.asked(action, steps).draw(*node.place, number))
         cut_off, text = reply.finish_reason == "length", said_step(reply)
         if not text or (cut_off and action != FINISH):
             return _Thought(action, steps, lost=True)
@@ -176,7 +177,7 @@ class _Search(Struct):
         answered = [end for end in ends if end.content.form is not None]
         if not answered:
             return min(ends, key=lambda end: bool(end.content.reply and end.content.reply.finish_reason == "length"))
-        replies = await gather(*(self.ask(discriminator, self.masked(end)) for end in answered))
+        replies = await gather(*(discriminator(self.masked(end)) for end in answered))
         agreed = [e for e, reply in zip(answered, replies, strict=True) if self.read(reply)[1] == e.content.form]
         shares = dict(zip(answered, self.rewards(answered), strict=True))
         return max(agreed or answered, key=lambda end: _reward(end) * (shares[end] or 0.0))
@@ -194,14 +195,7 @@ class _Search(Struct):
         whole = thought.reply is not None and thought.reply.finish_reason != "length"
         if whole and is_answer(self.request, thought.steps):
             return Completion(joined(thought.steps))
-        written = await write_answer(self.model, self.request, thought.steps)
-        self.spent.append(written.usage)
-        return written
-
-    async def ask(self, model: Model, request: Request) -> Completion:
-        reply = await model(request)
-        self.spent.append(reply.usage)
-        return reply
+        return await write_answer(self.model, self.request, thought.steps)
 
 
 _ANSWER = re.compile(r"^[ \t*_#>]*answer\b[*_\s]*:", re.IGNORECASE | re.MULTILINE)

@@ -8,6 +8,7 @@ from functools import partial
 
 from msgspec import structs
 
+from shoal import sandbox
 from shoal.errors import UsageError
 from shoal.prompting.template import prompt
 from shoal.runtime.model import Model, answer
@@ -21,7 +22,6 @@ from shoal.techniques._programs import (
     check_options,
     limits,
     mended,
-    need_sandbox,
     problem_of,
     python_in,
     run_program,
@@ -47,9 +47,7 @@ async def z3_solver(
     if language not in LANGUAGES:
         raise UsageError(f"language={language!r}: it can be {' or '.join(LANGUAGES)}")
     check_options(repairs=repairs, seconds=seconds)
-    await need_sandbox()
-    if language == "smt":
-        await run_smt("")  # UsageError where z3 is not installed
+    await sandbox.need(z3=language == "smt")
     work = Work(partial(_script_in, language=language), partial(_solve, language=language, seconds=seconds))
     first = await attempt(model, instructed(thinking(request), prompt(f"z3_solver_{language}").text), work)
     attempts = await mended(model, first, work, repairs)
