@@ -1,7 +1,7 @@
 """What a run tells its observers: a tree of spans, and the chain of calls that its wall time is made of."""
 
 from asyncio import CancelledError
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter, time
@@ -72,7 +72,8 @@ class Span(Tree):
     """One call, technique or program: what it was asked, what came of it, when (seconds of a monotonic clock).
 
     A program has `arguments` and a `result` where a call has a request and a completion. `began` is the root's start by
-    the wall clock, in seconds since 1970.
+    the wall clock, in seconds since 1970. `watch` is called with each span below, and this one, as it starts (its
+    `end` is 0.0 then) and as it ends.
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class Span(Tree):
         "request",
         "result",
         "start",
+        "watch",
     )
 
     def __init__(self, name: str, kind: Kind, request: Request | None = None) -> None:
@@ -99,15 +101,19 @@ class Span(Tree):
         self.error: BaseException | None = None
         self.began = self.start = self.end = 0.0
         self.children: list[Span] = []
+        self.watch: Callable[[Span], None] | None = None
 
     def child(self, name: str, kind: Kind, request: Request | None = None) -> "Span":
         span = Span(name, kind, request)
+        span.watch = self.watch
         self.children.append(span)
         return span
 
     @contextmanager
     def timed(self) -> Iterator[None]:
         self.start = perf_counter()
+        if self.watch is not None:
+            self.watch(self)
         try:
             yield
         except BaseException as error:
@@ -115,6 +121,8 @@ class Span(Tree):
             raise
         finally:
             self.end = perf_counter()
+            if self.watch is not None:
+                self.watch(self)
 
     @property
     def cached(self) -> bool:
@@ -130,9 +138,13 @@ current: ContextVar[Span | None] = ContextVar("span", default=None)
 
 
 @contextmanager
-def tracing(name: str = "run") -> Iterator[Span]:
-    """Record the calls made in the body: `with tracing() as root: await model(request)`."""
+def tracing(name: str = "run", watch: Callable[[Span], None] | None = None) -> Iterator[Span]:
+    """Record the calls made in the body: `with tracing() as root: await model(request)`.
+
+    `watch` is told of each span as it starts and ends, see `Span`.
+    """
     root = Span(name, "program")
+    root.watch = watch
     root.began = time()
     with setting(current, root), root.timed():
         yield root
