@@ -5,7 +5,7 @@ and that a reply counts only when it is whole. A stream is tried again only whil
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Literal, Protocol, TypeVar
 
@@ -37,12 +37,12 @@ class Passed(Struct):
 
 
 class Passing(Protocol):
-    """A reply that streams. `usage` holds once the chunks have ended."""
+    """A reply that streams. `usage` holds once the chunks have ended, or were closed."""
 
     headers: Mapping[str, str]
     usage: Usage
 
-    def chunks(self) -> AsyncIterator[bytes]: ...
+    def chunks(self) -> AsyncGenerator[bytes, None]: ...
 
 
 class Relays(Protocol):
@@ -173,7 +173,7 @@ class _NotStreamed:
         self.usage = usage
         self._body = body
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         yield self._body
 
 
@@ -202,7 +202,7 @@ class _Streaming:
                 return
         raise ConnectionFailed("the stream ended before it began", endpoint=self._server.name)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The bytes of the stream. Raises ModelError where it breaks off, or holds an error."""
         try:
             yield self._first
@@ -247,10 +247,11 @@ def _usage(raw: Raw, fields: Fields, reply_bytes: int, choices: int) -> Usage:
     usage = reported(raw)
     if usage is not None:
         return Usage(usage.prompt_tokens, usage.completion_tokens, choices)
-    return Usage(_prompt_tokens(fields), estimated_tokens(reply_bytes), choices, estimated=True)
+    return Usage(prompt_tokens(fields), estimated_tokens(reply_bytes), choices, estimated=True)
 
 
-def _prompt_tokens(fields: Fields) -> int:
+def prompt_tokens(fields: Fields) -> int:
+    """About how many tokens the prompt of a body has."""
     asked = fields.get("messages") or fields.get("prompt") or Raw()
     return estimated_tokens(len(memoryview(asked)))
 
@@ -262,4 +263,4 @@ def _expected(fields: Fields) -> int:
         raw = next((fields[name] for name in names if name in fields), None)
         value = None if raw is None else msgspec.json.decode(raw)
         numbers.append(value if isinstance(value, int) and value > 0 else default)
-    return _prompt_tokens(fields) + numbers[0] * numbers[1]
+    return prompt_tokens(fields) + numbers[0] * numbers[1]

@@ -4,7 +4,7 @@ One for each endpoint, shared by all that is sent to it: the scheduler's wire re
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -25,12 +25,13 @@ class Slot:
 
 
 class Admission:
-    """Who may send, and when. `sent` counts requests, `in_flight` those under way."""
+    """Who may send, and when. `sent` counts requests, `in_flight` those under way, `errors` failures by their class."""
 
     def __init__(self, limits: Limits, ceiling: int, retry: RetryPolicy, name: str) -> None:
         self.retry = retry
         self.name = name
         self.in_flight = self.sent = 0
+        self.errors: Counter[str] = Counter()
         self._rate = RateLimit(limits)
         self._concurrency = AdaptiveConcurrency(limits.max_in_flight or ceiling)
         self._retry_budget = RetryBudget()
@@ -48,6 +49,11 @@ class Admission:
     def limit(self) -> int:
         """Requests allowed at once, as the server is now."""
         return int(self._concurrency.limit)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that pass by unread and wait for their turn."""
+        return sum(not turn.done() for turn in self._queue)
 
     @property
     def counts_tokens(self) -> bool:
@@ -119,6 +125,7 @@ class Admission:
 
     def failed(self, error: ModelError, slot: Slot, now: float) -> None:
         """Take to heart what an error says of the endpoint."""
+        self.errors[type(error).__name__] += 1
         self._concurrency.failed(error, slot.ordinal, self.sent)
         if error.retry_after is None:
             return

@@ -1,6 +1,7 @@
 """A bound on what a run may spend: calls, tokens, seconds. Cached and shared draws cost nothing."""
 
 import asyncio
+from collections.abc import Callable
 from contextvars import ContextVar
 from time import monotonic
 
@@ -22,6 +23,7 @@ class Budget:
         self.tokens = tokens
         self.seconds = seconds
         self.spent = Usage()
+        self.on_spent: Callable[[Usage], None] | None = None  # told of what each call cost when it ends
         self._reserved_calls = self._reserved_tokens = 0
         self._deadline: float | None = None
         self._returns: list[asyncio.Future[None]] = []
@@ -88,6 +90,8 @@ class Budget:
         self._reserved_calls -= 1
         self._reserved_tokens -= tokens
         self.spent = self.spent + usage
+        if self.on_spent is not None:
+            self.on_spent(usage)
         self._wake()
 
     def _wake(self) -> None:

@@ -45,9 +45,10 @@ def default_cache_path() -> Path:
 
 
 class DrawCache:
-    """A file of draws that several processes may read and write at once."""
+    """A file of draws that several processes may read and write at once. Draws that ended in `unkept` stay out."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, unkept: frozenset[str] = UNKEPT) -> None:
+        self.unkept = unkept
         self.store = Store(path, kind="draw cache", version=_VERSION, schema=_SCHEMA, durable=False)
 
     @property
@@ -99,7 +100,7 @@ class Cached:
             return kept.cached()
         completion = await self.model(request)
         # A shared draw was kept by the one who paid for it; keeping it again waits for the same write.
-        if completion.finish_reason not in UNKEPT:
+        if completion.finish_reason not in self.cache.unkept:
             self._unwritten[key] = completion
             try:
                 await self.cache.put(question, text, key, completion)

@@ -21,15 +21,15 @@ class Limits(Struct, frozen=True):
 
 
 class Bucket:
-    """A token bucket filled at `per_minute`, holding one second's worth.
+    """A token bucket filled at `per_minute`, holding `holds` seconds' worth.
 
     An amount is granted while the level is above zero and may overdraw it: a request larger than the bucket passes, and
     those after it wait until the debt is paid.
     """
 
-    def __init__(self, per_minute: float, clock: Callable[[], float] = monotonic) -> None:
+    def __init__(self, per_minute: float, clock: Callable[[], float] = monotonic, *, holds: float = 1.0) -> None:
         self.rate = per_minute / 60.0
-        self.capacity = max(1.0, self.rate)
+        self.capacity = max(1.0, self.rate * holds)
         self.level = self.capacity
         self.clock = clock
         self.filled = clock()

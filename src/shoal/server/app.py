@@ -2,16 +2,19 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from aiohttp import web
 
 from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
-from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.runtime.cache import UNKEPT, DrawCache, default_cache_path
 from shoal.server.chat import chat_completions
 from shoal.server.guard import CALLER, Guard
 from shoal.server.keys import Caller, Keys
+from shoal.server.ledger import Ledger, default_state_directory
+from shoal.server.metrics import CONTENT_TYPE, Metrics
 from shoal.server.names import Names, open_models
 from shoal.server.service import Service
 from shoal.server.settings import Settings, settings_of
@@ -34,28 +37,44 @@ def create_app(
     settings = settings_of(config) if settings is None else settings
     names = models or _names(settings, config)
     service = Service(settings, names)
-    guard = Guard(settings, Keys(settings.keys), _OPEN)
+    ledger = _ledger(settings)
+    metrics = Metrics(names.all_bases)
+    opened = _OPEN | {"/metrics"} if settings.metrics == "open" else _OPEN
+    guard = Guard(settings, Keys(settings.keys, names, ledger), metrics, opened)
     app = web.Application(middlewares=[guard.middleware], client_max_size=settings.max_body)
     app[SERVICE] = service
     app.router.add_get("/health", _health)
     app.router.add_get("/v1/models", partial(_called, _models))
     app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))
     app.router.add_post("/v1/chat/completions", partial(_called, chat_completions))
-    app.cleanup_ctx.append(_closing)
+    if settings.metrics != "off":
+        app.router.add_get("/metrics", partial(_metrics, metrics))
+    app.on_response_prepare.append(guard.prepare)
+    app.cleanup_ctx.append(partial(_closing, ledger))
     return app
+
+
+def _ledger(settings: Settings) -> Ledger | None:
+    """Where the day's tokens are counted; None where no key is limited by them."""
+    if not any(key.tokens_per_day for key in settings.keys.values()):
+        return None
+    state = Path(settings.state).expanduser() if settings.state else default_state_directory()
+    return Ledger(state / "usage.sqlite")
 
 
 def _names(settings: Settings, config: Config) -> Names:
     specs = settings.models or ("local",)
-    cache = None if settings.cache == "off" else DrawCache(default_cache_path())
+    cache = None if settings.cache == "off" else DrawCache(default_cache_path(), unkept=UNKEPT | {"length"})
     for preset in settings.presets:
         if "@" in preset or "/" in preset:
             raise UsageError(f"[presets.{preset}]: a preset's name holds no @ and no /")
     return Names(open_models(specs, config, cache), settings.presets)
 
 
-async def _closing(app: web.Application) -> AsyncIterator[None]:
+async def _closing(ledger: Ledger | None, app: web.Application) -> AsyncIterator[None]:
     yield
+    if ledger is not None:
+        await ledger.aclose()
     for base in app[SERVICE].names.all_bases():
         await base.aclose()
 
@@ -64,12 +83,18 @@ async def _called(endpoint: Endpoint, request: web.Request) -> web.StreamRespons
     return await endpoint(request, request.app[SERVICE], request[CALLER])
 
 
+async def _metrics(metrics: Metrics, request: web.Request) -> web.Response:
+    if CALLER in request:
+        request[CALLER].check_metrics()
+    return web.Response(body=metrics.told(), headers={"content-type": CONTENT_TYPE})
+
+
 async def _health(_: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
 
 async def _models(_: web.Request, service: Service, caller: Caller) -> web.Response:
-    return _json({"object": "list", "data": [_listed(name) for name in service.names.listed()]})
+    return _json({"object": "list", "data": [_listed(name) for name in await service.listed(caller)]})
 
 
 async def _model(request: web.Request, service: Service, caller: Caller) -> web.Response:

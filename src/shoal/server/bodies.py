@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct, structs
 
 from shoal.runtime.types import Json, Message, Request, SamplingParams, sampling_params
+from shoal.server.limits import refuse_routing
 from shoal.server.optillm import OPTIONS
 from shoal.server.refusals import invalid, read_as
 from shoal.server.settings import Preset
@@ -101,6 +102,7 @@ def fields_of(body: bytes) -> Fields:
         if _OWN & inner.keys():
             del fields["extra_body"]
             fields |= inner
+    refuse_routing(fields)
     return fields
 
 

@@ -4,15 +4,16 @@ A request for a model behind a server goes there as it came. One for a technique
 read, answered through the model, and written as the API has it.
 """
 
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from shoal.backends.relay import Api, Relays
+from shoal.backends.relay import Api, Passing, Relays, prompt_tokens
 from shoal.errors import ShoalError
 from shoal.runtime.budget import Budget
-from shoal.runtime.types import Completion, total
+from shoal.runtime.types import Completion, Usage, total
 from shoal.server.bodies import (
     Common,
     Fields,
@@ -23,10 +24,11 @@ from shoal.server.bodies import (
     without_own,
 )
 from shoal.server.keys import Caller
+from shoal.server.limits import refuse_dear
 from shoal.server.names import Served
 from shoal.server.refusals import invalid, read_as, refusal_of
 from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, tool_calls, usage_body
-from shoal.server.service import Call, Piece, Service, Work
+from shoal.server.service import Call, Piece, Service, Work, timed
 from shoal.server.streams import EventStream
 from shoal.techniques import TECHNIQUES
 
@@ -156,25 +158,36 @@ def _chunk(replying: Replying, piece: Piece, work: Work) -> bytes:
 async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -> web.StreamResponse:
     """The answer of the model's server, as it came."""
     fields = without_own(with_preset(asked.fields, asked.served.preset))
-    budget = Budget()
-    async with asked.caller.admitted(budget):
+    budget = asked.service.budget(asked.common.shoal)
+    refuse_dear(fields, asked.n, budget, asked.service.settings)
+
+    def lost() -> Usage:
+        return Usage(prompt_tokens(fields), 0, asked.n, estimated=True) if budget.spent == Usage() else Usage()
+
+    async with asked.caller.admitted(budget, lost):
         if not asked.common.stream:
-            passed = await relay.post(api, fields)
+            async with timed(budget):
+                passed = await relay.post(api, fields)
             budget.spent = passed.usage
             return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
         async with EventStream(request, ends_events=False) as stream:
             try:
-                async with relay.stream(api, fields) as passing:
-                    try:
-                        async for chunk in passing.chunks():
-                            await stream.send(chunk)
-                    finally:
-                        budget.spent = passing.usage
+                async with timed(budget), relay.stream(api, fields) as passing:
+                    await _passed_on(passing, stream, budget)
             except ShoalError as error:
                 if not stream.begun:
                     raise
                 await stream.fail(refusal_of(error))
         return stream.response
+
+
+async def _passed_on(passing: Passing, stream: EventStream, budget: Budget) -> None:
+    try:
+        async with aclosing(passing.chunks()) as chunks:
+            async for chunk in chunks:
+                await stream.send(chunk)
+    finally:
+        budget.spent = passing.usage
 
 
 def _back(headers: Any) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a client is told when its request fails: a status and an error of the OpenAI API's shape."""
 
+import math
 import re
 from typing import Any
 
@@ -23,9 +24,14 @@ from shoal.errors import (
     told,
 )
 
+_PATIENCE = 60.0  # seconds: the SDKs wait no longer, and try again too early instead
+
 
 class Refusal(ShoalError):
-    """A request that is not carried out, and what is said of it. `retry_after` in seconds."""
+    """A request that is not carried out, and what is said of it. `retry_after` in seconds.
+
+    `cause` is one word for logs and metrics: the error's class where an error of ours is behind it, else the code.
+    """
 
     def __init__(
         self,
@@ -36,6 +42,7 @@ class Refusal(ShoalError):
         param: str | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        cause: str = "",
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -43,6 +50,7 @@ class Refusal(ShoalError):
         self.param = param
         self.code = code
         self.retry_after = retry_after
+        self.cause = cause or code or kind
 
     def body(self) -> bytes:
         error = {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}
@@ -52,9 +60,11 @@ class Refusal(ShoalError):
         """`x-should-retry` is what the official SDKs go by before they go by the status."""
         headers = {}
         if self.retry_after is not None:
-            headers["retry-after"] = str(max(1, round(self.retry_after)))
-        if self.status == 429 and self.retry_after is None:
+            headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
+        if self.status == 429 and (self.retry_after is None or self.retry_after > _PATIENCE):
             headers["x-should-retry"] = "false"
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
         return headers
 
 
@@ -100,7 +110,7 @@ def refusal_of(error: ShoalError) -> Refusal:
     message, retry_after = told(error), getattr(error, "retry_after", None)
     if isinstance(error, AuthenticationFailed):
         message = f"{error.endpoint}: the server's own key for this model was refused"
-    return Refusal(status, message, kind=kind.kind, code=kind.code, retry_after=retry_after)
+    return Refusal(status, message, kind=kind.kind, code=kind.code, retry_after=retry_after, cause=type(error).__name__)
 
 
 def refused(refusal: Refusal) -> web.Response:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from shoal.errors import UsageError
-from shoal.server.guard import is_loopback
+from shoal.server.guard import refuse_open
 from shoal.server.settings import Settings
 
 _DRAIN_SECONDS = 30.0
@@ -15,8 +15,7 @@ _DRAIN_SECONDS = 30.0
 
 async def listen(app: web.Application, settings: Settings, ready: Callable[[str], None]) -> int:
     """Serve until SIGTERM or SIGINT; `ready` is told the URL. The exit code."""
-    if not is_loopback(settings.host) and not settings.keys:
-        raise UsageError(f"{settings.host} can be reached by others, so keys are needed: --key, or `shoal key NAME`")
+    refuse_open(settings)
     runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_DRAIN_SECONDS)
     await runner.setup()
     try:

@@ -8,11 +8,13 @@ from time import perf_counter
 
 from msgspec import Struct
 
-from shoal.errors import BudgetExceeded
+from shoal import sandbox
+from shoal.errors import BudgetExceeded, SandboxUnavailable, UsageError
 from shoal.runtime import budget as budgets
 from shoal.runtime import scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import gather
+from shoal.runtime.limits import expected_tokens
 from shoal.runtime.model import sample
 from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request, Usage, total
@@ -22,6 +24,7 @@ from shoal.server.names import Names, Served
 from shoal.server.refusals import Refusal
 from shoal.server.replies import Told
 from shoal.server.settings import Settings
+from shoal.techniques import TECHNIQUES
 from shoal.techniques.bounds import bound
 
 
@@ -51,6 +54,7 @@ class Work:
         self.trace: Span | None = None
         self.began = perf_counter()
         self.calls_ended = 0
+        self.streamed = 0  # characters
         self.on_progress: Callable[[], None] | None = None
 
     def watch(self, span: Span) -> None:
@@ -62,6 +66,17 @@ class Work:
     @property
     def usage(self) -> Usage:
         return self.budget.spent
+
+    def lost(self) -> Usage:
+        """About what the calls cost that are broken off now: their prompts, and what was streamed."""
+        if self.trace is not None:
+            broken = [span.request for span in self.trace.calls() if span.request and (span.cancelled or not span.end)]
+        else:
+            broken = [self.call.request] * max(0, self.call.n - self.usage.calls - self.usage.cached_calls)
+        if not broken:
+            return Usage()
+        prompts = sum(expected_tokens(request, 0) for request in broken)
+        return Usage(prompts, -(-self.streamed // 4), len(broken), estimated=True)
 
     def progress(self) -> str:
         """How far the work is, for people who wait."""
@@ -96,13 +111,13 @@ class Service:
 
     async def complete(self, call: Call) -> tuple[list[Completion], Work]:
         """All n answers, asked at once."""
-        work = self._work(call)
-        async with call.caller.admitted(work.budget), self._scopes(work):
+        work = await self._work(call)
+        async with call.caller.admitted(work.budget, work.lost), self._scopes(work):
             return await _asked(call), work
 
     async def stream(self, call: Call) -> AsyncGenerator[Work | Piece, None]:
         """The work, at once; then the parts of the answers as they come, and of each, last, the whole."""
-        work = self._work(call)
+        work = await self._work(call)
         pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
 
         if call.own.progress:
@@ -110,9 +125,9 @@ class Service:
 
         async def carry_out() -> None:
             async with self._scopes(work):
-                await _streamed(call, pieces)
+                await _streamed(work, pieces)
 
-        async with call.caller.admitted(work.budget):
+        async with call.caller.admitted(work.budget, work.lost):
             yield work
             task = asyncio.ensure_future(carry_out())
             task.add_done_callback(lambda _: pieces.put_nowait(None))
@@ -124,44 +139,80 @@ class Service:
                 task.cancel()
                 await asyncio.wait([task])
 
-    def _work(self, call: Call) -> Work:
-        call.caller.check(call.served)
-        settings, own = self.settings, call.own
-        most = min(own.max_calls or settings.max_calls, settings.max_calls)
-        if call.n > settings.max_n:
-            raise Refusal(400, f"n={call.n}: at most {settings.max_n} answers to a request", param="n")
-        expected = bound(call.served.model).calls * call.n
-        if expected > most:
-            message = f"this may take {expected} calls of the model, and a request may take {most}; use smaller options"
-            raise Refusal(400, message, kind="budget_exceeded", param="model", code="budget_exceeded")
-        budget = Budget(
-            most,
-            min(own.max_tokens or settings.max_tokens, settings.max_tokens),
-            min(own.max_seconds or settings.max_seconds, settings.max_seconds),
+    async def listed(self, caller: Caller) -> list[str]:
+        """The names of the models that a caller may ask for, without those that cannot run here."""
+        runnable = {slug: await _runnable(slug) for slug, entry in TECHNIQUES.items() if entry.runs_code}
+        return [
+            name
+            for name in self.names.listed()
+            if caller.covers(served := self.names.resolve(name))
+            and all(runnable.get(slug, True) for slug in served.slugs)
+        ]
+
+    def budget(self, own: OwnOptions) -> Budget:
+        """What one request may spend: what the server allows, or less where the request asks for less."""
+        most = self.settings
+        return Budget(
+            min(own.max_calls or most.max_calls, most.max_calls),
+            min(own.max_tokens or most.max_tokens, most.max_tokens),
+            min(own.max_seconds or most.max_seconds, most.max_seconds),
         )
+
+    async def _work(self, call: Call) -> Work:
+        call.caller.check(call.served)
+        for slug in call.served.slugs:
+            if TECHNIQUES[slug].runs_code:
+                await sandbox.need()
+        if call.n > self.settings.max_n:
+            raise Refusal(400, f"n={call.n}: at most {self.settings.max_n} answers to a request", param="n")
+        budget = self.budget(call.own)
+        assert budget.calls is not None
+        expected = bound(call.served.model).calls * call.n
+        if expected > budget.calls:
+            message = f"this may take {expected} calls of the model, and a request may take {budget.calls}; \
+use smaller options"
+            raise Refusal(400, message, kind="budget_exceeded", param="model", code="budget_exceeded")
         return Work(call, budget)
 
     @asynccontextmanager
     async def _scopes(self, work: Work) -> AsyncIterator[None]:
-        seconds = work.budget.seconds
-        timer = asyncio.timeout(seconds)
         with ExitStack() as stack:
             stack.enter_context(scope.setting(scope.realm, self._realm(work.call.caller)))
             stack.enter_context(scope.setting(budgets.current, work.budget))
             if work.call.served.base is None:
                 work.trace = stack.enter_context(tracing(work.call.served.name, work.watch))
-            try:
-                async with timer:
-                    yield
-            except TimeoutError:
-                if not timer.expired():
-                    raise
-                raise BudgetExceeded(f"the budget of {seconds:g} seconds is spent") from None
+            async with timed(work.budget):
+                yield
 
     def _realm(self, caller: Caller) -> str:
         """Whose draws may be shared: nobody's, one key's, or all, as the cache is kept."""
         number = next(self._numbers)
-        return {"off": f"{caller.id}.{number}", "key": caller.id, "shared": ""}[self.settings.cache]
+        realms = {"off": f"request {number}", "key": f"key {caller.id}", "shared": "server"}
+        return realms[self.settings.cache]
+
+
+@asynccontextmanager
+async def timed(budget: Budget) -> AsyncIterator[None]:
+    """The budget's seconds, for all of the body. BudgetExceeded says what was spent when any of it ran out."""
+    began, timer = perf_counter(), asyncio.timeout(budget.seconds)
+    try:
+        async with timer:
+            yield
+    except (TimeoutError, BudgetExceeded) as error:
+        if isinstance(error, TimeoutError) and not timer.expired():
+            raise
+        why = str(error) or f"the budget of {budget.seconds:g} seconds is spent"
+        spent = f"{budget.spent.calls} calls, {budget.spent.total_tokens} tokens, {perf_counter() - began:.1f} s"
+        raise BudgetExceeded(f"{why}; this request has spent {spent}") from None
+
+
+async def _runnable(slug: str) -> bool:
+    """Whether what a technique runs can run here."""
+    try:
+        await sandbox.need(z3=slug == "z3_solver")
+    except (SandboxUnavailable, UsageError):
+        return False
+    return True
 
 
 async def _asked(call: Call) -> list[Completion]:
@@ -170,13 +221,16 @@ async def _asked(call: Call) -> list[Completion]:
     return [await call.served.model(call.request)]
 
 
-async def _streamed(call: Call, pieces: "asyncio.Queue[Piece | None]") -> None:
+async def _streamed(work: Work, pieces: "asyncio.Queue[Piece | None]") -> None:
+    call = work.call
+
     async def one(index: int) -> None:
         streamed = False
 
         def on_delta(delta: Delta) -> None:
             nonlocal streamed
             streamed = streamed or bool(delta.text.strip())
+            work.streamed += len(delta.text) + len(delta.reasoning)
             pieces.put_nowait(Piece(index, delta))
 
         request = call.request.draw(index) if call.n > 1 else call.request

@@ -9,8 +9,14 @@ max_tokens = 1_000_000
 max_seconds = 600
 cache = "off"                        # or "key": the draws of each key's requests are kept; "shared": of all together
 
+metrics = "key"                      # /metrics asks for a key where there are keys; or "open", "off"
+log_format = "text"                  # or "json"
+log_content = false                  # whether what is asked and answered is logged
+
 [server.keys.alice]                  # printed by `shoal key alice`
 sha256 = "9f86d0..."
+rpm = 60
+tokens_per_day = 1_000_000
 
 [presets.careful]                    # a model of its own by that name
 model = "self_consistency(n=8)@local"
@@ -22,22 +28,30 @@ input = 0.15
 output = 0.60
 """
 
+import re
+from hashlib import sha256
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
 from shoal.backends.config import Config, table_as, tables_as
+from shoal.errors import UsageError
 
 Positive = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
+KEY_NAME = r"[A-Za-z0-9_-]{1,64}"
+KEY_NAME_RULE = "a key's name is of 1 to 64 letters, digits, - and _"
 
 
 class KeySettings(Struct, frozen=True):
     """What the holder of a key may do; None and () mean no limit but the server's own.
 
     `sha256` is the hexadecimal digest of the key, which itself is kept nowhere. `models` are names as a client gives
-    them (a base stands for all techniques on it), `techniques` slugs. `rpm` requests and `tpm` tokens a minute,
-    `tokens_per_day` tokens in a day of UTC, `max_in_flight` requests at once.
+    them: a base stands for all techniques on it, a preset or a model with techniques for itself as it is. `techniques`
+    are slugs; an empty list allows none. `rpm` requests and `tpm` tokens a minute, `tokens_per_day` tokens in a day of
+    UTC, `max_in_flight` requests at once. `metrics` is whether the key opens /metrics; by default one that is not
+    limited to some models does.
     """
 
     sha256: str
@@ -46,7 +60,14 @@ class KeySettings(Struct, frozen=True):
     rpm: Positive | None = None
     tpm: Positive | None = None
     tokens_per_day: Positive | None = None
-    max_in_flight: Positive | None = None
+    max_in_flight: Positive = 64
+    metrics: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-fA-F]{64}", self.sha256):
+            raise ValueError("sha256 must be the 64 hexadecimal digits that `shoal key NAME` prints, not a key")
+        if self.sha256.lower() == sha256(b"").hexdigest():
+            raise ValueError("sha256 is that of no key at all; make one with `shoal key NAME`")
 
 
 class Preset(Struct, frozen=True):
@@ -70,7 +91,11 @@ class Price(Struct, frozen=True):
 
 
 class Tables(Struct, frozen=True):
-    """The [server] table. Seconds, bytes, tokens; see the module's head and docs/server.md."""
+    """The [server] table. Seconds, bytes, tokens; see the module's head and docs/server.md.
+
+    `state` is the directory of what outlives a restart; default: `$SHOAL_STATE`, else `shoal` in the user's state
+    directory.
+    """
 
     models: tuple[str, ...] = ()
     host: str = "127.0.0.1"
@@ -84,6 +109,10 @@ class Tables(Struct, frozen=True):
     max_body: Positive = 32 << 20
     max_messages: Positive = 2048
     max_n: Positive = 16
+    metrics: Literal["key", "open", "off"] = "key"
+    log_format: Literal["text", "json"] = "text"
+    log_content: bool = False
+    state: str | None = None
     keys: dict[str, KeySettings] = {}
 
 
@@ -100,9 +129,32 @@ def settings_of(config: Config) -> Settings:
     where = f"{config.file} ["
     keys = tables.pop("keys", {})
     given = table_as(Tables, tables, f"{where}server]")
+    for origin in given.origins:
+        if not is_origin(origin):
+            raise UsageError(
+                f"{where}server]: origins: {origin!r} is not of the form https://host or https://host:port"
+            )
+    for name in keys if isinstance(keys, dict) else ():
+        if not re.fullmatch(KEY_NAME, name):
+            raise UsageError(f"{where}server.keys.{name}]: {KEY_NAME_RULE}")
     return Settings(
         **{name: getattr(given, name) for name in Tables.__struct_fields__ if name != "keys"},
-        keys=tables_as(KeySettings, keys, f"{where}server.keys"),
+        keys=tables_as(KeySettings, table_of(keys, f"{where}server.keys]"), f"{where}server.keys"),
         presets=tables_as(Preset, config.presets, f"{where}presets"),
         prices=tables_as(Price, config.prices, f"{where}prices"),
     )
+
+
+def table_of(value: object, where: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: must be tables, one for each key")
+    return value
+
+
+def is_origin(text: str) -> bool:
+    """Whether a text is what a browser sends as `Origin`: scheme and host, nothing after them, in lower case."""
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and parts.scheme in ("http", "https") and f"{parts.scheme}://{parts.netloc}" == text
+    except ValueError:
+        return False

@@ -7,6 +7,7 @@ from typing import Self
 
 from aiohttp import web
 
+from shoal.server import records
 from shoal.server.guard import ID
 from shoal.server.refusals import Refusal
 
@@ -65,10 +66,16 @@ class EventStream:
             await self._begin()
         self._sent_at = asyncio.get_running_loop().time()
         self._between = self._ends_events or data.endswith((b"\n\n", b"\r\n\r\n"))
+        record = records.current.get()
+        if record is not None and record.reply is not None:
+            record.reply += data
         await self.response.write(data)
 
     async def fail(self, refusal: Refusal) -> None:
         """The last event of a stream that failed after it began."""
+        record = records.current.get()
+        if record is not None:
+            record.error = refusal.cause
         if not self._between:
             await self.response.write(b"\n\n")
         await self.send(b"event: error\ndata: " + refusal.body() + b"\n\n")

@@ -41,7 +41,7 @@ class Entry(Struct, frozen=True):
 
     `calls` and `critical_path` are formulas over its options, as Jinja expressions: calls of a model, and how many of
     them one after another. Where the replies decide how many are made, they are the most, and `fewest` says with how
-    many calls it can end.
+    many calls it can end. `runs_code`: what a model wrote is run, in the sandbox.
     """
 
     function: Technique
@@ -50,6 +50,7 @@ class Entry(Struct, frozen=True):
     paper: str
     aliases: tuple[str, ...] = ()
     fewest: str | None = None
+    runs_code: bool = False
 
     @property
     def summary(self) -> str:
@@ -152,10 +153,10 @@ TECHNIQUES: dict[str, Entry] = {
         "min(rollouts, 2 * branching + 2 if depth > 1 else 1)",
     ),
     "program_of_thoughts": Entry(
-        program_of_thoughts, "n * (repairs + 1) + 1", "repairs + 2", "arXiv:2211.12588", ("pot", "code"), "n"
+        program_of_thoughts, "n * (repairs + 1) + 1", "repairs + 2", "arXiv:2211.12588", ("pot", "code"), "n", True
     ),
-    "z3_solver": Entry(z3_solver, "repairs + 2", "repairs + 2", "arXiv:2305.09656", ("z3",), "2"),
-    "round_trip": Entry(round_trip, "7", "5", "arXiv:2402.08699", ("rto",), "1"),
+    "z3_solver": Entry(z3_solver, "repairs + 2", "repairs + 2", "arXiv:2305.09656", ("z3",), "2", True),
+    "round_trip": Entry(round_trip, "7", "5", "arXiv:2402.08699", ("rto",), "1", True),
 }
 
 

@@ -1,0 +1,88 @@
+"""What a body may not say: where a request goes, and more than one request may cost."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from shoal.runtime.budget import Budget
+from shoal.server.refusals import Refusal, invalid, read_as
+from shoal.server.settings import Settings
+
+# Where a request goes and with whose key is the operator's to say. Some servers behind this one take these fields from
+# bodies, so they are refused and not passed on.
+ROUTING = frozenset(
+    (
+        *("api_base", "api_key", "api_keys", "api_type", "api_version", "auth", "authorization", "azure_endpoint"),
+        *("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "azure_ad_token", "base_model"),
+        *("base_url", "basic_auth", "credentials", "custom_llm_provider", "custom_provider", "default_headers"),
+        *("endpoint", "extra_headers", "fallbacks", "host", "headers", "http_client", "http_proxy", "https_proxy"),
+        *(
+            "model_list",
+            "models",
+            "organization",
+            "proxies",
+            "proxy",
+            "proxy_url",
+            "server_url",
+            "token",
+            "upstream",
+            "url",
+        ),
+        *("route", "user_config", "vertex_credentials", "webhook", "webhook_url", "x-api-key"),
+    )
+)
+
+_MOST = 1e15
+
+
+def refuse_routing(fields: Mapping[str, Raw]) -> None:
+    """Refusal for a body that would say where its request goes. Its values are not repeated."""
+    names = set(fields)
+    nested = bytes(fields.get("extra_body", b""))
+    if nested.startswith(b"{"):
+        names.update(read_as(nested, dict[str, Raw]))
+    for name in sorted(names & ROUTING):
+        raise invalid(f"{name}: where a request goes, and with which key, is not the client's to say", name)
+
+
+def refuse_dear(fields: Mapping[str, Raw], n: int, budget: Budget, settings: Settings) -> None:
+    """Refusal for a body that passes through and asks for more than one request may."""
+    if budget.calls is not None and n > budget.calls:
+        raise _over(f"n={n} answers", f"{budget.calls} calls", "n")
+    turns = _turns(fields.get("messages"))
+    if turns > settings.max_messages:
+        raise invalid(f"messages: {turns} are more than the {settings.max_messages} allowed", "messages")
+    for name in ("max_tokens", "max_completion_tokens"):
+        most = _number(fields.get(name)) * n
+        if budget.tokens is not None and most > budget.tokens:
+            raise _over(f"{most} tokens", f"{budget.tokens}", name)
+    drawn = _number(fields.get("best_of"))
+    if drawn > settings.max_n:
+        raise invalid(f"best_of={drawn}: at most {settings.max_n} answers to a request", "best_of")
+
+
+def _over(asked: str, allowed: str, param: str) -> Refusal:
+    message = f"this may take {asked}, and a request may take {allowed}"
+    return Refusal(400, message, kind="budget_exceeded", param=param, code="budget_exceeded")
+
+
+def _number(raw: Raw | None) -> int:
+    """A field where it is a number; what else it is, is for the model's server to refuse."""
+    value = _decoded(raw)
+    return int(value) if isinstance(value, int | float) and abs(value) < _MOST else 0
+
+
+def _decoded(raw: Raw | None) -> Any:
+    try:
+        return None if raw is None else msgspec.json.decode(raw)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _turns(raw: Raw | None) -> int:
+    try:
+        return 0 if raw is None else len(msgspec.json.decode(raw, type=list[Raw]))
+    except (ValueError, RecursionError):
+        return 0
