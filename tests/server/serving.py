@@ -58,9 +58,11 @@ class Client:
         async with self.session.post(self.url + path, data=data, headers=headers, **options) as response:
             return Reply(response.status, response.headers, await response.text())
 
-    async def chat(self, model: str, text: str = "Q?", **body: Any) -> Reply:
+    async def chat(
+        self, model: str, text: str = "Q?", *, headers: Mapping[str, str] | None = None, **body: Any
+    ) -> Reply:
         asked = {"model": model, "messages": [{"role": "user", "content": text}], **body}
-        return await self.post("/v1/chat/completions", asked)
+        return await self.post("/v1/chat/completions", asked, headers=headers or {})
 
 
 def scripted_model(script: Script, **options: Any) -> BaseModel:

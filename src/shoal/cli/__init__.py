@@ -15,6 +15,7 @@ _COMMANDS = {
     "ask": ("shoal.cli.ask", "Ask one question and print the answer."),
     "run": ("shoal.cli.run", "Run a prompt over every row of a data file."),
     "serve": ("shoal.cli.serve", "Serve models and techniques to OpenAI clients, and a page to try them."),
+    "key": ("shoal.cli.key", "Make a key for the server."),
     "trace": ("shoal.cli.trace", "Show what a traced run did, call by call."),
     "models": ("shoal.cli.catalogue", "List what can stand in a model spec."),
     "techniques": ("shoal.cli.catalogue", "List the techniques, their options and what they cost."),

@@ -1,7 +1,5 @@
 """`shoal serve`: models and techniques behind an OpenAI-compatible endpoint, and the playground."""
 
-import logging
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from msgspec import structs
 
 from shoal.backends import loop
 from shoal.backends.config import load_config
+from shoal.errors import UsageError
 
 
 @click.command()
@@ -21,6 +20,7 @@ from shoal.backends.config import load_config
 @click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000; 0 takes a free one.")
 @click.option("--key", "secrets", multiple=True, envvar="SHOAL_SERVER_KEY", metavar="KEY", help="Ask for this key.")
 @click.option("--cache", type=click.Choice(["off", "key", "shared"]), help="Whose draws are kept and used again.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Of the line for each request.")
 @click.option("--quiet", is_flag=True, help="No line for each request.")
 def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...], quiet: bool, **options: Any) -> int:
     """Serve MODELS to OpenAI and Anthropic clients, techniques and all, with a page to try them.
@@ -28,7 +28,9 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     A client's model name may put any technique on a model: `self_consistency(n=8)@local`.
     """
     from shoal.server.app import create_app
+    from shoal.server.guard import refuse_open
     from shoal.server.keys import settings_for
+    from shoal.server.records import log_to_stderr
     from shoal.server.running import listen
     from shoal.server.settings import settings_of
 
@@ -37,10 +39,12 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     given = {name: value for name, value in options.items() if value is not None}
     if models:
         given["models"] = models
+    if not all(secrets):
+        raise UsageError("--key, or SHOAL_SERVER_KEY: a key cannot be empty")
     keys = {**settings.keys, **{f"key-{i}": settings_for(secret) for i, secret in enumerate(secrets, 1)}}
     settings = structs.replace(settings, keys=keys, **given)
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
-    logging.getLogger("aiohttp").setLevel(logging.WARNING)
+    refuse_open(settings)
+    log_to_stderr(settings.log_format, quiet=quiet)
     app = create_app(read, settings=settings)
 
     def ready(url: str) -> None:

@@ -20,6 +20,7 @@ from shoal.server.service import Service
 from shoal.server.settings import Settings, settings_of
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
 Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
 _OPEN = frozenset(("/health",))
 
@@ -40,9 +41,11 @@ def create_app(
     ledger = _ledger(settings)
     metrics = Metrics(names.all_bases)
     opened = _OPEN | {"/metrics"} if settings.metrics == "open" else _OPEN
-    guard = Guard(settings, Keys(settings.keys, names, ledger), metrics, opened)
+    keys = Keys(settings.keys, names, ledger)
+    guard = Guard(settings, keys, metrics, opened)
     app = web.Application(middlewares=[guard.middleware], client_max_size=settings.max_body)
     app[SERVICE] = service
+    app[KEYS] = keys
     app.router.add_get("/health", _health)
     app.router.add_get("/v1/models", partial(_called, _models))
     app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))

@@ -2,9 +2,10 @@
 
 import logging
 import secrets
+import sys
 from contextvars import ContextVar
 from time import perf_counter, time
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -99,3 +100,11 @@ class JsonLines(logging.Formatter):
         else:
             fields = {"time": round(record.created, 3), "level": record.levelname, "message": super().format(record)}
         return msgspec.json.encode(fields).decode()
+
+
+def log_to_stderr(form: Literal["text", "json"], *, quiet: bool) -> None:
+    """Log to standard error; `quiet`: only what went wrong in the server itself."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines() if form == "json" else logging.Formatter("%(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING if quiet else logging.INFO)
+    logging.getLogger("aiohttp").setLevel(logging.WARNING)

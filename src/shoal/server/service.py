@@ -54,12 +54,13 @@ class Work:
         self.trace: Span | None = None
         self.began = perf_counter()
         self.calls_ended = 0
-        self.streamed = 0  # characters
+        self.streamed = 0  # characters, since a call last ended
         self.on_progress: Callable[[], None] | None = None
 
     def watch(self, span: Span) -> None:
         if span.kind == "call" and span.end:
             self.calls_ended += 1
+            self.streamed = 0
             if self.on_progress is not None:
                 self.on_progress()
 
