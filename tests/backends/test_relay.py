@@ -11,6 +11,7 @@ from msgspec import Raw
 from tests.backends.faulty_server import FaultyServer, faulty_server
 from tests.scripting import AT_ONCE, run
 
+from shoal.backends import BaseModel
 from shoal.backends.openai import OpenAIBackend
 from shoal.backends.relay import Relay
 from shoal.errors import BadRequest, ConnectionFailed, MalformedResponse, ModelError, ServerError
@@ -120,3 +121,28 @@ def test_a_cut_stream_is_an_error_after_what_came() -> None:
     with pytest.raises((ConnectionFailed, MalformedResponse)):
         run(main())
     assert got
+
+
+def test_a_scheduler_that_begins_leaves_alone_what_passes_by() -> None:
+    """The first draw comes while a request that passes by is under way, and another waits."""
+
+    async def main() -> tuple[int, int]:
+        async with faulty_server() as server:
+            base = BaseModel(
+                OpenAIBackend("m", base_url=server.base_url), limits=Limits(max_in_flight=1), retry=AT_ONCE
+            )
+            through = Relay(base.backend, base.scheduler.admission)  # type: ignore[arg-type]
+            first = asyncio.ensure_future(through.post("chat/completions", fields("[[stall-before-headers]]")))
+            await server.got(1)
+            second = asyncio.ensure_future(through.post("chat/completions", fields("Hi")))
+            await asyncio.sleep(0)
+            draw = asyncio.ensure_future(base("Hi"))
+            await asyncio.sleep(0)
+            during = base.scheduler.admission.in_flight
+            first.cancel()
+            async with asyncio.timeout(5):
+                await asyncio.gather(second, draw)
+            await base.aclose()
+            return during, base.scheduler.admission.in_flight
+
+    assert run(main()) == (1, 0)

@@ -38,6 +38,7 @@ class Admission:
         self._not_before = 0.0  # the server asked everybody to wait until then
         self._parked_until = 0.0
         self._queue: deque[asyncio.Future[None]] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._watchers: list[Callable[[], None]] = []
 
     @property
@@ -63,10 +64,12 @@ class Admission:
         """Call `watcher` whenever a request ends, for it may have made room."""
         self._watchers.append(watcher)
 
-    def forget(self) -> None:
-        """An event loop is gone, and with it all that was under way; limits and counters stay."""
-        self.in_flight = 0
-        self._queue.clear()
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Where the event loop is another, what was under way on the one before is gone; limits and counters stay."""
+        if loop is not self._loop:
+            self._loop = loop
+            self.in_flight = 0
+            self._queue.clear()
 
     def wait(self, now: float) -> float | None:
         """Seconds until one more may be sent; None: not before one that is under way ends. Raises while parked."""
@@ -101,6 +104,7 @@ class Admission:
     async def slot(self, tokens: int) -> AsyncIterator[Slot]:
         """A request's turn, first come, first served; the body is the request."""
         loop = asyncio.get_running_loop()
+        self.bind(loop)
         while (wait := self.wait(loop.time())) != 0.0:
             if wait is None:
                 turn: asyncio.Future[None] = loop.create_future()

@@ -100,7 +100,8 @@ class Scheduler:
     def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Forget what belonged to an event loop that is gone; limits and counters stay."""
         self._loop = loop
-        self.admission.forget()
+        if loop is not None:
+            self.admission.bind(loop)
         self._known: dict[Request, _Draw] = {}
         self._queue: list[_Draw] = []
         self._siblings: dict[Request, deque[_Draw]] = {}  # waiting draws by question

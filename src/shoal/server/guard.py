@@ -1,10 +1,10 @@
 """What every request passes first: its host and origin, its key, and its errors made readable on the way back."""
 
 import logging
+import re
 import traceback
 from ipaddress import ip_address
 from time import perf_counter
-from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -21,6 +21,7 @@ log = logging.getLogger("shoal.server")
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)
 ID: web.RequestKey[str] = web.RequestKey("id", str)
 _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::\d{0,5})?", re.ASCII)
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 _UPLOADS = frozenset(("/v1/files",))  # where a body is a form
 _METHODS = "GET, POST, DELETE"
@@ -169,10 +170,9 @@ def _http_refusal(request: web.Request, error: web.HTTPException) -> Refusal:
 
 
 def _host_of(header: str) -> str:
-    try:
-        return urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
+    """The name or address in a Host header, in lower case; empty where it is none."""
+    match = _HOST.fullmatch(header)
+    return match[1].strip("[]").lower() if match else ""
 
 
 def _one_line(content: bytes | bytearray) -> str:
