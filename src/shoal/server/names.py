@@ -25,6 +25,7 @@ from shoal.techniques.spec import parse_spec
 
 _LONGEST = 512
 _MOST_STAGES = 8
+_MOST_BRACKETS = 16
 _KEPT = 1024  # readings of names that are kept
 
 
@@ -97,6 +98,8 @@ class Names:
             raise invalid(
                 f"The model's name is longer than {_LONGEST} characters or {_MOST_STAGES} techniques", "model"
             )
+        if name.count("(") + name.count("[") > _MOST_BRACKETS:
+            raise invalid(f"The model's name has more than {_MOST_BRACKETS} brackets", "model")
         try:
             return _served(name, parse_spec(self._canonical(name), self._open), None)
         except Refusal:

@@ -5,6 +5,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from shoal.errors import UsageError
 from shoal.runtime.model import Technique
 from shoal.techniques.beam_search import beam_search
 from shoal.techniques.best_of_n import best_of_n
@@ -63,13 +64,20 @@ class Entry(Struct, frozen=True):
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def cost(self, **options: Any) -> Cost:
-        """What one answer costs with these options, and the defaults for the others."""
-        from shoal.techniques._costs import evaluate
+        """What one answer costs with these options, and the defaults for the others.
+
+        UsageError for options with which it cannot run at all, so that there is no cost.
+        """
+        from shoal.techniques._costs import NoCost, evaluate
 
         scope = self.options | options
-        fewest, most, steps = (
-            evaluate(text, scope) for text in (self.fewest or self.calls, self.calls, self.critical_path)
-        )
+        try:
+            fewest, most, steps = (
+                evaluate(text, scope) for text in (self.fewest or self.calls, self.calls, self.critical_path)
+            )
+        except NoCost:
+            given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+            raise UsageError(f"{self.function.__name__} cannot run with {given[:200]}") from None
         return Cost(fewest, most, steps)
 
 

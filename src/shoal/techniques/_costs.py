@@ -3,13 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, StrictUndefined, UndefinedError
 
 _expressions = Environment(undefined=StrictUndefined)
 
 
+class NoCost(Exception):
+    """The options are of the right kind, and the technique cannot run with them."""
+
+
 def evaluate(formula: str, options: Mapping[str, Any]) -> int:
-    """The formula's value: `max`, `min`, `len` and `model` are known in it beside the options."""
+    """The formula's value: `max`, `min`, `len` and `model` are known in it beside the options.
+
+    Raises NoCost where it has none, as with nothing at once, or a way of judging that there is not.
+    """
     known = {"max": max, "min": min, "len": len, "model": "the model"}
-    value: Any = _expressions.compile_expression(formula, undefined_to_none=False)(**known, **options)
-    return int(value)
+    try:
+        value: Any = _expressions.compile_expression(formula, undefined_to_none=False)(**known, **options)
+        return int(value)
+    except (ArithmeticError, UndefinedError):
+        raise NoCost from None
