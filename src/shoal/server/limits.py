@@ -1,12 +1,14 @@
 """What a body may not say: where a request goes, and more than one request may cost."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
 from shoal.runtime.budget import Budget
+from shoal.runtime.model import Applied
 from shoal.server.refusals import Refusal, invalid, read_as
 from shoal.server.settings import Settings
 
@@ -35,6 +37,7 @@ ROUTING = frozenset(
 )
 
 _MOST = 1e15
+_MOST_OPTION = 1000
 
 
 def refuse_routing(fields: Mapping[str, Raw]) -> None:
@@ -61,6 +64,22 @@ def refuse_dear(fields: Mapping[str, Raw], n: int, budget: Budget, settings: Set
     drawn = _number(fields.get("best_of"))
     if drawn > settings.max_n:
         raise invalid(f"best_of={drawn}: at most {settings.max_n} answers to a request", "best_of")
+
+
+def refuse_extreme(model: object) -> None:
+    """Refusal for a technique with a number so large that no request could use it up, whatever it may stand for."""
+    stack = [model]
+    while stack:
+        item = stack.pop()
+        options = item.options if isinstance(item, Applied) else item.keywords if isinstance(item, partial) else {}
+        for name, value in options.items():
+            if type(value) is int and value > _MOST_OPTION:
+                raise invalid(
+                    f"{name}={value:.3g}: numbers in a technique's options are at most {_MOST_OPTION}", "model"
+                )
+        if isinstance(item, Applied):
+            stack += (item.technique, item.model)
+        stack += item if isinstance(item, list | tuple) else options.values()
 
 
 def _over(asked: str, allowed: str, param: str) -> Refusal:

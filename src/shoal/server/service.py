@@ -20,6 +20,7 @@ from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request, Usage, total
 from shoal.server.bodies import OwnOptions
 from shoal.server.keys import Caller
+from shoal.server.limits import refuse_extreme
 from shoal.server.names import Names, Served
 from shoal.server.refusals import Refusal
 from shoal.server.replies import Told
@@ -166,6 +167,7 @@ class Service:
                 await sandbox.need()
         if call.n > self.settings.max_n:
             raise Refusal(400, f"n={call.n}: at most {self.settings.max_n} answers to a request", param="n")
+        refuse_extreme(call.served.model)
         budget = self.budget(call.own)
         assert budget.calls is not None
         expected = bound(call.served.model).calls * call.n
