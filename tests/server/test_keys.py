@@ -270,6 +270,14 @@ def test_only_what_a_key_covers_is_listed() -> None:
     assert status == 403
 
 
+def test_a_key_for_some_models_is_not_told_the_names_of_others() -> None:
+    (reply,) = asked("lab/daer", serve=several(), models=("cheap",))
+    assert reply.status == 404
+    assert "lab/dear" not in reply.text
+    (reply,) = asked("lab/daer", serve=several())
+    assert "did you mean lab/dear?" in reply.error["message"]
+
+
 # How much a key may ask for
 
 

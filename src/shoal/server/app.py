@@ -38,6 +38,7 @@ def create_app(
     settings = settings_of(config) if settings is None else settings
     names = models or _names(settings, config)
     service = Service(settings, names)
+    names.hints = not any(key.models for key in settings.keys.values())
     ledger = _ledger(settings)
     metrics = Metrics(names.all_bases)
     opened = _OPEN | {"/metrics"} if settings.metrics == "open" else _OPEN

@@ -74,9 +74,7 @@ def refuse_extreme(model: object) -> None:
         options = item.options if isinstance(item, Applied) else item.keywords if isinstance(item, partial) else {}
         for name, value in options.items():
             if type(value) is int and value > _MOST_OPTION:
-                raise invalid(
-                    f"{name}={value:.3g}: numbers in a technique's options are at most {_MOST_OPTION}", "model"
-                )
+                raise invalid(f"{name}: numbers in a technique's options are at most {_MOST_OPTION}", "model")
         if isinstance(item, Applied):
             stack += (item.technique, item.model)
         stack += item if isinstance(item, list | tuple) else options.values()

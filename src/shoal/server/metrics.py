@@ -1,6 +1,7 @@
 """GET /metrics, in the form Prometheus reads. No label holds what a client chose, or whose key it was."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -37,25 +38,35 @@ class Metrics:
         self._tokens = Counter("shoal_tokens", "Tokens that were paid for.", (*labels, "direction"), registry=new)
         self._calls = Counter("shoal_model_calls", "Calls of a model that were paid for.", labels, registry=new)
         self._cached = Counter("shoal_cached_calls", "Calls of a model that cost nothing.", labels, registry=new)
+        self._under_way = 0
+        self._in_flight.set_function(lambda: self._under_way)
+        # Looking up a label's counter costs more than counting, so those in use are at hand.
+        self._of_endpoint = cache(lambda endpoint, status: self._requests.labels(endpoint, str(status)))
+        self._seconds_of = cache(self._seconds.labels)
+        self._of_model = cache(self._for_model)
         self.registry.register(_Queues(bases))
 
+    def _for_model(self, *of: str) -> tuple[Counter, Counter, Counter, Counter]:
+        tokens = self._tokens
+        return tokens.labels(*of, "in"), tokens.labels(*of, "out"), self._calls.labels(*of), self._cached.labels(*of)
+
     def begun(self) -> None:
-        self._in_flight.inc()
+        self._under_way += 1
 
     def ended(self, record: Record, endpoint: str) -> None:
         """A request is over. `endpoint` is a route of the server's, not the path that was asked for."""
-        self._in_flight.dec()
-        self._requests.labels(endpoint, str(record.status)).inc()
-        self._seconds.labels(endpoint).observe(record.seconds)
+        self._under_way -= 1
+        self._of_endpoint(endpoint, record.status).inc()
+        self._seconds_of(endpoint).observe(record.seconds)
         if record.error:
             self._failures.labels(record.error).inc()
         usage = record.usage
         if usage.calls or usage.cached_calls or usage.total_tokens:
-            model, technique = record.base or "unknown", _technique(record.slugs)
-            self._tokens.labels(model, technique, "in").inc(usage.prompt_tokens)
-            self._tokens.labels(model, technique, "out").inc(usage.completion_tokens)
-            self._calls.labels(model, technique).inc(usage.calls)
-            self._cached.labels(model, technique).inc(usage.cached_calls)
+            counters = self._of_model(record.base or "unknown", _technique(record.slugs))
+            spent = (usage.prompt_tokens, usage.completion_tokens, usage.calls, usage.cached_calls)
+            for counter, amount in zip(counters, spent, strict=True):
+                if amount:
+                    counter.inc(amount)
 
     def told(self) -> bytes:
         return generate_latest(self.registry)

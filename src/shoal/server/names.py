@@ -49,6 +49,7 @@ class Names:
         self._presets = presets
         self._read: dict[str, Served] = {}
         self._own = dict(models)
+        self.hints = True  # whether who asks for an unknown model is told of those there are
 
     @property
     def own(self) -> list[str]:
@@ -109,7 +110,9 @@ class Names:
 
     def _open(self, base: str) -> Model:
         if base not in self._models:
-            raise unknown_model(base, did_you_mean(base, self.own))
+            raise unknown_model(
+                base, did_you_mean(base, self.own) if self.hints else "GET /v1/models lists those there are"
+            )
         return self._models[base]
 
     def _canonical(self, name: str) -> str:

@@ -1,0 +1,107 @@
+"""`shoal key`, and how `shoal serve` begins."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.backends.config import load_config
+from shoal.cli import main
+from shoal.server.keys import digest
+from shoal.server.settings import settings_of
+
+SCRIPT = "def f(request):\n    return 'The answer is 4.'\n"
+
+
+def shoal(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[object, str, str]:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    told = capsys.readouterr()
+    return exit_.value.code, told.out, told.err
+
+
+def test_a_key_is_shown_once_and_its_digest_goes_into_the_configuration(
+    capsys: pytest.CaptureFixture[str], at_home: Path
+) -> None:
+    code, out, err = shoal(capsys, "key", "alice")
+    assert code == 0
+    (key,) = re.findall(r"shoal-[\w-]{43}", err)
+    assert key not in out
+    (at_home / "shoal.toml").write_text(out)
+    settings = settings_of(load_config())
+    assert settings.keys["alice"].sha256 == digest(key).hex()
+    assert not [file for file in at_home.rglob("*") if file.is_file() and key in file.read_text("utf-8")]
+
+
+def test_a_key_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = shoal(capsys, "key", "alice", "--json")
+    made = json.loads(out)
+    assert (code, err, made["name"]) == (0, "", "alice")
+    assert made["sha256"] == digest(made["key"]).hex()
+    assert json.loads(shoal(capsys, "key", "alice", "--json")[1])["key"] != made["key"]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a.b", "a]\n[x", "é", "x" * 65])
+def test_names_of_keys_are_plain(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = shoal(capsys, "key", name)
+    assert (code, out) == (2, "")
+    assert "a key's name is of 1 to 64 letters" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--host", "0.0.0.0"), "keys are needed"),
+        (("--key", ""), "a key cannot be empty"),
+        (("--log-format", "xml"), "--log-format"),
+        (("--config", "absent.toml"), "no configuration file absent.toml"),
+    ],
+)
+def test_what_is_refused_before_anything_begins(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = shoal(capsys, "serve", "-m", "scripted/absent.py:f", "--port", "0", *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def served(at_home: Path, *arguments: str, key: str = "") -> tuple[Any, str]:
+    """What /v1/models says to a key, and what the server wrote to standard error."""
+    (at_home / "s.py").write_text(SCRIPT)
+    command = [sys.executable, "-m", "shoal", "serve", "-m", "scripted/s.py:f", "--port", "0", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=at_home)
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if url := re.search(r"http://\S+/v1", line):
+                break
+        else:
+            raise AssertionError(process.stderr.read() if process.stderr else "")
+        asked = urllib.request.Request(f"{url[0]}/models", headers={"x-api-key": key})
+        with urllib.request.urlopen(asked) as response:
+            told = json.load(response)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    return told, err
+
+
+def test_the_log_of_a_server_as_json_and_never_its_keys(at_home: Path) -> None:
+    key = "shoal-canary-" + "k" * 40
+    told, err = served(at_home, "--key", key, "--log-format", "json", key=key)
+    assert told["data"][0]["id"] == "scripted/s.py:f"
+    (line,) = [json.loads(line) for line in err.splitlines()]
+    assert (line["method"], line["path"], line["status"], line["key"]) == ("GET", "/v1/models", 200, "key-1")
+    assert "canary" not in err
+
+
+def test_a_quiet_server_writes_nothing(at_home: Path) -> None:
+    assert served(at_home, "--quiet")[1] == ""
