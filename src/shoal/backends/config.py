@@ -1,4 +1,4 @@
-"""Where models are: endpoints named in `shoal.toml` or by environment variables.
+"""Where models are: endpoints named in `shoal.toml` or by environment variables, and routers over them.
 
 [endpoints.lab]
 base_url = "http://10.0.0.7:8000/v1"
@@ -6,18 +6,21 @@ api_key = "${LAB_KEY}"      # taken from the environment, never written here
 rpm = 600
 tpm = 200_000
 max_in_flight = 256
+
+[models.small]              # one name for several
+endpoints = ["lab/qwen", { model = "openai/gpt-x", fallback = true }]
 """
 
 import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
-import msgspec
 from msgspec import Struct, structs
 
-from shoal.errors import UsageError, did_you_mean
+from shoal.backends.routing import Routing, routing
+from shoal.backends.tables import as_tables, known_keys, table_as
+from shoal.errors import UsageError
 
 CONFIG_FILE = "shoal.toml"
 OPENAI_URL = "https://api.openai.com/v1"
@@ -46,6 +49,7 @@ class Endpoint(Struct, frozen=True):
 
 class Config(Struct, frozen=True):
     endpoints: dict[str, Endpoint] = {}
+    models: dict[str, Routing] = {}
 
 
 def load_config(path: Path | None = None) -> Config:
@@ -60,27 +64,13 @@ def load_config(path: Path | None = None) -> Config:
         data = tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: {error}") from None
-    _only(data, Config.__struct_fields__, str(file))
-    tables = data.get("endpoints", {})
-    if not isinstance(tables, dict):
-        raise UsageError(f"{file}: endpoints must be tables, [endpoints.NAME]")
-    return Config({name: _endpoint(table, f"{file} [endpoints.{name}]") for name, table in tables.items()})
-
-
-def _endpoint(table: Any, where: str) -> Endpoint:
-    if not isinstance(table, dict):
-        raise UsageError(f"{where}: must be a table")
-    _only(table, Endpoint.__struct_fields__, where)
-    try:
-        return msgspec.convert(table, Endpoint)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _only(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}; {did_you_mean(key, known)}")
+    known_keys(data, Config.__struct_fields__, str(file))
+    endpoints = as_tables(data, "endpoints", str(file))
+    models = as_tables(data, "models", str(file))
+    return Config(
+        {name: table_as(Endpoint, table, f"{file} [endpoints.{name}]") for name, table in endpoints.items()},
+        {name: routing(name, table, f"{file} [models.{name}]") for name, table in models.items()},
+    )
 
 
 def _expand(value: str, where: str) -> str:
