@@ -134,7 +134,7 @@ class Scheduler:
     def is_gathering(self, question: Request) -> bool:
         """Whether one more draw of the question would leave with others, in a wire request that is not sent yet."""
         siblings = self._siblings.get(question)
-        return bool(siblings) and siblings[-1].queued and len(siblings) % self.max_n > 0
+        return siblings is not None and siblings[-1].queued and len(siblings) % self.max_n > 0
 
     async def __call__(self, request: Request) -> Completion:
         loop = asyncio.get_running_loop()
