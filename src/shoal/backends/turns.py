@@ -17,6 +17,7 @@ from shoal.runtime import scope
 from shoal.runtime.types import Request
 
 _SHORTEST_ALARM = 0.001
+_MADE_UP = 16.0  # turns that a member which was away, or passed over for a warm one, makes up for
 
 
 class Errand:
@@ -97,7 +98,7 @@ class Turns:
         self.max_in_flight = max_in_flight
         self._prefixes = Prefixes(len(members)) if affinity and len(members) > 1 else None
         self._order = count(1)
-        self._virtual = 0.0
+        self._latest = 0.0  # where the turns given so far have come to, see Member.finish
         self._bind(None)
 
     def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
@@ -197,9 +198,9 @@ class Turns:
         lease = Lease(member, released, probe=probe)
         member.leases += 1
         member.health.probing = member.health.probing or probe
-        start = max(member.finish, self._virtual)
+        start = self._start(member)
         member.finish = start + 1.0 / member.weight
-        self._virtual = start
+        self._latest = max(self._latest, start)
         if self._prefixes is not None:
             self._prefixes.note(errand.blocks, member.index)
         if question is not None:
@@ -230,7 +231,10 @@ class Turns:
 
     def _order_of(self, member: Member) -> tuple[float, float, int]:
         """The least loaded for its weight; of equals the one whose share is least used up; then the first."""
-        return member.load, max(member.finish, self._virtual), member.index
+        return member.load, self._start(member), member.index
+
+    def _start(self, member: Member) -> float:
+        return max(member.finish, self._latest - _MADE_UP)
 
     # Those who wait
 
