@@ -10,6 +10,7 @@ from shoal.errors import AuthenticationFailed, BadRequest, CertificateError, Mod
 
 _FAILURES = 3  # one after another take a member out: a request that fails everywhere must not take out all
 _COOL_DOWN, _LONGEST = 5.0, 300.0  # seconds
+_BREATHER, _LONGEST_BREATHER = 0.5, 30.0  # seconds, after a 429 that does not say how long
 _AT_ONCE = (AuthenticationFailed, CertificateError, QuotaExceeded)  # whatever is asked, it fails
 
 
@@ -28,8 +29,8 @@ class Health:
         self.until = -math.inf  # out before this
         self.probing = False
         self._longest_wait = longest_wait  # a server that asks for more is out for that time
-        self._failures = 0
-        self._outages = 0
+        self.rests_until = -math.inf  # asked too much: in use, and without room until then
+        self._failures = self._outages = self._rests = 0
 
     @property
     def out(self) -> bool:
@@ -41,7 +42,7 @@ class Health:
 
     def answered(self) -> None:
         """It is there, whatever it said."""
-        self._failures = self._outages = 0
+        self._failures = self._outages = self._rests = 0
         self.until = -math.inf
 
     def failed(self, error: ModelError, now: float) -> None:
@@ -49,12 +50,22 @@ class Health:
         asked = error.retry_after or 0.0
         if asked > self._longest_wait:
             self._take_out(now, asked)
-        elif isinstance(error, RateLimited) or not blames_member(error):
+        elif isinstance(error, RateLimited):
+            self._rest(now, asked)
+        elif not blames_member(error):
             self.answered()
         elif now >= self.until:  # failures of what was sent before it went out say nothing new
             self._failures += 1
             if self.out or self._failures >= _FAILURES or isinstance(error, _AT_ONCE):
                 self._take_out(now, min(_COOL_DOWN * 2.0**self._outages, _LONGEST))
+
+    def _rest(self, now: float, asked: float) -> None:
+        rests = self._rests
+        self.answered()
+        self._rests = rests
+        if not asked and now >= self.rests_until:  # what it asks for, its admission keeps
+            self.rests_until = now + min(_BREATHER * 2.0**rests, _LONGEST_BREATHER)
+            self._rests += 1
 
     def _take_out(self, now: float, seconds: float) -> None:
         self._outages += 1

@@ -52,11 +52,11 @@ class Member:
         batch = self.model.backend.capabilities.max_batch
         unsent = max(0, self.leases - self.admission.in_flight * batch)
         free = self.admission.limit * batch - self.leases
-        return free > 0 and self.admission.room(now, tokens) * batch > unsent
+        return free > 0 and now >= self.health.rests_until and self.admission.room(now, tokens) * batch > unsent
 
     def opens_in(self, now: float) -> float:
         """Seconds until time alone may change whether it can be asked; 0.0 where it will not."""
-        return max(self.admission.pause(now), self.health.until - now, 0.0)
+        return max(self.admission.pause(now), self.health.until - now, self.health.rests_until - now, 0.0)
 
     def __repr__(self) -> str:
         return repr(self.model)

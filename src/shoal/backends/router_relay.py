@@ -34,17 +34,20 @@ class RouterRelay:
     @asynccontextmanager
     async def stream(self, api: Api, fields: Fields) -> AsyncIterator[Passing]:
         """The reply to a request that streams. Once it has begun it is this member's, to the end."""
-        async with AsyncExitStack() as leases, AsyncExitStack() as replies:
-            passing, lease = await self._carried(
-                fields, lambda relay: replies.enter_async_context(relay.stream(api, fields))
-            )
-            leases.callback(lease.release)
-            try:
+        lease: Lease | None = None
+        try:
+            async with AsyncExitStack() as replies:
+                begin = replies.enter_async_context
+                passing, lease = await self._carried(fields, lambda relay: begin(relay.stream(api, fields)))
                 yield passing
-            except ModelError as error:
-                lease.report(error, asyncio.get_running_loop().time())
-                raise
             lease.answered()
+        except ModelError as error:  # a connection's errors have their types only here, where it is left
+            if lease is not None:
+                lease.report(error, asyncio.get_running_loop().time())
+            raise
+        finally:
+            if lease is not None:
+                lease.release()
 
     async def _carried(self, fields: Fields, ask: Callable[[Relays], Awaitable[T]]) -> tuple[T, Lease]:
         def of(member: Member) -> Awaitable[T]:
