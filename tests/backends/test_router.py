@@ -1,8 +1,10 @@
 """Each request goes to the member that has room, is well and is warm; what fails there is asked elsewhere."""
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -845,3 +847,62 @@ class TestAbove:
     def test_no_router_is_a_member(self) -> None:
         with pytest.raises(UsageError, match="mixed is several models itself"):
             Member(routed(member(saying("a"))))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_whatever_happens_every_call_ends_and_nothing_is_left_behind(seed: int) -> None:
+    """Random members, failures, questions and cancelled callers, in virtual time."""
+    chance = random.Random(seed)
+    errors = [
+        ServerError("no", status=500),
+        ConnectionFailed("gone"),
+        RateLimited("slow", status=429),
+        RateLimited("slower", status=429, retry_after=3.0),
+        RateLimited("stop", status=429, retry_after=500.0),
+        AuthenticationFailed("who", status=401),
+        BadRequest("what", status=400),
+        ContextLengthExceeded("long", status=400),
+    ]
+
+    async def script(request: Request) -> str:
+        await asyncio.sleep(chance.choice([0.0, 0.1, 1.0, 7.0]))
+        if chance.random() < 0.25:
+            raise copy(chance.choice(errors))
+        return "well"
+
+    def some_member(name: str) -> Member:
+        limits = Limits(chance.choice([None, 60, 600]), chance.choice([None, 6000]), chance.choice([None, 1, 2, 8]))
+        backend = saying(name, script, max_n=chance.choice([1, 4]))
+        return member(backend, limits, weight=chance.choice([1, 3]), fallback=chance.random() < 0.2)
+
+    members = [some_member(name) for name in "abcd"[: chance.randint(1, 4)]]
+    model = routed(*members, retry=None, max_in_flight=chance.choice([None, 3]))
+
+    async def main() -> None:
+        clocked(each.model for each in members)
+
+        async def ask(i: int) -> Completion:
+            await asyncio.sleep(chance.random() * 20)
+            text = f"{chance.randrange(12)} " * chance.choice([1, 400])
+            seeded = q(text, chance.randrange(6)).with_params(seed=chance.choice([None, None, 1]))
+            with scope.setting(scope.age, i):
+                return await model(seeded)
+
+        tasks = [asyncio.ensure_future(ask(i)) for i in range(120)]
+        for task in chance.sample(tasks, 30):
+            asyncio.get_running_loop().call_later(chance.random() * 30, task.cancel)
+        async with asyncio.timeout(5000):  # of the loop's seconds
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        allowed = (Completion, ModelError, asyncio.CancelledError)
+        assert all(isinstance(result, allowed) for result in results), Counter(map(repr, results))
+        await asyncio.sleep(0.01)
+        router = model.scheduler
+        assert isinstance(router, Router)
+        assert (router.in_flight, router.waiting) == (0, 0)
+        assert [each.leases for each in members] == [0] * len(members)
+        assert not any(each.health.probing for each in members)
+        assert not router.turns._waiting
+        assert not router.turns._gathering
+        assert not any(map(router.turns._head_of, list(router.turns._lines)))
+
+    run_virtually(main())
