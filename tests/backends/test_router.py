@@ -308,6 +308,23 @@ class TestDraws:
 
         run(main())
 
+    def test_it_is_asked_once_in_whatever_turn_of_the_loop_it_comes(self) -> None:
+        async def main() -> None:
+            model, (a, b) = boards(2, limits=Limits(max_in_flight=1))
+            tasks = start(model, q("1"), q("2"), q("3"))
+            await settle()
+            a.answer(0)
+            b.answer(0)
+            for _ in range(20):
+                tasks += start(model, q("3"))
+                await asyncio.sleep(0)
+            assert [draws.request.text for draws in (*a.asked, *b.asked)].count("3") == 1
+            (a if len(a.asked) > 1 else b).answer(1)
+            done = await gather(*tasks)
+            assert sum(one.usage.calls for one in done) == 3
+
+        run(main())
+
     def test_a_fused_request_that_fails_goes_on_as_one(self) -> None:
         async def main() -> None:
             model, (a, b) = boards(2, max_n=8)
@@ -596,6 +613,28 @@ class TestHealth:
 
         run_virtually(main())
 
+    def test_while_one_request_finds_out_whether_the_last_is_back_the_others_wait(self) -> None:
+        async def main() -> None:
+            (a,) = made = [Board("a")]
+            model = routed(*map(member, made))
+            (task,) = start(model, q("0"))
+            await settle()
+            a.answer(0, AuthenticationFailed("no", status=401))
+            with pytest.raises(AuthenticationFailed):
+                await task
+            await asyncio.sleep(6)
+            tasks = start(model, *(q(f"{i}") for i in range(1, 4)))
+            await settle()
+            assert len(a.asked) == 2
+            a.answer(1)
+            await settle()
+            assert len(a.asked) == 4
+            a.answer(2)
+            a.answer(3)
+            await gather(*tasks)
+
+        run_virtually(main())
+
 
 class TestFallbacks:
     def test_asked_only_when_no_other_can(self) -> None:
@@ -685,6 +724,27 @@ class TestCapabilities:
             tasks = start(model, *with_regex, q("plain"))
             await settle()
             assert [len(a.asked), len(b.asked)] == [1, 1]
+            for task in tasks:
+                task.cancel()
+
+        run(main())
+
+    def test_whoever_they_wait_for_the_oldest_are_first(self) -> None:
+        async def main() -> None:
+            a, b = Board("a", regex=True), Board("b")
+            one = Limits(max_in_flight=1)
+            model = routed(member(a, one), member(b, one))
+            tasks = start(model, q("1"), q("2"))
+            await settle()
+            for age in (5, 4, 2, 3):
+                with scope.setting(scope.age, age):
+                    asked_ = q(f"of age {age}")
+                    tasks += start(model, asked_.with_params(regex="x") if age in (2, 5) else asked_)
+                    await settle()
+            for i in range(4):
+                a.answer(i)
+                await settle()
+            assert [draws.request.text[-1] for draws in a.asked[1:]] == ["2", "3", "4", "5"]
             for task in tasks:
                 task.cancel()
 
