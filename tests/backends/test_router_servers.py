@@ -268,6 +268,18 @@ class TestDraws:
 
         run(main())
 
+    def test_a_server_that_refuses_n_is_asked_for_one_at_a_time(self) -> None:
+        async def main() -> None:
+            async with faulty_server() as server:
+                text = f'[endpoints.s]\nbase_url = "{server.base_url}"\nmax_n = 1\n[models.m]\nendpoints = ["s/a"]\n'
+                model = open_model("m", config=config(text), cache=False)
+                assert isinstance(model, BaseModel)
+                await sample(model, Request.of("Hi"), 3)
+                await model.aclose()
+                assert [request.body.get("n", 1) for request in server.requests] == [1, 1, 1]
+
+        run(main())
+
     def test_an_overflow_goes_on(self) -> None:
         async def main() -> None:
             async with served("[[context]]", "b") as (model, servers):

@@ -165,6 +165,7 @@ def _openai(  # all that an endpoint's model is made of
         base_url=endpoint.base_url,
         api_key=endpoint.api_key,
         queries_per_batch=endpoint.queries_per_batch,
+        max_n=endpoint.max_n,
         constraints=endpoint.constraints,
         timeout=endpoint.timeout,
     )

@@ -30,7 +30,8 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 class Endpoint(Struct, frozen=True):
     """A server: where it is, how to get in, and what it allows.
 
-    `api_key` never shows in a repr. `queries_per_batch` is how many bare prompts go in one request; `constraints` says
+    `api_key` never shows in a repr. `queries_per_batch` is how many bare prompts go in one request, `max_n` how many
+    draws of one prompt (1 for a server that refuses `n`; one that ignores it is found out); `constraints` says
     whose server it is ("vllm", "llamacpp" or neither): how it spells what the API has no words for.
     """
 
@@ -42,6 +43,7 @@ class Endpoint(Struct, frozen=True):
     queries_per_batch: int = 1
     constraints: str | None = None
     timeout: float = 600.0
+    max_n: int = 128
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"
