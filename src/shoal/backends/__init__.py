@@ -196,7 +196,7 @@ def _routed(
     affinity = config.models[name].affinity
     router = Router(name, members, affinity=affinity, max_in_flight=max_in_flight, retry=retry)
     model = BaseModel(router, cache=cache, retry=retry)
-    if any(member.model.relay is not None for member in members):
+    if all(member.model.relay is not None for member in members):  # else what has none would never be asked
         from shoal.backends.router_relay import RouterRelay
 
         model.relay = RouterRelay(router)

@@ -15,11 +15,12 @@ import os
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct, structs
 
 from shoal.backends.routing import Routing, routing
-from shoal.backends.tables import as_tables, known_keys, table_as
+from shoal.backends.tables import known_keys, tables_as
 from shoal.errors import UsageError
 
 CONFIG_FILE = "shoal.toml"
@@ -50,8 +51,14 @@ class Endpoint(Struct, frozen=True):
 
 
 class Config(Struct, frozen=True):
+    """What a configuration file says. `server`, `presets` and `prices` are read by the server, which knows them."""
+
     endpoints: dict[str, Endpoint] = {}
     models: dict[str, Routing] = {}
+    server: dict[str, Any] = {}
+    presets: dict[str, Any] = {}
+    prices: dict[str, Any] = {}
+    file: str = CONFIG_FILE
 
 
 def load_config(path: Path | None = None) -> Config:
@@ -66,13 +73,21 @@ def load_config(path: Path | None = None) -> Config:
         data = tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: {error}") from None
-    known_keys(data, Config.__struct_fields__, str(file))
-    endpoints = as_tables(data, "endpoints", str(file))
-    models = as_tables(data, "models", str(file))
+    known_keys(data, _SECTIONS, str(file))
+    for section, table in data.items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{file}: {section} must be tables, [{section}...]")
     return Config(
-        {name: table_as(Endpoint, table, f"{file} [endpoints.{name}]") for name, table in endpoints.items()},
-        {name: routing(name, table, f"{file} [models.{name}]") for name, table in models.items()},
+        tables_as(Endpoint, data.get("endpoints", {}), f"{file} [endpoints"),
+        {name: routing(name, table, f"{file} [models.{name}]") for name, table in data.get("models", {}).items()},
+        data.get("server", {}),
+        data.get("presets", {}),
+        data.get("prices", {}),
+        str(file),
     )
+
+
+_SECTIONS = ("endpoints", "models", "server", "presets", "prices")
 
 
 def _expand(value: str, where: str) -> str:

@@ -1,4 +1,4 @@
-"""Requests that pass through a router as they are: to a member with a server, and to the next until one has begun."""
+"""Requests that pass through a router as they are: to one of its servers, and to the next until one has begun."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -18,11 +18,13 @@ T = TypeVar("T")
 
 
 class RouterRelay:
-    """What passes requests on to one of a router's members, by the rules that hold for its draws."""
+    """What passes requests on to one of a router's members, by the rules that hold for its draws.
+
+    Every member must have a relay of its own.
+    """
 
     def __init__(self, router: Router) -> None:
         self.router = router
-        self._able = tuple(member for member in router.members if member.model.relay is not None)
 
     async def post(self, api: Api, fields: Fields) -> Passed:
         """The whole reply to a request that does not stream."""
@@ -56,5 +58,7 @@ class RouterRelay:
 
         asked = [fields.get("tools"), fields.get("messages"), fields.get("prompt")]
         text = b"".join(bytes(memoryview(part)) for part in asked if isinstance(part, Raw))
-        errand = Errand(self._able, None, expected(fields), blocks_of(text) if self.router.turns.by_prefix else [])
+        errand = Errand(
+            self.router.members, None, expected(fields), blocks_of(text) if self.router.turns.by_prefix else []
+        )
         return await self.router.carry(errand, of)

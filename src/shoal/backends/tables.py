@@ -8,19 +8,16 @@ from msgspec import Struct
 
 from shoal.errors import UsageError, did_you_mean
 
-S = TypeVar("S", bound=Struct)
+T = TypeVar("T", bound=Struct)
 
 
-def as_tables(data: dict[str, Any], key: str, where: str) -> dict[str, Any]:
-    """The tables [KEY.NAME] by their names."""
-    tables = data.get(key, {})
-    if not isinstance(tables, dict):
-        raise UsageError(f"{where}: {key} must be tables, [{key}.NAME]")
-    return tables
+def tables_as(kind: type[T], tables: dict[str, Any], where: str) -> dict[str, T]:
+    """Each of the tables as a `kind`; `where` is the beginning of their names, `FILE [section`."""
+    return {name: table_as(kind, table, f"{where}.{name}]") for name, table in tables.items()}
 
 
-def table_as(kind: type[S], table: Any, where: str) -> S:
-    """The table as a struct: UsageError for an unknown key, a missing one, or a value of another type."""
+def table_as(kind: type[T], table: Any, where: str) -> T:
+    """A table as a `kind`, a Struct; UsageError says where and what is wrong with it."""
     if not isinstance(table, dict):
         raise UsageError(f"{where}: must be a table")
     known_keys(table, kind.__struct_fields__, where)
