@@ -527,6 +527,21 @@ class TestHealth:
 
         run_virtually(main())
 
+    def test_a_member_that_is_limited_for_a_moment_is_not_given_up_for_one_that_is_full(self) -> None:
+        async def main() -> None:
+            a, b = Board("a"), Board("b")
+            model = routed(member(a), member(b, Limits(max_in_flight=1)))
+            tasks = start(model, q("0"), q("1"))
+            await settle()
+            a.answer(0, RateLimited("slow down", status=429))
+            await asyncio.sleep(2)
+            assert [draws.request.text for draws in a.asked] == ["0", "0"]
+            a.answer(1)
+            b.answer(0)
+            await gather(*tasks)
+
+        run_virtually(main())
+
     def test_a_bad_request_is_nobodys_fault_and_is_asked_once(self) -> None:
         a, b = failing("a", BadRequest("", status=400)), failing("b", BadRequest("", status=400))
         model = routed(member(a), member(b))

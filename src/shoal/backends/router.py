@@ -15,7 +15,7 @@ from shoal.backends.affinity import blocks_of, text_of
 from shoal.backends.health import blames_member
 from shoal.backends.member import Lease, Member
 from shoal.backends.turns import Errand, Turns
-from shoal.errors import ContextLengthExceeded, ModelError, ShoalError, Unsupported
+from shoal.errors import ContextLengthExceeded, ModelError, RateLimited, ShoalError, Unsupported
 from shoal.runtime import scope
 from shoal.runtime.backend import Capabilities, CountsTokens, Embeds
 from shoal.runtime.limits import Limits, expected_tokens
@@ -166,7 +166,9 @@ class Router:
             errand.able = errand.left = later
             return 0.0
         errand.left = tuple(other for other in errand.left if other is not member)
-        if now < errand.deadline and any(other.health.usable(now) for other in errand.left):
+        busy = isinstance(error, RateLimited)  # it may have room again before others have
+        usable = [other for other in errand.left if other.health.usable(now)]
+        if now < errand.deadline and any(not busy or other.has_room(now, errand.tokens) for other in usable):
             return 0.0
         errand.left = errand.able  # everybody was tried: now it is as with a single server
         if errand.question in self._pauses and error.retryable and errand.attempts < self.retry.attempts:
