@@ -70,9 +70,13 @@ class Asked:
     def relay(self) -> Relays | None:
         return self.served.base.relay if self.served.base is not None else None
 
+    @property
+    def to_server(self) -> bool:
+        """Whether all that answers is behind servers, which may know fields that we do not."""
+        return not any(base.relay is None for base in _bases(self.served))
+
     def chat_call(self) -> Call:
-        behind = not any(base.relay is None for base in _bases(self.served))
-        request = chat_request(self.fields, self.body, self.served.preset, to_server=behind, known=self.known)
+        request = chat_request(self.fields, self.body, self.served.preset, to_server=self.to_server, known=self.known)
         most = self.service.settings.max_messages
         if len(request.messages) > most:
             raise invalid(f"messages: {len(request.messages)} are more than the {most} allowed", "messages")
@@ -98,13 +102,14 @@ async def chat_completions(request: web.Request, service: Service, caller: Calle
 
 
 def _whole(asked: Asked, completions: list[Completion], work: Work) -> bytes:
-    usage = _usage(completions, work)
+    usage = usage_of(completions, work)
     if len(completions) == 1 and "|" in (work.call.served.technique or ""):
         completions = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
     return Replying(asked.common.model).whole(completions, usage, work.told(completions))
 
 
-def _usage(completions: list[Completion], work: Work) -> dict[str, Any]:
+def usage_of(completions: list[Completion], work: Work) -> dict[str, Any]:
+    """The API's `usage` of answers."""
     final = sum(final_tokens(completion, work.trace) for completion in completions)
     return usage_body(total(completion.usage for completion in completions), final)
 
@@ -129,7 +134,7 @@ async def _streamed(request: web.Request, asked: Asked, call: Call) -> web.Strea
                 if isinstance(piece.part, Completion):
                     done.append(piece.part)
             if asked.common.stream_options is not None and asked.common.stream_options.include_usage:
-                await stream.send(replying.last_chunk(_usage(done, work)))
+                await stream.send(replying.last_chunk(usage_of(done, work)))
             await stream.send(DONE)
         except ShoalError as error:
             if not stream.begun:
