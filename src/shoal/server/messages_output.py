@@ -5,9 +5,9 @@ from typing import Any
 
 import msgspec
 
-from shoal.runtime.types import Completion, Delta
+from shoal.runtime.types import Completion, Delta, Usage
 from shoal.server.refusals import Refusal
-from shoal.server.replies import Told, event, tool_calls
+from shoal.server.replies import Told, event, tool_calls, usage_body
 
 _encode = msgspec.json.Encoder().encode
 Block = dict[str, Any]
@@ -46,7 +46,7 @@ class MessageReply:
 
     def start(self) -> dict[str, Any]:
         """The message before anything of it is there. What it costs is only known at its end."""
-        usage = _usage({"prompt_tokens": 0, "completion_tokens": 0})
+        usage = _usage(usage_body(Usage(), 0))
         return {**self._head, "content": [], "stop_reason": None, "stop_sequence": None, "usage": usage}
 
 
@@ -57,9 +57,11 @@ def stopped(completion: Completion) -> dict[str, Any]:
 
 
 def _usage(chat: dict[str, Any]) -> dict[str, Any]:
+    thinking = chat["completion_tokens_details"]["reasoning_tokens"]
     return {
         "input_tokens": chat["prompt_tokens"],
         "output_tokens": chat["completion_tokens"],
+        "output_tokens_details": {"thinking_tokens": thinking},
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
     }
