@@ -24,6 +24,7 @@ from shoal.server.bodies import (
 )
 from shoal.server.keys import Caller
 from shoal.server.names import Served
+from shoal.server.optillm import NO_TECHNIQUE
 from shoal.server.refusals import invalid, read_as, refusal_of
 from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, tool_calls, usage_body
 from shoal.server.service import Call, Piece, Service, Work
@@ -49,7 +50,7 @@ class Asked:
         self.body = msgspec.json.encode(self.fields) if spread else body
         self.common: Common = read_as(self.body, Common)
         own, approach = self.common.shoal, self.common.optillm_approach
-        technique = own.technique or (approach if approach != "none" else None)
+        technique = own.technique or (approach if approach not in NO_TECHNIQUE else None)
         self.served = service.names.resolve(self.common.model, technique)
         names = OPTION_NAMES if self.served.base is None else _NO_NAMES
         options = technique_options(self.fields, own, names) if self.served.base is None else own.options
