@@ -97,10 +97,8 @@ def fields_of(body: bytes) -> Fields:
     fields: Fields = read_as(body, dict[str, Raw])
     nested = bytes(fields.get("extra_body", b""))
     if nested.startswith(b"{"):
-        inner: Fields = read_as(nested, dict[str, Raw])
-        if _OWN & inner.keys():
-            del fields["extra_body"]
-            fields |= inner
+        del fields["extra_body"]
+        fields |= read_as(nested, dict[str, Raw])
     return fields
 
 
