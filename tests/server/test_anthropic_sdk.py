@@ -211,6 +211,12 @@ def test_all_blocks_are_understood() -> None:
     assert request.params.extra.value() == {"tool_choice": "required"}
 
 
+def test_the_sdks_beta_goes_to_the_same_place(client: anthropic.Anthropic) -> None:
+    reply = client.beta.messages.create(model="m", max_tokens=5, messages=user("Hi"), betas=["context-1m-2025-08-07"])
+    assert reply.content[0].type == "text"
+    assert reply.content[0].text == "You said: Hi"
+
+
 def test_a_message_begun_by_the_client_is_continued() -> None:
     request = asked({"messages": [*user("Hi"), {"role": "assistant", "content": "Well,"}]})
     assert (request.messages[-1].role, request.messages[-1].content) == ("assistant", "Well,")
