@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import pytest
 
@@ -58,43 +58,55 @@ def server() -> Iterator[tuple[subprocess.Popen[str], int]]:
             process.kill()
 
 
-def answering(port: int) -> http.client.HTTPResponse:
-    """An answer of which the beginning has come."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    connection.request("GET", "/answer")
-    response = connection.getresponse()
-    assert response.read(6) == b"first;"
-    return response
+@contextmanager
+def connection(port: int, path: str) -> Iterator[tuple[http.client.HTTPConnection, http.client.HTTPResponse]]:
+    """A connection on which a request has been made, and its response."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as client:
+        client.request("GET", path)
+        with client.getresponse() as response:
+            yield client, response
+
+
+def closed(client: http.client.HTTPConnection) -> bool:
+    """Wait until the server closes an idle connection."""
+    assert client.sock is not None
+    return client.sock.recv(1) == b""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_lets_answers_finish(number: signal.Signals) -> None:
-    with server() as (process, port):
-        kept = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-        response = answering(port)
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as going_on:
-            going_on.sendall(b"GET /go_on HTTP/1.1\r\nHost: h\r\n")  # not idle: it is sending
-            kept.request("GET", "/nowhere")
-            kept.getresponse().read()
-            process.send_signal(number)
-            assert kept.sock is not None
-            assert kept.sock.recv(1) == b""  # idle: closed at once
-            going_on.sendall(b"\r\n")
-            assert response.read() == b"last;"
+    with (
+        server() as (process, port),
+        connection(port, "/answer") as (_, answer),
+        socket.create_connection(("127.0.0.1", port), timeout=20) as going_on,
+        connection(port, "/nowhere") as (idle, nowhere),
+    ):
+        assert answer.read(6) == b"first;"
+        nowhere.read()
+        going_on.sendall(b"GET /go_on HTTP/1.1\r\nHost: h\r\n")
+        with connection(port, "/nowhere") as (_, later):
+            later.read()  # by now the server has read what was sent before
+        process.send_signal(number)
+        assert closed(idle)
+        going_on.sendall(b"\r\n")
+        assert answer.read() == b"last;"
         out, _ = process.communicate(timeout=20)
         assert out.split("\n") == ["cleaned up", number.name, ""]
         assert process.returncode == 0
 
 
 def test_a_second_signal_ends_at_once() -> None:
-    with server() as (process, port):
-        response = answering(port)
-        kept = socket.create_connection(("127.0.0.1", port), timeout=20)
+    with (
+        server() as (process, port),
+        connection(port, "/answer") as (_, answer),
+        connection(port, "/nowhere") as (idle, nowhere),
+    ):
+        assert answer.read(6) == b"first;"
+        nowhere.read()
         process.send_signal(signal.SIGTERM)
-        assert kept.recv(1) == b""  # the first has been seen
+        assert closed(idle)  # the first has been seen
         process.send_signal(signal.SIGINT)
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
-            response.read()
+            answer.read()
         out, _ = process.communicate(timeout=20)
         assert out.split("\n") == ["cancelled", "cleaned up", "SIGTERM", ""]
-        kept.close()
