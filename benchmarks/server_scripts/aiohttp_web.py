@@ -7,7 +7,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
 import uvloop
@@ -76,11 +75,12 @@ def watched(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> 
     return counted
 
 
-async def main(port: int, by_shoal: bool) -> None:
+def application() -> web.Application:
     app = web.Application(client_max_size=4 << 20)
-    app.add_routes(
-        [web.post("/chat", chat), web.post("/read", read), web.get("/state", state), web.get("/second", second)]
-    )
+    app.router.add_post("/chat", chat)
+    app.router.add_post("/read", read)
+    app.router.add_get("/state", state)
+    app.router.add_get("/second", second)
     for path, handler in (
         ("queued", whole),
         ("whole", whole),
@@ -89,14 +89,26 @@ async def main(port: int, by_shoal: bool) -> None:
     ):
         app.router.add_get(f"/{path}", watched(handler))
     app.router.add_get("/big", watched(big))
+    return app
+
+
+def main(port: int, by_shoal: bool) -> None:
     if by_shoal:
         from shoal.server.listening import serve
 
-        await serve(app, "127.0.0.1", port)
+        uvloop.run(serve(application(), "127.0.0.1", port))
     else:
-        await web._run_app(app, host="127.0.0.1", port=port, access_log=None, handler_cancellation=True, print=None)
+        loop = uvloop.new_event_loop()
+        web.run_app(
+            application(),
+            host="127.0.0.1",
+            port=port,
+            access_log=None,
+            handler_cancellation=True,
+            print=None,
+            loop=loop,
+        )
 
 
 if __name__ == "__main__":
-    with suppress(web.GracefulExit):
-        uvloop.run(main(int(sys.argv[1]), "shoal" in sys.argv[2:]))
+    main(int(sys.argv[1]), "shoal" in sys.argv[2:])

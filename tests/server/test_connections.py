@@ -300,6 +300,18 @@ def test_a_body_too_large_is_answered_413_and_closed(head: bytes, run: Any) -> N
     run(test)
 
 
+def test_a_client_that_asks_before_it_sends_a_body_is_told_to_go_on(run: Any) -> None:
+    async def test() -> None:
+        async with served() as server:
+            client = await server.connect()
+            client.send(POST + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+            assert (await client.head()).startswith(b"HTTP/1.1 100 Continue")
+            client.send(b"abc")
+            assert await client.answer() == (200, b'{"bytes": 3}')
+
+    run(test)
+
+
 def test_a_bomb_of_gzip_is_stopped_at_the_size_of_a_body(run: Any) -> None:
     bomb = gzip.compress(bytes(50_000_000))
 
@@ -420,6 +432,8 @@ def test_a_reader_that_takes_nothing_is_cut_and_little_is_kept_for_it(run: Any) 
                 await asyncio.sleep(0)
             await server.happened("cancelled")
             assert 0 < most <= QUICK.buffered_bytes
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                assert server.watched.written < 1_000_000  # nor has the kernel taken megabytes
 
     run(test)
 

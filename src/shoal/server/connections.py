@@ -19,9 +19,10 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Headers must be whole `header_s` after the connection was made, or after the first byte of a further request; a body
     `body_s` after its headers. A kept connection may be idle for `idle_s`. A client that takes none of an answer for
-    `stall_s` is cut off; answers that stream wait for it once about half of `buffered_bytes` are unsent. After an
-    answer given before the body was read, the rest of the body is read and dropped for `linger_s`. At a signal to stop,
-    answers under way get `drain_s`. Connections beyond `connections` are refused with 503.
+    `stall_s` is cut off; an answer that streams, in pieces of up to 64 KiB, waits for its client before
+    `buffered_bytes` are unsent. After an answer given before the body was read, the rest of the body is read and
+    dropped for `linger_s`. At a signal to stop, answers under way get `drain_s`. Connections beyond `connections` are
+    refused with 503.
     """
 
     header_s: float = 10
@@ -135,8 +136,8 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast(asyncio.Transport, transport)
-        # aiohttp lets a handler write 64 KiB more before it waits, and then what it writes at once comes on top.
-        self._wire.set_write_buffer_limits(high=self._limits.buffered_bytes // 2)
+        # aiohttp lets a handler write 64 KiB more before it waits, and what it writes at once comes on top.
+        self._wire.set_write_buffer_limits(high=self._limits.buffered_bytes // 4)
         self._taken_at = self._now()
         self._deadline = self._taken_at + self._limits.header_s
         self._open.connections.add(self)

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -81,6 +82,7 @@ async def listen(app: web.Application, host: str, port: int, limits: ConnectionL
         await runner.cleanup()
         reason = error.strerror or str(error)
         raise UsageError(f"cannot listen on {host}:{port}: {reason}; choose another host or port") from None
+    _keep_little_unsent(listening, limits.buffered_bytes // 4)
     return Listener(runner, listening, connections)
 
 
@@ -142,6 +144,14 @@ def _followed(limits: ConnectionLimits) -> Any:
         return response
 
     return followed
+
+
+def _keep_little_unsent(server: asyncio.AbstractServer, most: int) -> None:
+    """Have the kernel keep no more than that for a client that takes nothing; left alone it keeps up to 4 MB."""
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        for listening in server.sockets:  # type: ignore[attr-defined] # of every server here
+            listening.setsockopt(socket.IPPROTO_TCP, option, most)  # its connections inherit it
 
 
 def _raise_open_files() -> None:
