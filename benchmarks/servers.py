@@ -125,6 +125,7 @@ async def _slow(names: list[str]) -> None:
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers are ended too
     names = sys.argv[1:] or list(COMMANDS)
     for name in names:
         _quick(name)

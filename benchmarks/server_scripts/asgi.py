@@ -53,7 +53,7 @@ async def watched(path: str, send: Any) -> None:
             await head(send)
             for _ in range(640):
                 await piece(send, CHUNK)
-        if path != "/big":
+        if path not in ("/big", "/mid_stream"):
             await asyncio.sleep(8)
         if path in ("/queued", "/whole"):
             await whole(send, b"late")

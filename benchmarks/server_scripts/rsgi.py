@@ -20,7 +20,7 @@ async def watched(path: str, protocol: Any) -> None:
         elif stream is not None and path == "/big":
             for _ in range(640):
                 await stream.send_bytes(CHUNK)
-        if path != "/big":
+        if path not in ("/big", "/mid_stream"):
             await asyncio.sleep(8)
         if stream is None:
             protocol.response_bytes(200, PLAIN, b"late")
