@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import struct
+import traceback
 from typing import cast
 
 import msgspec
@@ -130,7 +131,7 @@ class Connection(web.RequestHandler):
         self._ending = connections.ending
         self._head_bytes = 0  # of headers that are not whole
         self._head_tail: bytes | None = b""  # their last bytes; None once they are whole
-        self._body: StreamReader | None = None  # of the request being answered, until it is whole
+        self._body: StreamReader | None = None  # of the last request, if it was not whole when the application got it
         self._unsent = 0
         self._taken_at = 0.0  # when the client last took some of what was unsent, or nothing was
 
@@ -150,7 +151,9 @@ class Connection(web.RequestHandler):
         self._open.changed()
 
     def data_received(self, data: bytes) -> None:
-        if data and not self._answering and self._head_tail is not None and self._too_long(data, self._head_tail):
+        # After an answer given early the rest of the body comes, which aiohttp drops; only then, the next headers.
+        in_body = self._answering or (self._body is not None and not self._body.is_eof())
+        if data and not in_body and self._head_tail is not None and self._too_long(data, self._head_tail):
             self._refuse(431, f"the headers are more than {self._limits.header_bytes} bytes", "headers_too_large")
             return
         super().data_received(data)
@@ -178,7 +181,7 @@ class Connection(web.RequestHandler):
         self._answering = False
         self._open.answering -= 1
         self._open.changed()
-        self._body = self._deadline = None
+        self._deadline = None
         self._head_bytes, self._head_tail = 0, b""
         if self._ending:
             self.close()
@@ -252,11 +255,13 @@ class Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         """The answer to what aiohttp could not parse (400), or to an error that no one caught (500, 504).
 
-        What the client sent is neither repeated nor logged: it may hold keys.
+        What the client sent is neither repeated nor logged, nor is an error's text: they may hold keys.
         """
         self._deadline = None
         if status >= 500:
-            self.logger.error("error in the answer to %s %s", request.method, request.path, exc_info=exc)
+            where = "".join(traceback.format_tb(exc.__traceback__)) if exc is not None else ""
+            path = request.rel_url.raw_path
+            self.logger.error("%s in the answer to %s %s\n%s", type(exc).__name__, request.method, path, where)
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun: all that can be done is to break it off")
         if status < 500:

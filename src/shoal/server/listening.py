@@ -3,8 +3,9 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Callable
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -99,21 +100,30 @@ async def serve(
     """
     _raise_open_files()
     listener = await listen(app, host, port, limits)
+    try:
+        with _signals() as signals:
+            if listening is not None:
+                listening(listener)
+            first = await signals.get()
+            await _drain_unless_told_again(listener, signals)
+    finally:
+        await listener.close()
+    return first
+
+
+@contextmanager
+def _signals() -> Iterator[asyncio.Queue[signal.Signals]]:
+    """The signals to stop, as they come. On Windows none does: Ctrl-C raises KeyboardInterrupt there."""
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    wanted = (signal.SIGTERM, signal.SIGINT)
+    wanted = (signal.SIGTERM, signal.SIGINT) if sys.platform != "win32" else ()
     for number in wanted:
         loop.add_signal_handler(number, signals.put_nowait, number)
     try:
-        if listening is not None:
-            listening(listener)
-        first = await signals.get()
-        await _drain_unless_told_again(listener, signals)
+        yield signals
     finally:
         for number in wanted:
             loop.remove_signal_handler(number)
-        await listener.close()
-    return first
 
 
 async def _drain_unless_told_again(listener: Listener, signals: asyncio.Queue[signal.Signals]) -> None:
