@@ -133,14 +133,13 @@ class Connection(web.RequestHandler):
         self._head_tail: bytes | None = b""  # their last bytes; None once they are whole
         self._body: StreamReader | None = None  # of the last request, if it was not whole when the application got it
         self._unsent = 0
-        self._taken_at = 0.0  # when the client last took some of what was unsent, or nothing was
+        self._checks_stalled = 0  # since the client took some of what was unsent, or nothing was
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._wire = cast(asyncio.Transport, transport)
         # aiohttp lets a handler write 64 KiB more before it waits, and what it writes at once comes on top.
         self._wire.set_write_buffer_limits(high=self._limits.buffered_bytes // 4)
-        self._taken_at = self._now()
-        self._deadline = self._taken_at + self._limits.header_s
+        self._deadline = self._now() + self._limits.header_s
         self._open.connections.add(self)
         super().connection_made(transport)
 
@@ -214,10 +213,10 @@ class Connection(web.RequestHandler):
         if self._wire is None:
             return
         unsent = self._wire.get_write_buffer_size()
-        if unsent == 0 or unsent < self._unsent:
-            self._taken_at = now
+        # Checks are counted, not seconds: a server that was held up itself must not take its clients for stalled.
+        self._checks_stalled = 0 if unsent == 0 or unsent < self._unsent else self._checks_stalled + 1
         self._unsent = unsent
-        if now - self._taken_at >= self._limits.stall_s:
+        if self._checks_stalled * self._limits.check_s >= self._limits.stall_s:
             self.cut()
         elif self._deadline is not None and now >= self._deadline:
             self._expire()
@@ -226,16 +225,16 @@ class Connection(web.RequestHandler):
         if self._answering:
             self._deadline = None
             if self._body is not None and not self._body.is_eof():
-                self._end_body(self._body)
+                self._body.set_exception(too_slow(self._limits.body_s))  # for the handler, which may be reading it
+                self.read_no_more(self._body)
         elif self._head_tail == b"":  # not a byte came: there is nothing to answer
             self.force_close()
         elif not self.writing_paused:  # the answer before is still being sent
             self._refuse(408, f"the headers took more than {self._limits.header_s:g} s", "request_timeout")
 
-    def _end_body(self, body: StreamReader) -> None:
-        """Let the handler, which may be reading the body, answer 408; nothing more is read from the client."""
-        body.set_exception(too_slow(self._limits.body_s))
-        body.feed_eof()
+    def read_no_more(self, body: StreamReader) -> None:
+        """Take nothing more from the client, whose body went wrong, and close after the answer to it."""
+        body.feed_eof()  # otherwise aiohttp would try to read the rest
         self._ending = True
         self.close()
 

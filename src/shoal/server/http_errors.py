@@ -54,13 +54,20 @@ async def answered(request: web.Request, handler: Answering, header_bytes: int) 
     if most and (request.content_length or 0) > most:
         return closing_answer(413, f"the body is more than {most} bytes", "body_too_large")
     try:
-        return await handler(request)
+        response = await handler(request)
     except web.RequestPayloadError:
-        return closing_answer(400, "the body is not what its headers say", "bad_http")
+        return _bad_body()
     except web.HTTPRequestEntityTooLarge:
         return closing_answer(413, f"the body is more than {most} bytes", "body_too_large")
     except web.HTTPError as error:
         return _in_form(error)
+    if not response.prepared and isinstance(request.content.exception(), web.RequestPayloadError):
+        return _bad_body()  # whatever the application took it for
+    return response
+
+
+def _bad_body() -> web.Response:
+    return closing_answer(400, "the body is not what its headers say", "bad_http")
 
 
 def _in_form(error: web.HTTPError) -> web.Response:

@@ -149,6 +149,8 @@ def _followed(limits: ConnectionLimits) -> Any:
             response = await answered(request, handler, limits.header_bytes)
         finally:
             connection.ended()
+        if request.content.exception() is not None:
+            connection.read_no_more(request.content)
         if connection.ending and not response.prepared:
             response.force_close()
         return response
