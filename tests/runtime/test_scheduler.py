@@ -246,7 +246,7 @@ def test_overload_halves_what_is_in_flight_and_success_raises_it_again() -> None
             answered += 1
             await settle()
         await gather(*tasks)
-        assert 4 < model._concurrency.limit <= 8
+        assert 4 < model.admission.limit <= 8
 
     run(main())
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from msgspec import structs
 
@@ -21,6 +21,9 @@ from shoal.runtime.retry import RetryBudget, RetryPolicy, retried
 from shoal.runtime.scheduler import Scheduler
 from shoal.runtime.types import Completion, Request
 
+if TYPE_CHECKING:
+    from shoal.backends.relay import Relays
+
 PROVIDERS = ("local", "gguf", "openai", "scripted")
 
 
@@ -28,8 +31,11 @@ class BaseModel:
     """A Model over a backend: what `open_model` gives where no technique is named.
 
     From the outside in: trace, journal, cache, budget, scheduler, backend. A journalled or cached draw costs nothing
-    and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows.
+    and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows; `relay` passes requests on
+    to the server as they are, where there is one.
     """
+
+    relay: "Relays | None" = None
 
     def __init__(
         self,
@@ -118,14 +124,16 @@ def open_base(
     if queries_per_batch is not None:
         endpoint = structs.replace(endpoint, queries_per_batch=queries_per_batch)
     limits = Limits(endpoint.rpm, endpoint.tpm, max_in_flight or endpoint.max_in_flight)
-    backend = _openai(provider, name, endpoint)
-    return BaseModel(backend, cache=cache, limits=limits, retry=retry or RetryPolicy(deadline=endpoint.timeout))
+    return _openai(provider, name, endpoint, cache, limits, retry or RetryPolicy(deadline=endpoint.timeout))
 
 
-def _openai(provider: str, name: str, endpoint: Endpoint) -> Backend:
+def _openai(  # all that an endpoint's model is made of
+    provider: str, name: str, endpoint: Endpoint, cache: DrawCache | None, limits: Limits, retry: RetryPolicy
+) -> BaseModel:
     from shoal.backends.openai import OpenAIBackend
+    from shoal.backends.relay import Relay
 
-    return OpenAIBackend(
+    backend = OpenAIBackend(
         name,
         endpoint=provider,
         base_url=endpoint.base_url,
@@ -134,6 +142,9 @@ def _openai(provider: str, name: str, endpoint: Endpoint) -> Backend:
         constraints=endpoint.constraints,
         timeout=endpoint.timeout,
     )
+    model = BaseModel(backend, cache=cache, limits=limits, retry=retry)
+    model.relay = Relay(backend, model.scheduler.admission)
+    return model
 
 
 def _local(_: str) -> Backend:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from copy import copy
 from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -20,7 +21,7 @@ from shoal.backends.openai_wire import (
     to_wire_text,
     wire_seed,
 )
-from shoal.backends.transport import Transport
+from shoal.backends.transport import Incoming, Transport
 from shoal.errors import BadRequest, ModelError, UsageError, did_you_mean
 from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
 from shoal.runtime.types import Completion, Delta, Request
@@ -90,7 +91,7 @@ class OpenAIBackend:
         self.capabilities = _capabilities(max_in_flight, max_n, queries_per_batch, api, constraints)
         official = url.hostname == "api.openai.com"
         self._dialect = Dialect("max_completion_tokens" if official else "max_tokens", constraints)
-        self._server = Server(endpoint, model, api_key or "")
+        self.server = Server(endpoint, model, api_key or "")
         self._timeout = timeout
         self._urls = _Urls.of(url)
         self._transport = transport or Transport(
@@ -125,17 +126,17 @@ class OpenAIBackend:
 
     def _read(self, batch: Sequence[Draws], status: int, headers: Mapping[str, str], body: bytes) -> list[Outcome]:
         if not 200 <= status < 300:
-            raise error_of(status, headers, body, self._server)
+            raise error_of(status, headers, body, self.server)
         if batch[0].request.prompt is None:
-            drawn = from_wire_chat(body, batch[0], self._server, headers)
+            drawn = from_wire_chat(body, batch[0], self.server, headers)
             if self._dialect.constraints == "llamacpp" and begun(batch[0].request):
                 return [llamacpp_wire.new_text(outcome, batch[0].request) for outcome in drawn]
             return drawn
-        return from_wire_text(body, batch, self._server, headers)
+        return from_wire_text(body, batch, self.server, headers)
 
     async def _scored(self, draws: Draws) -> Outcome:
         """The only choice and its log-probabilities: one draw, whatever n."""
-        request, server = draws.request, self._server
+        request, server = draws.request, self.server
         if self._dialect.constraints == "vllm":
             url = self._urls.chat if request.prompt is None else self._urls.text
             body = self._encoded(lambda: vllm_wire.scored_body(server.model, request, self._dialect))
@@ -149,10 +150,10 @@ class OpenAIBackend:
 
     async def _forced(self, request: Request) -> Request:
         body = self._encoded(lambda: llamacpp_wire.choice_body(request.params.choices[0]))
-        return llamacpp_wire.forced(request, await self._post(self._urls.tokenize, body), self._server)
+        return llamacpp_wire.forced(request, await self._post(self._urls.tokenize, body), self.server)
 
     async def count_tokens(self, request: Request) -> int:
-        server = self._server
+        server = self.server
         if self._dialect.constraints == "vllm":
             body = self._encoded(lambda: vllm_wire.count_body(server.model, request))
             return vllm_wire.count_of(await self._post(self._urls.tokenize, body), server)
@@ -164,25 +165,25 @@ class OpenAIBackend:
         return llamacpp_wire.count_of(await self._post(self._urls.tokenize, body), server)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        body = self._encoded(lambda: to_wire_embeddings(self._server.model, texts))
-        return from_wire_embeddings(await self._post(self._urls.embeddings, body), len(texts), self._server)
+        body = self._encoded(lambda: to_wire_embeddings(self.server.model, texts))
+        return from_wire_embeddings(await self._post(self._urls.embeddings, body), len(texts), self.server)
 
     async def _post(self, url: str, body: bytes) -> bytes:
         status, headers, reply = await self._transport.post(url, body, timeout=self._timeout)
         if not 200 <= status < 300:
-            raise error_of(status, headers, reply, self._server)
+            raise error_of(status, headers, reply, self.server)
         return reply
 
     def _encoded(self, encode: Callable[[], bytes]) -> bytes:
         try:
             return encode()
         except UnicodeEncodeError:
-            raise BadRequest("the request holds half a surrogate pair", endpoint=self._server.name) from None
+            raise BadRequest("the request holds half a surrogate pair", endpoint=self.server.name) from None
 
     def _body(self, batch: Sequence[Draws], *, stream: bool = False) -> bytes:
-        model, request = self._server.model, batch[0].request
+        model, request = self.server.model, batch[0].request
         if self._dialect.constraints == "llamacpp":
-            llamacpp_wire.check(request, self._server)
+            llamacpp_wire.check(request, self.server)
         if request.prompt is None:
             return self._encoded(lambda: to_wire_chat(model, batch[0], dialect=self._dialect, stream=stream))
         return self._encoded(lambda: to_wire_text(model, batch, dialect=self._dialect, stream=stream))
@@ -197,7 +198,7 @@ class OpenAIBackend:
             return
         url = self._urls.chat if request.prompt is None else self._urls.text
         body = self._body([Draws(request)], stream=True)
-        reply = StreamedReply(request, self._server)
+        reply = StreamedReply(request, self.server)
         async with self._transport.stream(url, body, timeout=self._timeout) as incoming:
             if "event-stream" not in (incoming.headers.get("content-type") or "").lower():
                 whole = await incoming.whole()  # an error, or the answer of a server that does not stream
@@ -207,13 +208,20 @@ class OpenAIBackend:
                 yield outcome[0]
                 return
             if not 200 <= incoming.status < 300:
-                raise error_of(incoming.status, incoming.headers, b"", self._server)
+                raise error_of(incoming.status, incoming.headers, b"", self.server)
             async for chunk in incoming.chunks():
                 for delta in reply.feed(chunk):
                     yield delta
                 if reply.done:
                     break
         yield reply.completion()
+
+    def open(
+        self, api: Literal["chat/completions", "completions"], body: bytes
+    ) -> AbstractAsyncContextManager[Incoming]:
+        """The reply to a body that somebody else wrote, as it comes."""
+        url = self._urls.chat if api == "chat/completions" else self._urls.text
+        return self._transport.stream(url, body, timeout=self._timeout)
 
     async def aclose(self) -> None:
         """Close the connections; the backend may be used again afterwards."""

@@ -57,6 +57,10 @@ def reported(raw: Raw) -> WireUsage | None:
     return usage if sane else None
 
 
+def estimated_tokens(characters: int) -> int:
+    return -(-characters // _CHARS_PER_TOKEN)
+
+
 def present(raw: Raw) -> bool:
     """Whether a field came, and is not null."""
     return raw != _ABSENT and bytes(raw) != b"null"
@@ -90,8 +94,8 @@ def prompt_chars(request: Request) -> int:
 
 
 def _estimate(request: Request, completion: Completion, *, first: bool) -> Usage:
-    prompt = -(-prompt_chars(request) // _CHARS_PER_TOKEN) if first else 0
-    tokens = len(completion.logprobs) if completion.logprobs else -(-_chars(completion) // _CHARS_PER_TOKEN)
+    prompt = estimated_tokens(prompt_chars(request)) if first else 0
+    tokens = len(completion.logprobs) if completion.logprobs else estimated_tokens(_chars(completion))
     return Usage(prompt, tokens, 1, estimated=True)
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from shoal.runtime import scope
 from shoal.runtime.types import Request
 
 
@@ -93,8 +94,11 @@ def here() -> Frame | None:
 
 
 def placed(request: Request) -> Request:
-    """The request with the indices of the repeats around the caller before its own path."""
-    frame = current.get()
-    if frame is None or not frame.path:
+    """The request in the caller's realm, with the indices of the repeats around the caller before its own path."""
+    frame, realm = current.get(), scope.realm.get()
+    path = frame.path if frame is not None else ()
+    if not path and not realm:
         return request
-    return Request(request.messages, request.prompt, request.params, request.tools, frame.path + request.sample)
+    return Request(
+        request.messages, request.prompt, request.params, request.tools, path + request.sample, realm or request.realm
+    )

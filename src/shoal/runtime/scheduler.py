@@ -18,13 +18,13 @@ from shoal.errors import (
     EngineError,
     MalformedResponse,
     ModelError,
-    RateLimited,
     ShoalError,
 )
 from shoal.runtime import scope
+from shoal.runtime.admission import Admission, Slot
 from shoal.runtime.backend import Backend, Draws, Outcome
-from shoal.runtime.limits import AdaptiveConcurrency, Limits, RateLimit, expected_tokens
-from shoal.runtime.retry import RetryBudget, RetryPolicy, retry_delay
+from shoal.runtime.limits import Limits, expected_tokens
+from shoal.runtime.retry import RetryPolicy
 from shoal.runtime.types import Completion, Delta, Request
 
 # Turns of the event loop without a new draw after which nothing else is taken to be running. A backend that batches
@@ -63,12 +63,11 @@ class _Draw:
 class _Load:
     """One wire request: questions, the draws of each, and the task that waits for it."""
 
-    __slots__ = ("calls", "ordinal", "reserved", "task")
+    __slots__ = ("calls", "slot", "task")
 
-    def __init__(self, calls: list[list[_Draw]], ordinal: int, reserved: int) -> None:
+    def __init__(self, calls: list[list[_Draw]], slot: Slot) -> None:
         self.calls = calls
-        self.ordinal = ordinal
-        self.reserved = reserved
+        self.slot = slot
         self.task: asyncio.Task[None] | None = None
 
     def draws(self) -> list[_Draw]:
@@ -90,20 +89,18 @@ class Scheduler:
         limits = limits or Limits()
         can = backend.capabilities
         self._max_n = can.max_n
-        self._rate = RateLimit(limits)
-        self._concurrency = AdaptiveConcurrency(limits.max_in_flight or can.max_in_flight)
-        self._retry_budget = RetryBudget()
+        self.admission = Admission(limits, can.max_in_flight, self.retry, backend.name)
+        self.admission.watch(self._wake)
         self._quiet_turns = _QUIET_TURNS_BATCHING if can.max_batch > 1 else _QUIET_TURNS if can.max_n > 1 else 0
         self._order = count(1)
-        self.wire_requests = self.draws = self.retries = 0
-        self._not_before = 0.0  # the server asked everybody to wait until then
-        self._parked_until = 0.0
+        self.draws = self.retries = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bind(None)
 
     def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Forget what belonged to an event loop that is gone; limits and counters stay."""
         self._loop = loop
+        self.admission.forget()
         self._known: dict[Request, _Draw] = {}
         self._queue: list[_Draw] = []
         self._siblings: dict[Request, deque[_Draw]] = {}  # waiting draws by question
@@ -116,7 +113,11 @@ class Scheduler:
     @property
     def max_in_flight(self) -> int:
         """Wire requests allowed at once, when the server is not overloaded."""
-        return self._concurrency.ceiling
+        return self.admission.ceiling
+
+    @property
+    def wire_requests(self) -> int:
+        return self.admission.sent
 
     @property
     def in_flight(self) -> int:
@@ -195,11 +196,14 @@ class Scheduler:
             return
         self._waking = False
         now = self._loop.time()
-        while self._drop_abandoned() and len(self._loads) < int(self._concurrency.limit):
-            if now < self._parked_until:
-                self.refuse_waiting(self._parked(self._parked_until - now))
+        while self._drop_abandoned():
+            try:
+                wait = self.admission.wait(now)
+            except ModelError as parked:
+                self.refuse_waiting(parked)
                 return
-            wait = max(self._rate.wait(), self._not_before - now)
+            if wait is None:
+                return
             if wait > 0:
                 if self._alarm is not None:
                     self._alarm.cancel()
@@ -211,10 +215,6 @@ class Scheduler:
         while self._queue and not self._queue[0].queued:
             heapq.heappop(self._queue)
         return bool(self._queue)
-
-    def _parked(self, seconds: float) -> RateLimited:
-        message = f"the server asked to wait {seconds:.0f} s; try again then"
-        return RateLimited(message, endpoint=self.backend.name, retryable=False)
 
     def refuse_waiting(self, error: ShoalError) -> None:
         """Raise `error` in the callers of all draws not sent yet."""
@@ -265,10 +265,8 @@ class Scheduler:
 
     def _send(self, calls: list[list[_Draw]], now: float) -> None:
         assert self._loop is not None
-        self.wire_requests += 1
-        reserved = sum(expected_tokens(call[0].request, len(call)) for call in calls) if self._rate.tokens else 0
-        self._rate.reserve(reserved)
-        load = _Load(calls, self.wire_requests, reserved)
+        counted = calls if self.admission.counts_tokens else []
+        load = _Load(calls, self.admission.enter(sum(expected_tokens(call[0].request, len(call)) for call in counted)))
         for draw in load.draws():
             draw.load = load
             draw.attempts += 1
@@ -295,17 +293,16 @@ class Scheduler:
             outcomes = [fault] * len(load.calls)
         finally:
             self._loads.discard(load)
-            self._wake()
-        used = 0
+            used = sum(done.usage.total_tokens for outcome in outcomes if isinstance(outcome, list) for done in outcome)
+            load.slot.used = used
+            self.admission.leave(load.slot)
         for call, outcome in zip(load.calls, outcomes, strict=True):
             for draw in call:
                 draw.load = None
             if isinstance(outcome, list):
-                used += sum(completion.usage.total_tokens for completion in outcome)
                 self._answered(call, outcome)
             else:
                 self._failed(load, call, outcome)
-        self._rate.settle(load.reserved, used)
 
     async def _ask(self, load: _Load) -> list[Outcome]:
         first = load.calls[0][0]
@@ -329,8 +326,7 @@ class Scheduler:
 
     def _answered(self, call: list[_Draw], completions: list[Completion]) -> None:
         self.draws += len(completions)
-        self._retry_budget.earn()
-        self._concurrency.succeeded()
+        self.admission.succeeded()
         if not completions:
             self._finish_all(call, MalformedResponse("no answer in the reply", endpoint=self.backend.name))
             return
@@ -345,7 +341,8 @@ class Scheduler:
 
     def _failed(self, load: _Load, call: list[_Draw], error: ModelError) -> None:
         assert self._loop is not None
-        self._concurrency.failed(error, load.ordinal, self.wire_requests)
+        now = self._loop.time()
+        self.admission.failed(error, load.slot, now)
         live = [draw for draw in call if draw.waiters]
         if not live:
             return
@@ -355,14 +352,8 @@ class Scheduler:
                 draw.attempts -= 1
                 self._enqueue(draw)
             return
-        now = self._loop.time()
-        if error.retry_after is not None:
-            if error.retry_after > self.retry.max_retry_after:
-                self._parked_until = now + error.retry_after
-            elif error.retryable:
-                self._not_before = max(self._not_before, now + error.retry_after)
         first = live[0]
-        delay = retry_delay(error, first.attempts, first.deadline - now, self.retry, self._retry_budget)
+        delay = self.admission.retry_delay(error, first.attempts, first.deadline - now)
         if delay is None:
             self._finish_all(live, error)
         else:

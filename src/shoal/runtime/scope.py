@@ -1,4 +1,4 @@
-"""What a running program carries without saying so: its age, and where the deltas of its answer go.
+"""What a running program carries without saying so: its age, its realm, and where the deltas of its answer go.
 
 A scheduler's task has a context of its own, so all of this is read on the caller's side of it. Budget, journal
 and trace are carried the same way; each keeps its variable (`current`) beside what it is for.
@@ -13,6 +13,7 @@ from shoal.runtime.types import Delta
 
 T = TypeVar("T")
 
+realm: ContextVar[str] = ContextVar("realm", default="")  # draws of different realms are never shared
 age: ContextVar[int] = ContextVar("age", default=0)  # older programs (smaller) are served first
 
 # Where the deltas of the very next call go, and where those of the call that gives the program's answer would go.

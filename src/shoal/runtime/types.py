@@ -101,7 +101,8 @@ class Request(Struct, frozen=True, cache_hash=True, omit_defaults=True):
     """One draw asked of a model: a conversation, or a bare `prompt` to continue, and how to sample.
 
     `sample` names the draw. It is part of equality and of the cache key and is never sent: equal request and equal path
-    are the same draw, and different paths are independent draws of the same question.
+    are the same draw, and different paths are independent draws of the same question. `realm` keeps those apart who
+    must share no draws, and is never sent either.
     """
 
     messages: tuple[Message, ...] = ()
@@ -109,6 +110,7 @@ class Request(Struct, frozen=True, cache_hash=True, omit_defaults=True):
     params: SamplingParams = SamplingParams()
     tools: tuple[Json, ...] = ()
     sample: tuple[int, ...] = ()
+    realm: str = ""
 
     @classmethod
     def of(cls, text: str, *, system: str | None = None, **params: Any) -> "Request":

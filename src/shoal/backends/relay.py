@@ -1,0 +1,265 @@
+"""Requests that pass to a server as their client wrote them, and replies that come back as the server wrote them.
+
+Only the model's name is put in. What holds for every call holds for these: limits, retries, deadlines, typed errors,
+and that a reply counts only when it is whole. A stream is tried again only while nothing of it was passed on.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Literal, Protocol, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct
+
+from shoal.backends.openai import OpenAIBackend
+from shoal.backends.openai_errors import Server, error_of
+from shoal.backends.openai_usage import estimated_tokens, present, reported
+from shoal.backends.sse import SseParser
+from shoal.backends.transport import Incoming
+from shoal.errors import ConnectionFailed, DeadlineExceeded, ModelError
+from shoal.runtime.admission import Admission, Slot
+from shoal.runtime.types import Usage
+
+Api = Literal["chat/completions", "completions"]
+Fields = Mapping[str, Raw]
+T = TypeVar("T")
+_encode = msgspec.json.Encoder().encode
+_USUAL_COMPLETION = 256
+
+
+class Passed(Struct):
+    """A whole reply, as it came."""
+
+    headers: Mapping[str, str]
+    body: bytes
+    usage: Usage
+
+
+class Passing(Protocol):
+    """A reply that streams. `usage` holds once the chunks have ended."""
+
+    headers: Mapping[str, str]
+    usage: Usage
+
+    def chunks(self) -> AsyncIterator[bytes]: ...
+
+
+class Relays(Protocol):
+    """What passes requests on: a server's relay, or a router's over several."""
+
+    async def post(self, api: Api, fields: Fields) -> Passed: ...
+    def stream(self, api: Api, fields: Fields) -> AbstractAsyncContextManager[Passing]: ...
+
+
+class Relay:
+    """What passes requests on to one server, within what the endpoint allows."""
+
+    def __init__(self, backend: OpenAIBackend, admission: Admission) -> None:
+        self.backend = backend
+        self.name = backend.name
+        self.admission = admission
+        self._model = Raw(_encode(backend.server.model))
+
+    async def post(self, api: Api, fields: Fields) -> Passed:
+        """The whole reply to a request that does not stream. `fields` is the request's body."""
+
+        async def attempt(slot: Slot) -> Passed:
+            async with self.backend.open(api, self._body(fields)) as incoming:
+                body = await incoming.whole()
+            if not 200 <= incoming.status < 300:
+                raise error_of(incoming.status, incoming.headers, body, self.backend.server)
+            usage = _whole(incoming.headers, body, fields, self.backend.server)
+            slot.used = usage.total_tokens
+            return Passed(incoming.headers, body, usage)
+
+        async with AsyncExitStack() as stack:
+            return await self._tried(attempt, fields, stack)
+
+    @asynccontextmanager
+    async def stream(self, api: Api, fields: Fields) -> AsyncIterator[Passing]:
+        """The reply to a request that streams, from its first bytes on."""
+        async with AsyncExitStack() as stack:
+
+            async def attempt(slot: Slot) -> Passing:
+                incoming = await stack.enter_async_context(self.backend.open(api, self._body(fields)))
+                return await _begun(incoming, fields, slot, self.backend.server)
+
+            yield await self._tried(attempt, fields, stack)
+
+    def _body(self, fields: Fields) -> bytes:
+        return _encode({**fields, "model": self._model})
+
+    async def _tried(self, attempt: Callable[[Slot], Awaitable[T]], fields: Fields, stack: AsyncExitStack) -> T:
+        """`attempt` in a slot, again where its error allows it. The last slot is left when the stack is closed."""
+        loop, admission = asyncio.get_running_loop(), self.admission
+        deadline = loop.time() + admission.retry.deadline
+        tokens = _expected(fields) if admission.counts_tokens else 0
+        attempts = 0
+        while True:
+            attempts += 1
+            slot = await stack.enter_async_context(admission.slot(tokens))
+            try:
+                async with asyncio.timeout_at(deadline):
+                    result = await attempt(slot)
+            except TimeoutError:
+                seconds = admission.retry.deadline
+                raise DeadlineExceeded(f"no answer within {seconds:g} s", endpoint=self.name, retryable=False) from None
+            except ModelError as error:
+                admission.failed(error, slot, loop.time())
+                delay = admission.retry_delay(error, attempts, deadline - loop.time())
+                if delay is None:
+                    raise
+            else:
+                admission.succeeded()
+                return result
+            await stack.aclose()  # waiting takes no slot
+            await asyncio.sleep(delay)
+
+
+class _Choice(Struct):
+    index: int | None = None
+    finish_reason: str | None = None
+
+
+class _Reply(Struct):
+    choices: list[_Choice] | None = None
+    usage: Raw = Raw()
+    error: Raw = Raw()
+
+
+_decode = msgspec.json.Decoder(_Reply).decode
+
+
+def _whole(headers: Mapping[str, str], body: bytes, fields: Fields, server: Server) -> Usage:
+    """What a whole reply cost; raises where it is none."""
+    kind = headers.get("content-type") or "json"
+    if "json" not in kind.lower():
+        raise server.malformed(f"expected JSON, got {kind[:60]}")
+    reply = _read(body, server)
+    if present(reply.error):
+        raise error_of(200, headers, body, server)
+    if not reply.choices or not all(choice.finish_reason for choice in reply.choices):
+        raise server.malformed("a reply without finished choices")
+    return _usage(reply.usage, fields, len(body), len(reply.choices))
+
+
+def _read(data: bytes, server: Server) -> _Reply:
+    try:
+        str(data, "utf-8")  # texts that are passed over unread must be what JSON may hold, too
+        return _decode(data)
+    except (ValueError, RecursionError) as error:
+        raise server.malformed(f"not a reply of this API: {error}") from None
+
+
+async def _begun(incoming: Incoming, fields: Fields, slot: Slot, server: Server) -> Passing:
+    if "event-stream" not in (incoming.headers.get("content-type") or "").lower():
+        body = await incoming.whole()
+        if not 200 <= incoming.status < 300:
+            raise error_of(incoming.status, incoming.headers, body, server)
+        return _NotStreamed(incoming.headers, body, _whole(incoming.headers, body, fields, server))
+    if not 200 <= incoming.status < 300:
+        raise error_of(incoming.status, incoming.headers, b"", server)
+    streaming = _Streaming(incoming, fields, slot, server)
+    await streaming.begin()
+    return streaming
+
+
+class _NotStreamed:
+    """The whole reply of a server that does not stream, passed on as it came."""
+
+    def __init__(self, headers: Mapping[str, str], body: bytes, usage: Usage) -> None:
+        self.headers = headers
+        self.usage = usage
+        self._body = body
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self._body
+
+
+class _Streaming:
+    """A stream's bytes as they come, read along to see whether it is whole and what it cost."""
+
+    def __init__(self, incoming: Incoming, fields: Fields, slot: Slot, server: Server) -> None:
+        self.headers = incoming.headers
+        self.usage = Usage()
+        self._fields = fields
+        self._slot = slot
+        self._server = server
+        self._incoming = incoming.chunks()
+        self._parser = SseParser()
+        self._first = b""
+        self._unfinished: set[int] = set()
+        self._choices = self._bytes = 0
+        self._reported = Raw()
+        self._done = False
+
+    async def begin(self) -> None:
+        """Wait for the first event, so that a stream that begins with an error is an error."""
+        async for chunk in self._incoming:
+            self._first += chunk
+            if self._follow(chunk):
+                return
+        raise ConnectionFailed("the stream ended before it began", endpoint=self._server.name)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes of the stream. Raises ModelError where it breaks off, or holds an error."""
+        try:
+            yield self._first
+            if not self._done:
+                async for chunk in self._incoming:
+                    self._follow(chunk)
+                    yield chunk
+                    if self._done:
+                        break
+            if not self._done or self._unfinished or not self._choices:
+                missing = "[DONE]" if not self._done else "finish_reason"
+                raise self._server.malformed(f"the stream ended without {missing}")
+        finally:
+            self.usage = _usage(self._reported, self._fields, self._bytes, self._choices)
+            self._slot.used = self.usage.total_tokens
+
+    def _follow(self, chunk: bytes) -> int:
+        events = self._parser.feed(chunk)
+        for data in events:
+            self._event(data)
+        return len(events)
+
+    def _event(self, data: bytes) -> None:
+        if data.strip() == b"[DONE]":
+            self._done = True
+            return
+        reply = _read(data, self._server)
+        if present(reply.error):
+            raise error_of(200, {}, data, self._server)
+        if present(reply.usage):
+            self._reported = reply.usage.copy()
+        for choice in reply.choices or ():
+            self._choices = max(self._choices, (choice.index or 0) + 1)
+            self._bytes += 4  # a chunk is about a token
+            if choice.finish_reason:
+                self._unfinished.discard(choice.index or 0)
+            else:
+                self._unfinished.add(choice.index or 0)
+
+
+def _usage(raw: Raw, fields: Fields, reply_bytes: int, choices: int) -> Usage:
+    usage = reported(raw)
+    if usage is not None:
+        return Usage(usage.prompt_tokens, usage.completion_tokens, choices)
+    return Usage(_prompt_tokens(fields), estimated_tokens(reply_bytes), choices, estimated=True)
+
+
+def _prompt_tokens(fields: Fields) -> int:
+    asked = fields.get("messages") or fields.get("prompt") or Raw()
+    return estimated_tokens(len(memoryview(asked)))
+
+
+def _expected(fields: Fields) -> int:
+    """What a request will probably cost at most, in tokens."""
+    numbers = []
+    for names, default in ((("max_completion_tokens", "max_tokens"), _USUAL_COMPLETION), (("n",), 1)):
+        raw = next((fields[name] for name in names if name in fields), None)
+        value = None if raw is None else msgspec.json.decode(raw)
+        numbers.append(value if isinstance(value, int) and value > 0 else default)
+    return _prompt_tokens(fields) + numbers[0] * numbers[1]

@@ -1,0 +1,1 @@
+"""The server: every model, and every technique on one, behind the endpoints that clients know."""
