@@ -73,8 +73,9 @@ def mock_server(
 ) -> Iterator[Mock]:
     """A mock server on a free port of loopback.
 
-    Every reply takes `delay_ms`, a streamed one in `pieces` (4) evenly spread over it; or `continuous` is (step ms, us a sequence, sequences at most, tokens a reply): a step
-    of k sequences takes step + k x us, and sequences run together as in a server with continuous batching.
+    Every reply takes `delay_ms`, a streamed one in `pieces` (4) evenly spread over it; or `continuous` is (step ms, us
+    a sequence, sequences at most, tokens a reply): a step of k sequences takes step + k x us, and sequences run
+    together as in a server with continuous batching.
     It also ends with the thread that started it.
     """
     options = ["--delay-ms", str(delay_ms)] if continuous is None else ["--continuous", *map(str, continuous)]

@@ -1,4 +1,7 @@
-"""LiteLLM's proxy at its documented settings for production, as far as they make it cheaper: one worker, no log, no database."""
+"""LiteLLM's proxy as its documentation sets it up for production, without what would cost it more.
+
+One worker, no log, no keys, no database, no retries, and granian for a server, the cheapest it offers.
+"""
 
 import json
 import os
@@ -27,14 +30,14 @@ def config(base_url: str) -> str:
 
 @contextmanager
 def proxy(base_url: str, python: str) -> Iterator[tuple[int, int]]:
-    """The port and process id of a proxy in front of `base_url`, run by the interpreter `python` of its environment."""
+    """The port and process id of a proxy in front of `base_url`, run by its environment's interpreter."""
     port = free_port()
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("LITELLM_", "DATABASE_"))}
     with TemporaryDirectory() as folder:
         Path(folder, "config.yaml").write_text(config(base_url))
         log = Path(folder, "log")
         options = ["--config", "config.yaml", "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-        command = [python, str(Path(python).with_name("litellm")), *options]
+        command = [python, str(Path(python).with_name("litellm")), *options, "--run_granian"]
         environment |= {"HOME": folder, **ENVIRONMENT}
         with (
             log.open("w") as errors,
