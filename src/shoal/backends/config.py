@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct, structs
@@ -21,6 +21,7 @@ from shoal.errors import UsageError, did_you_mean
 
 CONFIG_FILE = "shoal.toml"
 OPENAI_URL = "https://api.openai.com/v1"
+T = TypeVar("T", bound=Struct)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -45,7 +46,13 @@ class Endpoint(Struct, frozen=True):
 
 
 class Config(Struct, frozen=True):
+    """What a configuration file says. `server`, `presets` and `prices` are read by the server, which knows them."""
+
     endpoints: dict[str, Endpoint] = {}
+    server: dict[str, Any] = {}
+    presets: dict[str, Any] = {}
+    prices: dict[str, Any] = {}
+    file: str = CONFIG_FILE
 
 
 def load_config(path: Path | None = None) -> Config:
@@ -60,19 +67,34 @@ def load_config(path: Path | None = None) -> Config:
         data = tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: {error}") from None
-    _only(data, Config.__struct_fields__, str(file))
-    tables = data.get("endpoints", {})
-    if not isinstance(tables, dict):
-        raise UsageError(f"{file}: endpoints must be tables, [endpoints.NAME]")
-    return Config({name: _endpoint(table, f"{file} [endpoints.{name}]") for name, table in tables.items()})
+    _only(data, _SECTIONS, str(file))
+    for section, table in data.items():
+        if not isinstance(table, dict):
+            raise UsageError(f"{file}: {section} must be tables, [{section}...]")
+    return Config(
+        tables_as(Endpoint, data.get("endpoints", {}), f"{file} [endpoints"),
+        data.get("server", {}),
+        data.get("presets", {}),
+        data.get("prices", {}),
+        str(file),
+    )
 
 
-def _endpoint(table: Any, where: str) -> Endpoint:
+_SECTIONS = ("endpoints", "server", "presets", "prices")
+
+
+def tables_as(kind: type[T], tables: dict[str, Any], where: str) -> dict[str, T]:
+    """Each of the tables as a `kind`; `where` is the beginning of their names, `FILE [section`."""
+    return {name: table_as(kind, table, f"{where}.{name}]") for name, table in tables.items()}
+
+
+def table_as(kind: type[T], table: Any, where: str) -> T:
+    """A table as a `kind`, a Struct; UsageError says where and what is wrong with it."""
     if not isinstance(table, dict):
         raise UsageError(f"{where}: must be a table")
-    _only(table, Endpoint.__struct_fields__, where)
+    _only(table, kind.__struct_fields__, where)
     try:
-        return msgspec.convert(table, Endpoint)
+        return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
         raise UsageError(f"{where}: {error}") from None
 

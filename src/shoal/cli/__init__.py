@@ -14,6 +14,7 @@ from shoal.errors import ShoalError, UsageError, did_you_mean, told
 _COMMANDS = {
     "ask": ("shoal.cli.ask", "Ask one question and print the answer."),
     "run": ("shoal.cli.run", "Run a prompt over every row of a data file."),
+    "serve": ("shoal.cli.serve", "Serve models and techniques to OpenAI clients, and a page to try them."),
     "trace": ("shoal.cli.trace", "Show what a traced run did, call by call."),
     "models": ("shoal.cli.catalogue", "List what can stand in a model spec."),
     "techniques": ("shoal.cli.catalogue", "List the techniques, their options and what they cost."),

@@ -15,7 +15,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -156,6 +156,20 @@ def _options(name: str, entry: Entry, text: str, open_base: OpenBase) -> dict[st
             raise UsageError(f"{name} has no option {option!r}; {did_you_mean(option, entry.options)}")
         options[option] = _value(f"{name}({option}={value})", value, hints[option], open_base)
     return options
+
+
+def given_options(name: str, entry: Entry, values: Mapping[str, Any], open_base: OpenBase) -> dict[str, Any]:
+    """Options as JSON has them, as the technique takes them: a model is given as its spec."""
+    hints = typing.get_type_hints(entry.function)
+    return {
+        option: _value(f"{name}({option}={_spelt(value)})", _spelt(value), hints[option], open_base)
+        for option, value in values.items()
+    }
+
+
+def _spelt(value: Any) -> str:
+    """A JSON value as a spec spells it."""
+    return f"[{', '.join(map(_spelt, value))}]" if isinstance(value, list) else str(value)
 
 
 def _value(where: str, text: str, hint: Any, open_base: OpenBase) -> Any:

@@ -1,0 +1,49 @@
+"""`shoal serve`: models and techniques behind an OpenAI-compatible endpoint, and the playground."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from msgspec import structs
+
+from shoal.backends import loop
+from shoal.backends.config import load_config
+
+
+@click.command()
+@click.option(
+    "-m", "--model", "models", multiple=True, metavar="SPEC", help="What to serve; repeatable. Default: local."
+)
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), help="Default: ./shoal.toml, if there.")
+@click.option("--host", help="Default: 127.0.0.1. Another address needs keys.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Default: 8000; 0 takes a free one.")
+@click.option("--key", "secrets", multiple=True, envvar="SHOAL_SERVER_KEY", metavar="KEY", help="Ask for this key.")
+@click.option("--cache", type=click.Choice(["off", "key", "shared"]), help="Whose draws are kept and used again.")
+@click.option("--quiet", is_flag=True, help="No line for each request.")
+def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...], quiet: bool, **options: Any) -> int:
+    """Serve MODELS to OpenAI and Anthropic clients, techniques and all, with a page to try them.
+
+    A client's model name may put any technique on a model: `self_consistency(n=8)@local`.
+    """
+    from shoal.server.app import create_app
+    from shoal.server.keys import settings_for
+    from shoal.server.running import listen
+    from shoal.server.settings import settings_of
+
+    read = load_config(config)
+    settings = settings_of(read)
+    given = {name: value for name, value in options.items() if value is not None}
+    if models:
+        given["models"] = models
+    keys = {**settings.keys, **{f"key-{i}": settings_for(secret) for i, secret in enumerate(secrets, 1)}}
+    settings = structs.replace(settings, keys=keys, **given)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
+    logging.getLogger("aiohttp").setLevel(logging.WARNING)
+    app = create_app(read, settings=settings)
+
+    def ready(url: str) -> None:
+        click.echo(f"shoal serves {', '.join(settings.models or ('local',))}\n  the API   {url}/v1\n  the page  {url}/")
+
+    return loop.run(listen(app, settings, ready))

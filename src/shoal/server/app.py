@@ -1,0 +1,86 @@
+"""The application: routes, and what they share."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+
+import msgspec
+from aiohttp import web
+
+from shoal.backends.config import Config, load_config
+from shoal.errors import UsageError
+from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.server.chat import chat_completions
+from shoal.server.guard import CALLER, Guard
+from shoal.server.keys import Caller, Keys
+from shoal.server.names import Names, open_models
+from shoal.server.service import Service
+from shoal.server.settings import Settings, settings_of
+
+SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
+Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
+_OPEN = frozenset(("/health",))
+
+
+def create_app(
+    config: Config | None = None, *, settings: Settings | None = None, models: Names | None = None
+) -> web.Application:
+    """The server as an aiohttp application. Nothing is loaded or connected before the first request.
+
+    `config` is what a shoal.toml says, by default that of `load_config()`; `settings` stand in for what it says of the
+    server. Run it with `shoal.server.running.serve`, or `aiohttp.web.run_app(app, handler_cancellation=True)`: a client
+    that goes away must cancel its handler.
+    """
+    config = load_config() if config is None else config
+    settings = settings_of(config) if settings is None else settings
+    names = models or _names(settings, config)
+    service = Service(settings, names)
+    guard = Guard(settings, Keys(settings.keys), _OPEN)
+    app = web.Application(middlewares=[guard.middleware], client_max_size=settings.max_body)
+    app[SERVICE] = service
+    app.router.add_get("/health", _health)
+    app.router.add_get("/v1/models", partial(_called, _models))
+    app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))
+    app.router.add_post("/v1/chat/completions", partial(_called, chat_completions))
+    app.cleanup_ctx.append(_closing)
+    return app
+
+
+def _names(settings: Settings, config: Config) -> Names:
+    specs = settings.models or ("local",)
+    cache = None if settings.cache == "off" else DrawCache(default_cache_path())
+    for preset in settings.presets:
+        if "@" in preset or "/" in preset:
+            raise UsageError(f"[presets.{preset}]: a preset's name holds no @ and no /")
+    return Names(open_models(specs, config, cache), settings.presets)
+
+
+async def _closing(app: web.Application) -> AsyncIterator[None]:
+    yield
+    for base in app[SERVICE].names.all_bases():
+        await base.aclose()
+
+
+async def _called(endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
+    return await endpoint(request, request.app[SERVICE], request[CALLER])
+
+
+async def _health(_: web.Request) -> web.Response:
+    return web.json_response({"status": "ok"})
+
+
+async def _models(_: web.Request, service: Service, caller: Caller) -> web.Response:
+    return _json({"object": "list", "data": [_listed(name) for name in service.names.listed()]})
+
+
+async def _model(request: web.Request, service: Service, caller: Caller) -> web.Response:
+    name = request.match_info["name"]
+    caller.check(service.names.resolve(name))
+    return _json(_listed(name))
+
+
+def _listed(name: str) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "shoal"}
+
+
+def _json(value: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(value), content_type="application/json")

@@ -1,0 +1,189 @@
+"""Carrying out a request: its model asked within its budget, in its caller's realm, and traced under techniques."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from itertools import count
+from time import perf_counter
+
+from msgspec import Struct
+
+from shoal.errors import BudgetExceeded
+from shoal.runtime import budget as budgets
+from shoal.runtime import scope
+from shoal.runtime.budget import Budget
+from shoal.runtime.concurrency import gather
+from shoal.runtime.model import sample
+from shoal.runtime.trace import Span, tracing
+from shoal.runtime.types import Completion, Delta, Request, Usage, total
+from shoal.server.bodies import OwnOptions
+from shoal.server.keys import Caller
+from shoal.server.names import Names, Served
+from shoal.server.refusals import Refusal
+from shoal.server.replies import Told
+from shoal.server.settings import Settings
+from shoal.techniques.bounds import bound
+
+
+class Call(Struct, frozen=True):
+    """What a client asks of a model: `n` answers to one request, and what they may cost."""
+
+    served: Served
+    request: Request
+    caller: Caller
+    own: OwnOptions = OwnOptions()
+    n: int = 1
+
+
+class Piece(Struct, frozen=True):
+    """A part of answer number `index` on its way; the last part is the whole of it."""
+
+    index: int
+    part: Delta | Completion
+
+
+class Work:
+    """A call under way: its call tree where a technique answers, and what it has spent."""
+
+    def __init__(self, call: Call, budget: Budget) -> None:
+        self.call = call
+        self.budget = budget
+        self.trace: Span | None = None
+        self.began = perf_counter()
+        self.calls_ended = 0
+        self.on_progress: Callable[[], None] | None = None
+
+    def watch(self, span: Span) -> None:
+        if span.kind == "call" and span.end:
+            self.calls_ended += 1
+            if self.on_progress is not None:
+                self.on_progress()
+
+    @property
+    def usage(self) -> Usage:
+        return self.budget.spent
+
+    def progress(self) -> str:
+        """How far the work is, for people who wait."""
+        spent = self.usage
+        calls = f"{self.calls_ended} call{'s' * (self.calls_ended != 1)}"
+        return f"{calls}, {spent.total_tokens} tokens, {perf_counter() - self.began:.0f} s"
+
+    def told(self, completions: list[Completion]) -> Told:
+        """How the answers came about."""
+        usage = total(completion.usage for completion in completions)
+        first, served = completions[0], self.call.served
+        return Told(
+            base=served.base_name,
+            technique=served.technique,
+            calls=usage.calls,
+            cached_calls=usage.cached_calls,
+            critical_path=len(self.trace.critical_path()) if self.trace is not None else 1,
+            seconds=round(perf_counter() - self.began, 3),
+            answer=first.answer,
+            confidence=first.confidence,
+            estimated=usage.estimated,
+        )
+
+
+class Service:
+    """What all endpoints ask: it knows the models, and what a request may spend."""
+
+    def __init__(self, settings: Settings, names: Names) -> None:
+        self.settings = settings
+        self.names = names
+        self._numbers = count(1)
+
+    async def complete(self, call: Call) -> tuple[list[Completion], Work]:
+        """All n answers, asked at once."""
+        work = self._work(call)
+        async with call.caller.admitted(work.budget), self._scopes(work):
+            return await _asked(call), work
+
+    async def stream(self, call: Call) -> AsyncGenerator[Work | Piece, None]:
+        """The work, at once; then the parts of the answers as they come, and of each, last, the whole."""
+        work = self._work(call)
+        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+
+        if call.own.progress:
+            work.on_progress = lambda: pieces.put_nowait(Piece(0, Delta(reasoning=f"{work.progress()}\n")))
+
+        async def carry_out() -> None:
+            async with self._scopes(work):
+                await _streamed(call, pieces)
+
+        async with call.caller.admitted(work.budget):
+            yield work
+            task = asyncio.ensure_future(carry_out())
+            task.add_done_callback(lambda _: pieces.put_nowait(None))
+            try:
+                while (piece := await pieces.get()) is not None:
+                    yield piece
+                task.result()
+            finally:
+                task.cancel()
+                await asyncio.wait([task])
+
+    def _work(self, call: Call) -> Work:
+        call.caller.check(call.served)
+        settings, own = self.settings, call.own
+        most = min(own.max_calls or settings.max_calls, settings.max_calls)
+        if call.n > settings.max_n:
+            raise Refusal(400, f"n={call.n}: at most {settings.max_n} answers to a request", param="n")
+        expected = bound(call.served.model).calls * call.n
+        if expected > most:
+            message = f"this may take {expected} calls of the model, and a request may take {most}; use smaller options"
+            raise Refusal(400, message, kind="budget_exceeded", param="model", code="budget_exceeded")
+        budget = Budget(
+            most,
+            min(own.max_tokens or settings.max_tokens, settings.max_tokens),
+            min(own.max_seconds or settings.max_seconds, settings.max_seconds),
+        )
+        return Work(call, budget)
+
+    @asynccontextmanager
+    async def _scopes(self, work: Work) -> AsyncIterator[None]:
+        seconds = work.budget.seconds
+        timer = asyncio.timeout(seconds)
+        with ExitStack() as stack:
+            stack.enter_context(scope.setting(scope.realm, self._realm(work.call.caller)))
+            stack.enter_context(scope.setting(budgets.current, work.budget))
+            if work.call.served.base is None:
+                work.trace = stack.enter_context(tracing(work.call.served.name, work.watch))
+            try:
+                async with timer:
+                    yield
+            except TimeoutError:
+                if not timer.expired():
+                    raise
+                raise BudgetExceeded(f"the budget of {seconds:g} seconds is spent") from None
+
+    def _realm(self, caller: Caller) -> str:
+        """Whose draws may be shared: nobody's, one key's, or all, as the cache is kept."""
+        number = next(self._numbers)
+        return {"off": f"{caller.id}.{number}", "key": caller.id, "shared": ""}[self.settings.cache]
+
+
+async def _asked(call: Call) -> list[Completion]:
+    if call.n > 1:
+        return await sample(call.served.model, call.request, call.n)
+    return [await call.served.model(call.request)]
+
+
+async def _streamed(call: Call, pieces: "asyncio.Queue[Piece | None]") -> None:
+    async def one(index: int) -> None:
+        streamed = False
+
+        def on_delta(delta: Delta) -> None:
+            nonlocal streamed
+            streamed = streamed or bool(delta.text.strip())
+            pieces.put_nowait(Piece(index, delta))
+
+        request = call.request.draw(index) if call.n > 1 else call.request
+        with scope.setting(scope.deltas, on_delta):
+            completion = await call.served.model(request)
+        if not streamed and completion.text:
+            pieces.put_nowait(Piece(index, Delta(completion.text)))
+        pieces.put_nowait(Piece(index, completion))
+
+    await gather(*(one(index) for index in range(call.n)))
