@@ -236,8 +236,8 @@ static void report(double wall) {
         (double)(used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
     printf("{\"requests\":%zu,\"errors\":%ld,\"reconnects\":%ld,\"wall_s\":%.6f,\"client_cpu_s\":%.6f,", latencies.len,
         errors, reconnects, wall, cpu);
-    printf("\"p50_ms\":%.4f,\"p99_ms\":%.4f,\"first_p50_ms\":%.4f,", quantile_ms(&latencies, 0.5),
-        quantile_ms(&latencies, 0.99), quantile_ms(&firsts, 0.5));
+    printf("\"p50_ms\":%.4f,\"p99_ms\":%.4f,\"max_ms\":%.4f,\"first_p50_ms\":%.4f,", quantile_ms(&latencies, 0.5),
+        quantile_ms(&latencies, 0.99), quantile_ms(&latencies, 1), quantile_ms(&firsts, 0.5));
     printf("\"first_error\":");
     put_json_string(first_error);
     printf("}\n");

@@ -1,4 +1,4 @@
-"""Many streams at once through `shoal serve`: are they whole, is its memory flat, are those that were left ended at once?
+"""Many streams at once through `shoal serve`: are they whole, is memory flat, are those that were left ended at once?
 
 python -m benchmarks.soak [--streams 1000] [--seconds 60] [--stream-seconds 20] [--events-per-second 2]
 
