@@ -1,6 +1,7 @@
 """Many streams at once through `shoal serve`: are they whole, is memory flat, are those that were left ended at once?
 
 python -m benchmarks.soak [--streams 1000] [--seconds 60] [--stream-seconds 20] [--events-per-second 2]
+                          [--settle-seconds 120]
 
 Clients ask for one stream after another on a connection of its own each, from a mock server that sends an event now
 and then. Every stream must hold exactly the text that the mock server gives without a proxy. Then all ask once more,
@@ -175,11 +176,12 @@ async def leave(clients: list[Client], mock: Mock) -> Row:
     return row | {"aborted_of_those_that_stayed": mock.stats()["aborted"] - before - freed}
 
 
-async def settle(pid: int, files_before: int) -> Row:
-    """After all have gone: until the server has as few files open as in the beginning."""
+async def settle(pid: int, files_before: int, seconds: float) -> Row:
+    """After all have gone: until the server has as few files open as in the beginning, for so many seconds at most."""
     start = time.monotonic()
-    for _ in range(240):
-        if (files := open_files(pid)) <= files_before + ENOUGH:
+    while True:
+        files = open_files(pid)
+        if files <= files_before + ENOUGH or time.monotonic() - start >= seconds:
             break
         await asyncio.sleep(0.5)
     row = {"part": "after", "open_files_before": files_before, "open_files": files}
@@ -198,7 +200,7 @@ async def run(options: argparse.Namespace) -> None:
         files = open_files(pid)
         tell(await soak(clients, pid, options.seconds, options.stream_seconds))
         tell(await leave(clients, mock))
-        tell(await settle(pid, files))
+        tell(await settle(pid, files, options.settle_seconds))
 
 
 def main() -> None:
@@ -207,6 +209,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--stream-seconds", type=float, default=20)
     parser.add_argument("--events-per-second", type=float, default=2)
+    parser.add_argument("--settle-seconds", type=float, default=120)
     options = parser.parse_args()
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 3 * options.streams + 200
