@@ -383,11 +383,11 @@ def test_proxies_are_measured_beside_no_proxy() -> None:
 
 @needs_server
 def test_streams_survive_the_leaving_of_others() -> None:
-    options = ("--streams", "20", "--seconds", "1", "--stream-seconds", "0.5", "--settle-seconds", "0")
-    streams, leave, after = _rows("soak", *options)
+    options = ("--streams", "20", "--seconds", "1", "--stream-seconds", "2", "--events-per-second", "8")
+    streams, leave, after = _rows("soak", *options, "--settle-seconds", "0")
     assert streams["errors"] == leave["errors"] == leave["aborted_of_those_that_stayed"] == 0
-    assert streams["streams"] >= 40
-    assert streams["events"] >= streams["streams"]
+    assert streams["streams"] == 20
+    assert streams["events"] > 10 * streams["streams"]
     assert leave["freed"] == leave["left"] == leave["stayed"] == 10
     assert after["open_files"] >= after["open_files_before"]
 
