@@ -9,6 +9,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 from aiohttp import BodyPartReader, MultipartReader, web
+from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 
 from shoal.errors import StoreError
@@ -72,7 +73,7 @@ async def _form(request: web.Request, path: Path, room: int, too_large: Refusal)
             if part is None:
                 return form
             await _take(part, form, path, room, too_large)
-    except (ValueError, AssertionError) as error:  # the reader says the one of some broken bodies, the other of others
+    except (ValueError, AssertionError, HttpProcessingError) as error:  # the reader's words for broken bodies
         raise invalid(f"not a whole form: {error}") from None
     raise invalid(f"the form has more than {_MOST_PARTS} parts")
 
