@@ -19,7 +19,9 @@ def jsonl(*lines: Any) -> bytes:
     return b"".join(json.dumps(item).encode() + b"\n" for item in lines)
 
 
-async def upload(client: Client, data: bytes, key: str = "", purpose: str = "batch", filename: str = "in.jsonl") -> Reply:
+async def upload(
+    client: Client, data: bytes, key: str = "", purpose: str = "batch", filename: str = "in.jsonl"
+) -> Reply:
     form = aiohttp.FormData(quote_fields=False)
     form.add_field("purpose", purpose)
     form.add_field("file", io.BytesIO(data), filename=filename)
