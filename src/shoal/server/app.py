@@ -9,6 +9,8 @@ from aiohttp import web
 from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
 from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.server.batches.endpoints import add_batches
+from shoal.server.batches.running import Batches
 from shoal.server.chat import chat_completions
 from shoal.server.completions import completions
 from shoal.server.guard import CALLER, Guard
@@ -37,7 +39,8 @@ def create_app(
     settings = settings_of(config) if settings is None else settings
     names = models or _names(settings, config)
     service = Service(settings, names)
-    guard = Guard(settings, Keys(settings.keys), _OPEN)
+    keys = Keys(settings.keys)
+    guard = Guard(settings, keys, _OPEN)
     app = web.Application(middlewares=[guard.middleware], client_max_size=settings.max_body)
     app[SERVICE] = service
     app.router.add_get("/health", _health)
@@ -50,6 +53,7 @@ def create_app(
     app.router.add_post("/v1/messages", partial(_called, messages))
     app.router.add_post("/v1/messages/count_tokens", partial(_called, count_tokens))
     app.cleanup_ctx.append(_closing)
+    add_batches(app, Batches(service, keys))
     return app
 
 

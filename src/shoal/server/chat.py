@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from shoal.backends.relay import Api, Relays
+from shoal.backends.relay import Api, Passed, Relays
 from shoal.errors import ShoalError
 from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, total
@@ -98,8 +98,14 @@ async def chat_completions(request: web.Request, service: Service, caller: Calle
     call = asked.chat_call()
     if asked.common.stream:
         return await _streamed(request, asked, call)
-    completions, work = await service.complete(call)
-    return web.Response(body=_whole(asked, completions, work), content_type="application/json")
+    return web.Response(body=_whole(asked, *await service.complete(call)), content_type="application/json")
+
+
+async def whole_chat(asked: Asked) -> bytes:
+    """The reply to a chat request that does not stream, whoever gives it."""
+    if asked.relay is not None:
+        return (await _passed("chat/completions", asked, asked.relay)).body
+    return _whole(asked, *await asked.service.complete(asked.chat_call()))
 
 
 def _whole(asked: Asked, completions: list[Completion], work: Work) -> bytes:
@@ -161,13 +167,12 @@ def _chunk(replying: Replying, piece: Piece, work: Work) -> bytes:
 
 async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -> web.StreamResponse:
     """The answer of the model's server, as it came."""
-    fields = without_own(with_preset(asked.fields, asked.served.preset))
+    if not asked.common.stream:
+        passed = await _passed(api, asked, relay)
+        return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
+    fields = _fields_for(asked)
     budget = Budget()
     async with asked.caller.admitted(budget):
-        if not asked.common.stream:
-            passed = await relay.post(api, fields)
-            budget.spent = passed.usage
-            return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
         async with EventStream(request, ends_events=False) as stream:
             try:
                 async with relay.stream(api, fields) as passing:
@@ -181,6 +186,19 @@ async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -
                     raise
                 await stream.fail(refusal_of(error))
         return stream.response
+
+
+async def _passed(api: Api, asked: Asked, relay: Relays) -> Passed:
+    budget = Budget()
+    async with asked.caller.admitted(budget):
+        passed = await relay.post(api, _fields_for(asked))
+        budget.spent = passed.usage
+        return passed
+
+
+def _fields_for(asked: Asked) -> Fields:
+    """What the model's server is sent."""
+    return without_own(with_preset(asked.fields, asked.served.preset))
 
 
 def _back(headers: Any) -> dict[str, str]:

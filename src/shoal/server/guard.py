@@ -82,10 +82,8 @@ class Guard:
             raise Refusal(403, message, kind="permission_error", code="origin_not_allowed")
         if request.path not in self._open:
             request[CALLER] = self._keys.caller(request.headers)
-        if request.method in ("POST", "PUT") and request.content_type not in (
-            "application/json",
-            "multipart/form-data",
-        ):
+        kinds = ("application/json", "multipart/form-data")
+        if request.body_exists and request.method in ("POST", "PUT") and request.content_type not in kinds:
             raise Refusal(415, "the body must be application/json", code="unsupported_media_type")
 
 

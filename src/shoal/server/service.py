@@ -171,9 +171,10 @@ class Service:
                 raise BudgetExceeded(f"the budget of {seconds:g} seconds is spent") from None
 
     def _realm(self, caller: Caller) -> str:
-        """Whose draws may be shared: nobody's, one key's, or all, as the cache is kept."""
-        number = next(self._numbers)
-        return {"off": f"{caller.id}.{number}", "key": caller.id, "shared": ""}[self.settings.cache]
+        """Whose draws may be shared: nobody's, one key's, or all, as the cache is kept. A batch names its lines."""
+        if self.settings.cache != "off":
+            return {"key": caller.id, "shared": ""}[self.settings.cache]
+        return scope.realm.get() or f"{caller.id}.{next(self._numbers)}"
 
 
 async def _asked(call: Call) -> list[Completion]:
