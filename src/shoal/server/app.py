@@ -32,8 +32,7 @@ def create_app(
     """The server as an aiohttp application. Nothing is loaded or connected before the first request.
 
     `config` is what a shoal.toml says, by default that of `load_config()`; `settings` stand in for what it says of the
-    server. Run it with `shoal.server.running.serve`, or `aiohttp.web.run_app(app, handler_cancellation=True)`: a client
-    that goes away must cancel its handler.
+    server. Run it with `shoal.server.listening.serve`, or in another way that cancels a handler whose client went away.
     """
     config = load_config() if config is None else config
     settings = settings_of(config) if settings is None else settings
