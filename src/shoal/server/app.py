@@ -12,9 +12,12 @@ from shoal.runtime.cache import DrawCache, default_cache_path
 from shoal.server.batches.endpoints import add_batches
 from shoal.server.batches.running import Batches
 from shoal.server.chat import chat_completions
+from shoal.server.completions import completions
 from shoal.server.guard import CALLER, Guard
 from shoal.server.keys import Caller, Keys
+from shoal.server.messages import count_tokens, messages
 from shoal.server.names import Names, open_models
+from shoal.server.responses import kept_response, responses
 from shoal.server.service import Service
 from shoal.server.settings import Settings, settings_of
 
@@ -44,6 +47,11 @@ def create_app(
     app.router.add_get("/v1/models", partial(_called, _models))
     app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))
     app.router.add_post("/v1/chat/completions", partial(_called, chat_completions))
+    app.router.add_post("/v1/completions", partial(_called, completions))
+    app.router.add_post("/v1/responses", partial(_called, responses))
+    app.router.add_route("*", "/v1/responses/{id:.+}", partial(_called, kept_response))
+    app.router.add_post("/v1/messages", partial(_called, messages))
+    app.router.add_post("/v1/messages/count_tokens", partial(_called, count_tokens))
     app.cleanup_ctx.append(_closing)
     add_batches(app, Batches(service, keys))
     return app

@@ -24,6 +24,7 @@ from shoal.server.bodies import (
 )
 from shoal.server.keys import Caller
 from shoal.server.names import Served
+from shoal.server.optillm import NO_TECHNIQUE
 from shoal.server.refusals import invalid, read_as, refusal_of
 from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, tool_calls, usage_body
 from shoal.server.service import Call, Piece, Service, Work
@@ -49,7 +50,7 @@ class Asked:
         self.body = msgspec.json.encode(self.fields) if spread else body
         self.common: Common = read_as(self.body, Common)
         own, approach = self.common.shoal, self.common.optillm_approach
-        technique = own.technique or (approach if approach != "none" else None)
+        technique = own.technique or (approach if approach not in NO_TECHNIQUE else None)
         self.served = service.names.resolve(self.common.model, technique)
         names = OPTION_NAMES if self.served.base is None else _NO_NAMES
         options = technique_options(self.fields, own, names) if self.served.base is None else own.options
@@ -70,9 +71,13 @@ class Asked:
     def relay(self) -> Relays | None:
         return self.served.base.relay if self.served.base is not None else None
 
+    @property
+    def to_server(self) -> bool:
+        """Whether all that answers is behind servers, which may know fields that we do not."""
+        return not any(base.relay is None for base in _bases(self.served))
+
     def chat_call(self) -> Call:
-        behind = not any(base.relay is None for base in _bases(self.served))
-        request = chat_request(self.fields, self.body, self.served.preset, to_server=behind, known=self.known)
+        request = chat_request(self.fields, self.body, self.served.preset, to_server=self.to_server, known=self.known)
         most = self.service.settings.max_messages
         if len(request.messages) > most:
             raise invalid(f"messages: {len(request.messages)} are more than the {most} allowed", "messages")
@@ -104,13 +109,14 @@ async def whole_chat(asked: Asked) -> bytes:
 
 
 def _whole(asked: Asked, completions: list[Completion], work: Work) -> bytes:
-    usage = _usage(completions, work)
+    usage = usage_of(completions, work)
     if len(completions) == 1 and "|" in (work.call.served.technique or ""):
         completions = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
     return Replying(asked.common.model).whole(completions, usage, work.told(completions))
 
 
-def _usage(completions: list[Completion], work: Work) -> dict[str, Any]:
+def usage_of(completions: list[Completion], work: Work) -> dict[str, Any]:
+    """The API's `usage` of answers."""
     final = sum(final_tokens(completion, work.trace) for completion in completions)
     return usage_body(total(completion.usage for completion in completions), final)
 
@@ -135,7 +141,7 @@ async def _streamed(request: web.Request, asked: Asked, call: Call) -> web.Strea
                 if isinstance(piece.part, Completion):
                     done.append(piece.part)
             if asked.common.stream_options is not None and asked.common.stream_options.include_usage:
-                await stream.send(replying.last_chunk(_usage(done, work)))
+                await stream.send(replying.last_chunk(usage_of(done, work)))
             await stream.send(DONE)
         except ShoalError as error:
             if not stream.begun:

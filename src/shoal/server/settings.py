@@ -31,7 +31,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from shoal.backends.config import Config, table_as, tables_as
+from shoal.backends.config import Config
+from shoal.backends.tables import table_as, tables_as
 
 Positive = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
