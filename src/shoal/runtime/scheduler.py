@@ -90,7 +90,7 @@ class Scheduler:
         can = backend.capabilities
         self.max_n = can.max_n
         self.admission = Admission(limits, can.max_in_flight, self.retry, backend.name)
-        self.admission.watch(self._wake)
+        self.admission.watch(self._wake, lambda: self._queue[0].age if self._drop_abandoned() else None)
         self._quiet_turns = _QUIET_TURNS_BATCHING if can.max_batch > 1 else _QUIET_TURNS if can.max_n > 1 else 0
         self._order = count(1)
         self.draws = self.retries = 0
@@ -100,7 +100,8 @@ class Scheduler:
     def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Forget what belonged to an event loop that is gone; limits and counters stay."""
         self._loop = loop
-        self.admission.forget()
+        if loop is not None:
+            self.admission.bind(loop)
         self._known: dict[Request, _Draw] = {}
         self._queue: list[_Draw] = []
         self._siblings: dict[Request, deque[_Draw]] = {}  # waiting draws by question
@@ -215,6 +216,7 @@ class Scheduler:
                 self._alarm = self._loop.call_later(wait, self._wake)
                 return
             self._send(self._take(), now)
+        self.admission.give_turn()
 
     def _drop_abandoned(self) -> bool:
         while self._queue and not self._queue[0].queued:
