@@ -37,7 +37,9 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     given = {name: value for name, value in options.items() if value is not None}
     if models:
         given["models"] = models
-    keys = {**settings.keys, **{f"key-{i}": settings_for(secret) for i, secret in enumerate(secrets, 1)}}
+    given_keys = map(settings_for, secrets)
+    # Named by their digests: whoever owns files must not be somebody else the next time.
+    keys = {**settings.keys, **{f"key-{key.sha256[:12]}": key for key in given_keys}}
     settings = structs.replace(settings, keys=keys, **given)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
     logging.getLogger("aiohttp").setLevel(logging.WARNING)

@@ -69,7 +69,15 @@ class Admission:
         if now < self._parked_until:
             message = f"the server asked to wait {self._parked_until - now:.0f} s; try again then"
             raise RateLimited(message, endpoint=self.name, retryable=False, retry_after=self._parked_until - now)
+        return self.pause(now)
+
+    def pause(self, now: float) -> float:
+        """Seconds until rates and the waits that the server asked for let one more through."""
         return max(self._rate.wait(), self._not_before - now, 0.0)
+
+    def room(self, now: float, tokens: int) -> float:
+        """How many requests of so many tokens rates and waits let through at once now."""
+        return 0 if now < self._not_before else self._rate.room(tokens)
 
     def enter(self, tokens: int) -> Slot:
         self.in_flight += 1
