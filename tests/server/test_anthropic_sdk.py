@@ -217,6 +217,24 @@ def test_the_sdks_beta_goes_to_the_same_place(client: anthropic.Anthropic) -> No
     assert reply.content[0].text == "You said: Hi"
 
 
+def test_a_tool_is_chosen_and_a_system_turn_may_stand_between() -> None:
+    system = {"role": "system", "content": [{"type": "text", "text": "Now in French."}]}
+    request = asked(
+        {"messages": [*user("Hi"), system], "tools": [TOOL], "tool_choice": {"type": "tool", "name": "weather"}}
+    )
+    assert (request.messages[1].role, request.messages[1].content) == ("system", "Now in French.")
+    assert request.params.extra is not None
+    assert request.params.extra.value() == {"tool_choice": {"type": "function", "function": {"name": "weather"}}}
+
+
+def test_an_empty_answer_is_a_message_still() -> None:
+    model = scripted_model(lambda request: Completion("", reasoning="Hm."))
+    with served({"m": model}) as url, anthropic.Anthropic(base_url=url, api_key="none") as client:
+        with client.messages.stream(model="m", max_tokens=5, messages=user("Q")) as stream:
+            assert [block.type for block in stream.get_final_message().content] == ["text"]
+        assert client.messages.create(model="m", max_tokens=5, messages=user("Q")).content[0].type == "text"
+
+
 def test_a_message_begun_by_the_client_is_continued() -> None:
     request = asked({"messages": [*user("Hi"), {"role": "assistant", "content": "Well,"}]})
     assert (request.messages[-1].role, request.messages[-1].content) == ("assistant", "Well,")
@@ -236,6 +254,8 @@ def test_tokens_are_counted_where_the_model_can(client: anthropic.Anthropic) -> 
         ({"messages": [{"role": "assistant", "content": [{"type": "server_tool_use"}]}]}, r"messages\[0\]"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, r"tools\[0\].type"),
         ({"tools": [{"name": "x"}]}, "input_schema"),
+        ({"messages": user([{"type": "text"}])}, r"messages\[0\].content\[0\].text"),
+        ({"messages": user([{"type": "tool_result", "tool_use_id": "x", "content": 3}])}, r"content\[0\].content"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"extra_body": {"mcp_servers": [{"url": "https://example.com"}]}}, "mcp_servers"),
         ({"extra_body": {"n": 2}}, "n: this API gives one answer"),

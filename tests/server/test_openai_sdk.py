@@ -246,14 +246,46 @@ def test_what_a_model_thinks_is_an_item_of_its_own() -> None:
     with served({"m": model}) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
         thought, said = client.responses.create(model="m", input="Q").output
         with client.responses.create(
-            model="re2@m", input="Q", stream=True, extra_body={"shoal": {"progress": True}}
+            model="self_consistency(n=2)@m", input="Q", stream=True, extra_body={"shoal": {"progress": True}}
         ) as stream:
-            kinds = [event.type for event in stream]
+            events = [EVENTS.validate_python(event.model_dump(warnings=False)) for event in stream]
     assert thought.type == "reasoning"
     assert thought.content is not None
     assert thought.content[0].text == "2 + 2"
     assert said.type == "message"
-    assert kinds[-1] == "response.completed"
+    progress = "".join(event.delta for event in events if event.type == "response.reasoning_text.delta")
+    assert progress.startswith("1 call, ")
+    first, second = events[-1].response.output
+    assert (first.content[0].text, second.content[0].text) == (progress, "Four.")
+    added = [event.type for event in events].index("response.reasoning_text.done")
+    assert [event.type.removeprefix("response.") for event in events[added : added + 5]] == [
+        *("reasoning_text.done", "content_part.done", "output_item.done"),
+        *("output_item.added", "content_part.added"),
+    ]
+
+
+def test_the_logprobs_of_a_response() -> None:
+    model = scripted_model(lambda request: Completion("Hi", logprobs=(TokenLogprob("Hi", -0.5, (("Hi", -0.5),)),)))
+    with served({"m": model}) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        (item,) = client.responses.create(model="m", input="Q", top_logprobs=1).output
+        asked: Any = {"include": ["message.output_text.logprobs"], "text": {"format": {"type": "text"}}}
+        with client.responses.create(model="m", input="Q", stream=True, **asked) as stream:
+            (done,) = [event for event in stream if event.type == "response.output_text.done"]
+    assert item.type == "message"
+    part = item.content[0]
+    assert part.type == "output_text"
+    assert part.logprobs is not None
+    assert (part.logprobs[0].token, part.logprobs[0].top_logprobs[0].logprob) == ("Hi", -0.5)
+    assert done.logprobs[0].logprob == -0.5
+    assert [request.params.top_logprobs for request in model.backend.requests] == [1, 0]  # type: ignore[attr-defined]
+
+
+def test_an_empty_answer_is_a_message_still() -> None:
+    model = scripted_model(lambda request: "")
+    with served({"m": model}) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        assert client.responses.create(model="m", input="Q").output[0].type == "message"
+        with client.responses.stream(model="m", input="Q") as stream:
+            assert stream.get_final_response().output_text == ""
 
 
 def test_images_and_all_forms_of_input_are_understood() -> None:
@@ -261,6 +293,7 @@ def test_images_and_all_forms_of_input_are_understood() -> None:
     asked: Any = [
         {"role": "developer", "content": "Be brief."},
         {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "I may not."}]},
         {"role": "assistant", "content": [{"type": "output_text", "text": "I look."}]},
         {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
         {"type": "function_call", "call_id": "c2", "name": "look", "arguments": "{}"},
@@ -274,9 +307,11 @@ def test_images_and_all_forms_of_input_are_understood() -> None:
         },
     ]
     with served({"m": model}) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none") as client:
-        client.responses.create(model="m", input=asked)
+        client.responses.create(model="m", input=asked, tool_choice={"type": "function", "name": "look"}, tools=[TOOL])
     (request,) = model.backend.requests  # type: ignore[attr-defined]
-    system, said, result, last = request.messages
+    system, refused, said, result, last = request.messages
+    assert request.params.extra.value()["tool_choice"] == {"type": "function", "function": {"name": "look"}}
+    assert (refused.role, refused.content) == ("assistant", "I may not.")
     assert (system.role, system.content) == ("system", "Be brief.")
     assert (said.content, [call.value()["id"] for call in said.tool_calls]) == ("I look.", ["c1", "c2"])
     assert (result.role, result.content, result.tool_call_id) == ("tool", "A cat", "c1")
@@ -292,7 +327,18 @@ def test_images_and_all_forms_of_input_are_understood() -> None:
         ({"prompt": {"id": "pmpt_1"}}, "prompt"),
         ({"truncation": "auto"}, "truncation"),
         ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tool_choice": {"type": "mcp", "server_label": "x"}}, "tool_choice"),
+        ({"tool_choice": "sometimes"}, "tool_choice"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
+        ({"input": [{"role": "tool", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
+        ({"input": [{"role": "user", "content": [{"type": "input_text"}]}]}, "input[0].content[0].text"),
+        ({"input": [{"type": "function_call", "call_id": "c", "name": "f"}]}, "input[0].arguments"),
+        (
+            {"input": [{"role": "assistant", "content": [{"type": "input_image", "image_url": "data:,"}]}]},
+            "input[0].content",
+        ),
         ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
         ({"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "x"}]}]}, "input[0].content[0]"),
         ({"max_output_tokens": 0}, "max_output_tokens"),

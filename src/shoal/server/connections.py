@@ -153,7 +153,7 @@ class Connection(web.RequestHandler):
         # After an answer given early the rest of the body comes, which aiohttp drops; only then, the next headers.
         in_body = self._answering or (self._body is not None and not self._body.is_eof())
         if data and not in_body and self._head_tail is not None and self._too_long(data, self._head_tail):
-            self._refuse(431, f"the headers are more than {self._limits.header_bytes} bytes", "headers_too_large")
+            self._refuse(400, f"the headers are more than {self._limits.header_bytes} bytes", "bad_http")
             return
         super().data_received(data)
 
