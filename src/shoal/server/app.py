@@ -9,6 +9,7 @@ from aiohttp import web
 from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
 from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.server import playground
 from shoal.server.chat import chat_completions
 from shoal.server.guard import CALLER, Guard
 from shoal.server.keys import Caller, Keys
@@ -18,7 +19,7 @@ from shoal.server.settings import Settings, settings_of
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
-_OPEN = frozenset(("/health",))
+_OPEN = frozenset(("/health", *playground.pages()))
 
 
 def create_app(
@@ -41,6 +42,10 @@ def create_app(
     app.router.add_get("/v1/models", partial(_called, _models))
     app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))
     app.router.add_post("/v1/chat/completions", partial(_called, chat_completions))
+    for path in playground.pages():
+        app.router.add_get(path, playground.page)
+    for method, path, endpoint in playground.ENDPOINTS:
+        app.router.add_route(method, path, partial(_called, endpoint))
     app.cleanup_ctx.append(_closing)
     return app
 
