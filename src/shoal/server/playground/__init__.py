@@ -92,6 +92,8 @@ async def _render(request: web.Request, service: Service, caller: Caller) -> web
 async def _run(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
     """A stream of events, each a JSON list of what happened since the one before."""
     question: Question = read_as(await request.read(), Question)
+    if len(question.messages) > service.settings.max_messages:
+        raise invalid(f"at most {service.settings.max_messages} messages", "messages")
     served = service.names.resolve(question.model)
     call = Call(served, question.request(), caller)
     async with (

@@ -17,7 +17,7 @@ from shoal.errors import (
     Unsupported,
     UsageError,
 )
-from shoal.server.refusals import refusal_of
+from shoal.server.refusals import Refusal, refusal_of
 
 # The first class that fits.
 _ADVICE: tuple[tuple[type[ShoalError], str, str], ...] = (
@@ -65,10 +65,24 @@ _ADVICE: tuple[tuple[type[ShoalError], str, str], ...] = (
 _OTHERWISE = ("The run failed", "Run again; if it keeps failing, choose another model.")
 
 
+_NOT_ALLOWED = ("Your key does not cover this", "Choose another model or technique, or ask for a key that covers it.")
+
+
 def failure(error: ShoalError) -> dict[str, Any]:
     """An error for the page: what it means, what exactly was said, what to do."""
-    meaning, advice = next(
-        ((meaning, advice) for kind, meaning, advice in _ADVICE if isinstance(error, kind)), _OTHERWISE
-    )
-    message = str(refusal_of(error))
-    return {"type": type(error).__name__, "meaning": meaning, "message": message, "advice": advice}
+    if isinstance(error, Refusal) and error.status == 403:
+        meaning, advice = _NOT_ALLOWED
+    else:
+        meaning, advice = _said_of(_kind(error))
+    return {"type": type(error).__name__, "meaning": meaning, "message": str(refusal_of(error)), "advice": advice}
+
+
+def _kind(error: ShoalError) -> type[ShoalError]:
+    """The class an error counts as: the server's own refusals are about the budget or about the settings."""
+    if not isinstance(error, Refusal):
+        return type(error)
+    return BudgetExceeded if error.status == 429 or error.code == "budget_exceeded" else UsageError
+
+
+def _said_of(kind: type[ShoalError]) -> tuple[str, str]:
+    return next(((meaning, advice) for known, meaning, advice in _ADVICE if issubclass(kind, known)), _OTHERWISE)

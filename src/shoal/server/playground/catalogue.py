@@ -20,6 +20,7 @@ from shoal.techniques.bounds import bound
 
 _SENTENCE_END = re.compile(r"(?<=[.:;])\s+(?=[A-Z`])")
 _QUOTED = re.compile(r'"([a-z_]+)"')
+_TITLES = {"monte_carlo_tree_search": "Monte Carlo tree search", "cot_reflection": "CoT reflection", "rstar": "rStar"}
 _TYPES = {bool: "switch", int: "integer", float: "number", str: "text"}
 
 
@@ -61,7 +62,7 @@ def _technique(slug: str, entry: Entry) -> dict[str, Any]:
     cost = entry.cost()
     return {
         "slug": slug,
-        "title": slug.replace("_", " ").capitalize(),
+        "title": _TITLES.get(slug) or slug.replace("_", " ").capitalize(),
         "summary": entry.summary,
         "paper": entry.paper,
         "options": [option for option in options if option is not None],

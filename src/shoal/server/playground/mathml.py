@@ -8,35 +8,9 @@ _LONGEST = 4000  # characters of one formula
 _MOST_ELEMENTS = 4000
 # A formula that defines commands can grow without bound as they are put in.
 _DEFINES = re.compile(r"\\(?:(?:re)?newcommand|providecommand|[gex]?def|let|DeclareMathOperator|newenvironment)")
-_ELEMENTS = frozenset(
-    [
-        "math",
-        "mrow",
-        "mi",
-        "mn",
-        "mo",
-        "mtext",
-        "ms",
-        "mspace",
-        "mfrac",
-        "msqrt",
-        "mroot",
-        "msub",
-        "msup",
-        "msubsup",
-        "munder",
-        "mover",
-        "munderover",
-        "mmultiscripts",
-        "mprescripts",
-        "none",
-        "mtable",
-        "mtr",
-        "mtd",
-        "mstyle",
-        "mpadded",
-        "mphantom",
-    ]
+_ELEMENTS = re.compile(
+    "math|mrow|mi|mn|mo|mtext|ms|mspace|mfrac|msqrt|mroot|msub|msup|msubsup|munder|mover|munderover|mmultiscripts|"
+    "mprescripts|none|mtable|mtr|mtd|mstyle|mpadded|mphantom"
 )
 _ATTRIBUTES = {
     "display": re.compile(r"inline|block"),
@@ -88,4 +62,4 @@ def _copy(raw: Element, copy: Element) -> None:
         copy.set("class", "boxed")
     copy.text = html.unescape(raw.text or "") or None  # the converter writes signs as entities
     for child in raw:
-        _copy(child, SubElement(copy, child.tag if child.tag in _ELEMENTS else "mrow"))
+        _copy(child, SubElement(copy, child.tag if _ELEMENTS.fullmatch(child.tag) else "mrow"))

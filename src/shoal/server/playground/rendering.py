@@ -18,42 +18,12 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
 
 _LONGEST = 60_000  # characters
-_LONGEST_CODE = 10_000
+_LONGEST_CODE = 8000
 # Those whose lexers take linear time on anything.
-_LANGUAGES = frozenset(
-    [
-        "python",
-        "py",
-        "python3",
-        "pycon",
-        "javascript",
-        "js",
-        "typescript",
-        "ts",
-        "json",
-        "bash",
-        "sh",
-        "shell",
-        "console",
-        "c",
-        "cpp",
-        "c++",
-        "java",
-        "go",
-        "rust",
-        "sql",
-        "html",
-        "xml",
-        "css",
-        "yaml",
-        "toml",
-        "diff",
-        "haskell",
-        "lua",
-        "julia",
-        "kotlin",
-        "csharp",
-    ]
+_LANGUAGES = re.compile(
+    r"python|py|python3|pycon|javascript|js|typescript|ts|json|bash|sh|shell|console|c|cpp|c\+\+|java|go|rust|sql|html|"
+    r"xml|css|yaml|toml|diff|haskell|lua|julia|kotlin|csharp",
+    re.IGNORECASE,
 )
 _MOST_FORMULAS = 400  # each unclosed one is looked for to the end of the text
 _OPENS_FORMULA = re.compile(r"\$|\\[(\[]|\\begin")
@@ -150,7 +120,7 @@ def _highlighted(code: str, language: str, _: str) -> str:
     from pygments.formatters import HtmlFormatter
     from pygments.lexers import get_lexer_by_name
 
-    if language.lower() not in _LANGUAGES or len(code) > _LONGEST_CODE:
+    if not _LANGUAGES.fullmatch(language) or len(code) > _LONGEST_CODE:
         return ""
     lexer = get_lexer_by_name(language.lower(), stripnl=False)
     return str(highlight(code, lexer, HtmlFormatter(nowrap=True, classprefix="hl-")))

@@ -11,7 +11,7 @@ export class CallsView {
     this.list = h("ul", { class: "calls" });
     this.count = h("span", { class: "soft" });
     this.legend = h("p", { class: "legend", hidden: true },
-      h("span", { class: "key critical" }), "what the time was spent waiting for ", h("span", { class: "key" }), "others, meanwhile");
+      h("span", {}, h("i", { class: "critical" }), "what the answer waited for"), h("span", {}, h("i", {}), "meanwhile"));
     this.element = h("section", { class: "calls-box", hidden: true },
       h("h4", {}, "Calls ", this.count), h("div", { class: "scroll" }, this.list), this.legend);
   }
@@ -22,7 +22,7 @@ export class CallsView {
       this.drawRow(node);
     }
     const all = [...this.run.nodes.values()].filter(({ kind }) => kind === "call").length;
-    this.count.textContent = this.run.status === "running" ? `${this.run.finishedCalls.length} of ${all} so far` : plural(all, "call");
+    this.count.textContent = this.run.status === "running" ? `${this.run.finishedCalls.length} of ${all} so far` : all;
   }
 
   append(node) {
@@ -101,6 +101,7 @@ function gistOf(node) {
   if (node.error) return short(node.error, 80);
   if (node.cancelled) return "stopped";
   if (node.end === null) return node.kind === "call" ? "…" : "";
+  if (node.kind !== "call") return short(node.short ?? "", 60);
   return node.short && node.candidate ? short(node.short, 60) : short(node.text ?? "", 90);
 }
 

@@ -5,7 +5,7 @@ import { count, money, plural, seconds, short } from "./words.js";
 
 /** Draw the results `[{ letter, name, run }]` into the box; it hides where there is nothing to compare. */
 export function drawComparison(box, results) {
-  box.hidden = results.length < 2 || !results.some(({ run }) => run.status !== "running");
+  box.hidden = results.length < 2 || !results.some(({ run }) => run.status === "done");
   if (box.hidden) return;
   const groups = groupsOf(results);
   const most = (figure) => Math.max(...results.map(({ run }) => figure(run) ?? 0), 0);
@@ -34,10 +34,11 @@ function verdict(results, groups) {
   const answered = groups.reduce((sum, { letters }) => sum + letters.length, 0);
   const running = results.filter(({ run }) => run.status === "running").length;
   const rest = running ? ` ${plural(running, "column")} still running.` : "";
+  if (running && answered < 2) return `${results.length - running} of ${results.length} are there.`;
   if (answered < 2) return `${answered ? "Only one column has an answer to compare." : "There is no short answer to compare; read them below."}${rest}`;
   const [first] = groups;
   if (groups.length === 1) return [`${answered === 2 ? "Both" : `All ${answered}`} agree: `, h("strong", {}, short(first.short, 80)), `.${rest}`];
-  if (first.letters.length === 1) return `They all differ.${rest}`;
+  if (first.letters.length === 1) return `${answered === 2 ? "They" : "All"} differ.${rest}`;
   return [`${first.letters.length} of ${answered} agree: `, h("strong", {}, short(first.short, 80)), `.${rest}`];
 }
 
@@ -58,5 +59,5 @@ function row({ letter, name, run }, groups, tops, priced) {
 function figure(name, text, value, top) {
   const bar = h("i", {});
   bar.style.width = `${top ? (100 * value) / top : 0}%`;
-  return h("td", { class: "number", "data-name": name }, h("span", {}, text), h("span", { class: "meter", "aria-hidden": "true" }, bar));
+  return h("td", { class: "number", "data-name": name }, h("span", {}, text), value ? h("span", { class: "meter", "aria-hidden": "true" }, bar) : null);
 }

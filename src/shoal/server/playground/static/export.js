@@ -36,7 +36,7 @@ export function openExport(title, asked, result, needsKey, name) {
   forms.push(["JSON", JSON.stringify(result ?? { request: asked }, null, 2)]);
   const text = h("pre", { class: "export", tabindex: "0" });
   let current = forms[0];
-  const tabs = forms.map((form) => h("button", { type: "button", role: "tab", onclick: () => choose(form) }, form[0]));
+  const tabs = forms.map((form) => h("button", { type: "button", role: "tab", autofocus: form === forms[0], onclick: () => choose(form) }, form[0]));
   function choose(form) {
     current = form;
     text.textContent = form[1];

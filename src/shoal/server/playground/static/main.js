@@ -22,7 +22,7 @@ const emptyColumn = (spec) => ({ spec, preset: "", own: noSettings() });
 
 let catalogue = { models: [], techniques: [], presets: [], prices: {}, limits: {} };
 let state = null;
-let columns = []; // { data, card, element, run, view }
+let columns = []; // { data, card, element, run, view, name }, the last three of its last run
 let ticking = 0;
 let asked = null; // the state of the run that is on show
 
@@ -61,7 +61,6 @@ function show(next) {
   $("question").value = state.question;
   $("system").value = state.system;
   for (const name of SAMPLING) $(name).value = state[name] ?? "";
-  $("settings").open = false;
   $("columns").replaceChildren();
   columns = [];
   state.columns.forEach(addColumn);
@@ -127,9 +126,9 @@ function newColumn(data) {
 }
 
 function menuOf(entry) {
-  const exported = () => openExport(`Use “${entry.card.name}” elsewhere`, questionFor(state, entry.data), entry.run?.status === "running" ? null : entry.run?.result ?? null, Boolean(api.key.get()), entry.card.name);
+  const exported = () => openExport(`“${entry.card.name}” elsewhere`, questionFor(state, entry.data), entry.run?.status === "running" ? null : entry.run?.result ?? null, Boolean(api.key.get()), entry.card.name);
   return [
-    ["Use elsewhere: curl, Python, JSON…", exported],
+    ["Copy as curl, Python, JSON…", exported],
     ["Save as preset…", () => savePreset(entry)],
     ...(presets.all().some(({ name }) => name === entry.data.preset) ? [["Delete this preset", () => { presets.remove(entry.data.preset); entry.data.preset = ""; refreshCards(); toast("Preset deleted"); }]] : []),
     ...(columns.length < LETTERS.length ? [["Duplicate", () => newColumn(structuredClone(entry.data))]] : []),
@@ -169,7 +168,7 @@ function changed() {
   for (const name of SAMPLING) state[name] = $(name).value === "" ? null : Number($(name).value);
   draft.set(state);
   const said = [state.system && "system prompt", ...SAMPLING.map((name) => state[name] !== null && `${name.replaceAll("_", " ")} ${state[name]}`)].filter(Boolean);
-  $("settings-said").textContent = said.length ? `· ${said.join(", ")}` : "";
+  $("settings-said").textContent = said.join(", ");
   drawExamples();
   drawCost();
 }
@@ -216,6 +215,7 @@ function runColumns(entries) {
   asked = structuredClone(state);
   for (const entry of entries) {
     entry.view?.element.remove();
+    entry.name = entry.card.name;
     entry.run = new Run(questionFor(asked, entry.data), catalogue.prices, (run, nodes) => onEvent(entry, run, nodes));
     entry.view = new RunView(entry.run, { cancel: () => entry.run.cancel(), again: () => runColumns([entry]) });
     entry.element.append(entry.view.element);
@@ -237,9 +237,9 @@ function onEvent(entry, run, nodes) {
 }
 
 function ended(entry) {
-  const { run, card } = entry;
+  const { run, name } = entry;
   const outcome = { done: run.answer ? short(run.answer.short ?? "answered", 80) : "", failed: run.failure?.meaning, cancelled: "cancelled" }[run.status];
-  say(`${LETTERS[columns.indexOf(entry)] ?? ""}, ${card.name}: ${outcome}. ${plural(run.finishedCalls.length, "call")}, ${seconds(run.seconds)}`);
+  say(`${LETTERS[columns.indexOf(entry)] ?? ""}, ${name}: ${outcome}. ${plural(run.finishedCalls.length, "call")}, ${seconds(run.seconds)}`);
   if (run.failure?.status === 401) askForKey(Boolean(api.key.get()));
   redrawComparison();
   if (columns.some((other) => other.run?.status === "running")) return;
@@ -249,7 +249,7 @@ function ended(entry) {
   changed();
 }
 
-const shownResults = () => columns.flatMap(({ card, run }, i) => (run ? [{ letter: LETTERS[i], name: card.name, run }] : []));
+const shownResults = () => columns.flatMap(({ name, run }, i) => (run ? [{ letter: LETTERS[i], name, run }] : []));
 const redrawComparison = () => drawComparison($("comparison"), shownResults());
 const tick = () => { for (const { run, view } of columns) if (run?.status === "running") view.tick(); };
 const cancelAll = () => { for (const { run } of columns) run?.cancel(); };
@@ -270,6 +270,12 @@ $("cancel").addEventListener("click", cancelAll);
 $("add").addEventListener("click", () => newColumn(emptyColumn(catalogue.models[0])));
 $("share").addEventListener("click", () => { changed(); copy(linkTo(state), "Link"); });
 $("open-history").addEventListener("click", () => openHistory((past) => { const found = checked(past); if (found) show(found); }));
+$("open-settings").addEventListener("click", () => {
+  const opening = $("settings").hidden;
+  $("settings").hidden = !opening;
+  $("open-settings").setAttribute("aria-expanded", String(opening));
+  if (opening) $("system").focus();
+});
 $("open-key").addEventListener("click", () => askForKey(false));
 addEventListener("hashchange", () => { const linked = fromFragment(location.hash); if (linked) show(linked); });
 addEventListener("keydown", (event) => {

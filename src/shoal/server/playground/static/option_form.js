@@ -68,7 +68,7 @@ const INPUTS = {
   switch: (_, value, __, set) => h("input", { type: "checkbox", role: "switch", checked: value, onchange: (event) => set(event.target.checked) }),
   choice: (option, value, _, set) => select([...(option.optional ? [[null, "none"]] : []), ...option.choices.map((choice) => [choice, choice])], value, set),
   text: (option, value, _, set) => h("input", { type: "text", value: value ?? "", placeholder: "none", oninput: (event) => set(event.target.value || undefined) }),
-  model: (_, value, models, set) => select([[null, "the same model"], ...models.map((model) => [model, model])], value, set),
+  model: (_, value, models, set) => select([[null, "same model"], ...models.map((model) => [model, model])], value, set),
   models: (_, value, models, set) => {
     const chosen = new Set((value ?? "").replace(/^\[|\]$/g, "").split(",").map((name) => name.trim()).filter(Boolean));
     const update = (name, on) => { chosen[on ? "add" : "delete"](name); set(chosen.size ? `[${[...chosen].join(", ")}]` : undefined); };

@@ -20,10 +20,10 @@ function value(option, given) {
   return String(given);
 }
 
-/** A name for people: "Self consistency on re reading", "Plain model". */
+/** A name for people: "Self consistency on Re reading", "Plain model". */
 export function titleOf(form, techniques) {
   if (!form) return "Own combination";
   const names = form.stages.map((stage) => techniques.find((technique) => technique.slug === stage.technique)?.title ?? stage.technique);
   if (!names.length) return "Plain model";
-  return names.map((name, i) => (i ? name.toLowerCase() : name)).join(" on ");
+  return names.join(" on ");
 }
