@@ -15,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Told(Struct, frozen=True):
-    """What is said of how an answer came about, under the key `shoal`."""
+    """What is said of how an answer came about, under the key `shoal`. `cost` in dollars, where prices are known."""
 
     base: str
     technique: str | None
@@ -26,6 +26,7 @@ class Told(Struct, frozen=True):
     answer: str | None = None
     confidence: float | None = None
     estimated: bool = False
+    cost: float | None = None
 
 
 class Replying:

@@ -1,7 +1,7 @@
 """Carrying out a request: its model asked within its budget, in its caller's realm, and traced under techniques."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from time import perf_counter
@@ -19,9 +19,10 @@ from shoal.runtime.types import Completion, Delta, Request, Usage, total
 from shoal.server.bodies import OwnOptions
 from shoal.server.keys import Caller
 from shoal.server.names import Names, Served
+from shoal.server.pricing import cost_of, usages_of
 from shoal.server.refusals import Refusal
 from shoal.server.replies import Told
-from shoal.server.settings import Settings
+from shoal.server.settings import Price, Settings
 from shoal.techniques.bounds import bound
 
 
@@ -45,8 +46,9 @@ class Piece(Struct, frozen=True):
 class Work:
     """A call under way: its call tree where a technique answers, and what it has spent."""
 
-    def __init__(self, call: Call, budget: Budget) -> None:
+    def __init__(self, call: Call, budget: Budget, prices: Mapping[str, Price]) -> None:
         self.call = call
+        self.prices = prices
         self.budget = budget
         self.trace: Span | None = None
         self.began = perf_counter()
@@ -73,6 +75,7 @@ class Work:
         """How the answers came about."""
         usage = total(completion.usage for completion in completions)
         first, served = completions[0], self.call.served
+        paid = usages_of(self.trace) if self.trace is not None else [(served.base_name, usage)]
         return Told(
             base=served.base_name,
             technique=served.technique,
@@ -83,6 +86,7 @@ class Work:
             answer=first.answer,
             confidence=first.confidence,
             estimated=usage.estimated,
+            cost=cost_of(paid, self.prices),
         )
 
 
@@ -146,7 +150,7 @@ class Service:
             min(own.max_tokens or settings.max_tokens, settings.max_tokens),
             min(own.max_seconds or settings.max_seconds, settings.max_seconds),
         )
-        return Work(call, budget)
+        return Work(call, budget, settings.prices)
 
     @asynccontextmanager
     async def _scopes(self, work: Work) -> AsyncIterator[None]:
