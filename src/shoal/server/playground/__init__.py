@@ -1,6 +1,7 @@
 """The playground: a page for trying models and techniques, and what it asks of the server."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
 from functools import cache
@@ -102,12 +103,19 @@ async def _run(request: web.Request, service: Service, caller: Caller) -> web.St
     ):
         async for batch in batches:
             if batch:
-                await stream.send(b"data: " + msgspec.json.encode(batch) + b"\n\n")
+                await stream.send(b"data: " + _encoded(batch) + b"\n\n")
     return stream.response
 
 
 def _json(value: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+    return web.Response(body=_encoded(value), content_type="application/json")
+
+
+def _encoded(value: Any) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:  # half of a character, which JSON can hold as an escape only
+        return json.dumps(value).encode()
 
 
 ENDPOINTS: tuple[tuple[str, str, Endpoint], ...] = (

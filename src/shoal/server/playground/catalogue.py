@@ -34,7 +34,10 @@ def catalogue(names: Names, settings: Settings, caller: Caller) -> dict[str, Any
         if first is not None and _may(caller, names, f"{slug}@{first}")
     ]
     presets = [
-        {"name": name, **{key: value for key, value in msgspec.to_builtins(preset).items() if value not in (None, [])}}
+        {
+            "name": name,
+            **{key: value for key, value in msgspec.to_builtins(preset).items() if value not in (None, "", ())},
+        }
         for name, preset in settings.presets.items()
         if _may(caller, names, name)
     ]
