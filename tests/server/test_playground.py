@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-import tomllib
 from hashlib import sha256
 from html.parser import HTMLParser
 from time import monotonic
@@ -13,7 +12,6 @@ import pytest
 from tests.scripting import in_turn, run
 from tests.server.serving import Client, Reply, scripted_model, serving
 
-from shoal.backends import BaseModel
 from shoal.errors import ConnectionFailed, ServerError
 from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Completion, Request
@@ -24,7 +22,7 @@ from shoal.server.settings import KeySettings, Preset, Price
 from shoal.techniques import TECHNIQUES
 
 Event = dict[str, Any]
-BALL = ("It is 5. The answer is 5.", "The answer is 10.", "So the answer is 5.")
+BALL = in_turn("It is 5. The answer is 5.", "The answer is 10.", "So the answer is 5.")
 
 
 def question(model: str, text: str = "How much is the ball?", **body: Any) -> dict[str, Any]:
@@ -36,7 +34,7 @@ def events_of(reply: Reply) -> list[Event]:
     return [event for batch in reply.events for event in batch]
 
 
-def ran(model: str, script: Any = in_turn(*BALL), settings: dict[str, Any] | None = None, **body: Any) -> list[Event]:
+def ran(model: str, script: Any = BALL, settings: dict[str, Any] | None = None, **body: Any) -> list[Event]:
     async def main() -> Reply:
         async with serving({"m": scripted_model(script, name="m")}, **settings or {}) as client:
             return await client.post("/playground/api/run", question(model, **body))
@@ -364,7 +362,8 @@ def test_nothing_a_model_writes_runs_or_loads(text: str) -> None:
 
 def test_markdown_formulas_and_code_are_drawn() -> None:
     html = rendered(
-        "**Costs $5 and $10.** So $x^2$ and \\(y_1\\):\n\\[ \\boxed{\\frac12} \\]\n\n$$\n\\begin{aligned}a&=b\\\\c&=d\\end{aligned}\n$$\n\n"
+        "**Costs $5 and $10.** So $x^2$ and \\(y_1\\):\n\\[ \\boxed{\\frac12} \\]\n\n"
+        "$$\n\\begin{aligned}a&=b\\\\c&=d\\end{aligned}\n$$\n\n"
         "| a | b |\n|--|--:|\n| 1 | 2 |\n\n```python\ndef f(): return 1\n```"
     )
     assert "<strong>Costs $5 and $10.</strong>" in html

@@ -12,7 +12,7 @@ export function seconds(number) {
 export function money(dollars) {
   if (dollars === 0) return "$0";
   if (dollars < 0.0001) return "< $0.0001";
-  return `$${dollars < 0.1 ? dollars.toFixed(4) : dollars.toFixed(2)}`;
+  return `$${dollars < 0.1 ? Number(dollars.toPrecision(2)) : dollars.toFixed(2)}`;
 }
 
 export function ago(time) {
