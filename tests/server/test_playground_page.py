@@ -66,9 +66,9 @@ def on_page(
     **context: Any,
 ) -> None:
     async def main() -> None:
-        async with serving({"m": scripted_model(script, name="m")}, **settings or {}) as client:
-            async with opened(client, **context) as page:
-                await steps(page, client)
+        models = {"m": scripted_model(script, name="m")}
+        async with serving(models, **settings or {}) as client, opened(client, **context) as page:
+            await steps(page, client)
 
     run(main())
 
@@ -222,7 +222,8 @@ def test_nothing_is_run_without_a_question() -> None:
 def test_what_a_model_writes_does_nothing_to_the_page() -> None:
     attack = (
         "<img src=x onerror='window.owned=1'><script>window.owned=1</script> [x](javascript:window.owned=1) "
-        "![p](https://tracker.example/p.png) $\\text{<img src=x onerror=window.owned=1>}$ The answer is <b id=owned>5</b>."
+        "![p](https://tracker.example/p.png) $\\text{<img src=x onerror=window.owned=1>}$ "
+        "The answer is <b id=owned>5</b>."
     )
 
     async def steps(page: Page, _: Client) -> None:
