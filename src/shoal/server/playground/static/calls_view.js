@@ -45,7 +45,7 @@ export class CallsView {
     row.item.className = [node.kind, state, this.run.critical.has(node.id) ? "critical" : ""].join(" ");
     row.label.textContent = labelOf(node);
     row.gist.textContent = gistOf(node);
-    row.gist.classList.toggle("strong", Boolean(node.kind === "call" && node.candidate && node.short));
+    row.gist.classList.toggle("strong", Boolean(node.candidate && node.short));
     row.time.textContent = node.end === null ? "" : seconds(node.end - node.at);
     row.bar.style.setProperty("--start", node.at);
     if (node.end !== null) row.bar.style.setProperty("--end", node.end);
@@ -95,7 +95,10 @@ function replyOf(node) {
   return box;
 }
 
-const labelOf = (node) => (node.kind !== "call" ? node.name.replace(/\(.*/s, "").replaceAll("_", " ") : node.candidate && node.draw.length ? `Draw ${node.draw.at(-1) + 1}` : `Call ${node.number}`);
+function labelOf(node) {
+  if (node.candidate && node.draw.length) return `Draw ${node.draw.at(-1) + 1}`;
+  return node.kind === "call" ? `Call ${node.number}` : node.name.replace(/\(.*/s, "").replaceAll("_", " ");
+}
 
 function gistOf(node) {
   if (node.error) return short(node.error, 80);

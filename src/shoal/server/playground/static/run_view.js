@@ -4,6 +4,8 @@ import { CallsView } from "./calls_view.js";
 import { copy, h, setRendered } from "./dom.js";
 import { count, money, plural, seconds, short } from "./words.js";
 
+const PATIENCE = 4; // seconds without a reply after which a word is due
+
 export class RunView {
   constructor(run, { cancel, again }) {
     this.run = run;
@@ -18,6 +20,7 @@ export class RunView {
     this.element = h("div", { class: "result" },
       h("div", { class: "figures-row" }, this.figures, this.cancelButton), this.lead, this.answer, this.others, this.votes, this.calls.element);
     this.openVotes = new Set();
+    this.patience = h("p", { class: "soft", hidden: true }, "The model is at work. The first question to a model takes longer: it is loaded then.");
     this.drawAnswer();
   }
 
@@ -41,6 +44,7 @@ export class RunView {
     const { run } = this;
     this.calls.tick();
     const started = run.calls;
+    this.patience.hidden = run.finishedCalls.length > 0 || run.seconds < PATIENCE;
     const done = run.finishedCalls.length;
     const entries = [
       ["Calls", run.status === "running" && started ? `${done}/${started}` : count(done)],
@@ -69,7 +73,7 @@ export class RunView {
     if (failure) this.answer.replaceChildren(failureBox(failure, this.again));
     else if (status === "cancelled") this.answer.replaceChildren(h("p", { class: "note" }, "Cancelled. What had come in by then is below."));
     else if (answer) this.drawFinal(answer);
-    else this.answer.replaceChildren(h("div", { class: "waiting", "aria-label": "Working" }, h("i", {}), h("i", {}), h("i", {})));
+    else this.answer.replaceChildren(h("div", { class: "waiting" }, h("i", {}), h("i", {}), h("i", {}), this.patience));
   }
 
   drawFinal(answer) {
