@@ -9,6 +9,7 @@ from aiohttp import web
 from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
 from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.server import playground
 from shoal.server.batches.endpoints import add_batches
 from shoal.server.batches.running import Batches
 from shoal.server.chat import chat_completions
@@ -23,7 +24,7 @@ from shoal.server.settings import Settings, settings_of
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
-_OPEN = frozenset(("/health",))
+_OPEN = frozenset(("/health", *playground.pages()))
 
 
 def create_app(
@@ -51,6 +52,10 @@ def create_app(
     app.router.add_route("*", "/v1/responses/{id:.+}", partial(_called, kept_response))
     app.router.add_post("/v1/messages", partial(_called, messages))
     app.router.add_post("/v1/messages/count_tokens", partial(_called, count_tokens))
+    for path in playground.pages():
+        app.router.add_get(path, playground.page)
+    for method, path, endpoint in playground.ENDPOINTS:
+        app.router.add_route(method, path, partial(_called, endpoint))
     app.cleanup_ctx.append(_closing)
     add_batches(app, Batches(service, keys))
     return app
