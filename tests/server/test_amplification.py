@@ -239,7 +239,7 @@ def test_bodies_have_limits(body: Any, param: str | None) -> None:
 
 def test_a_body_that_is_too_large_is_refused() -> None:
     reply = refused(b'{"x":"' + b"a" * 5000 + b'"}', max_body=4096)
-    assert (reply.status, reply.error["code"]) == (413, "http_413")
+    assert (reply.status, reply.error["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ from tests.scripting import in_turn, run
 from tests.server.serving import Client, Reply, scripted_model, serving
 
 from shoal.backends import BaseModel
+from shoal.errors import UsageError
 from shoal.runtime.types import Request
+from shoal.server.names import Names
+from shoal.server.settings import Preset, Price
 
 
 def asked(model: str, script: Any = lambda request: "The answer is 4.", **body: Any) -> tuple[Reply, BaseModel]:
@@ -175,3 +178,29 @@ def test_pages_of_other_sites_and_other_hosts_are_refused() -> None:
             return await statuses(client)
 
     assert run(main()) == [403, 403, 415]
+
+
+def test_a_preset_is_a_model_that_says_what_the_client_does_not() -> None:
+    base = scripted_model(lambda request: "The answer is 4.")
+    preset = Preset("re2@m", system="Be brief.", temperature=0.5)
+    prices = {"scripted": Price(input=1.0, output=2.0)}
+
+    async def main() -> tuple[Reply, Reply]:
+        async with serving({"m": base}, presets={"careful": preset}, prices=prices) as client:
+            hot = await client.chat("careful", temperature=0.9)
+            return hot, await client.get("/v1/models")
+
+    reply, listed = run(main())
+    (asked,) = base.backend.requests  # type: ignore[attr-defined]
+    assert asked.messages[0].content == "Be brief."
+    assert asked.params.temperature == 0.9
+    usage = reply.json["usage"]
+    assert reply.json["shoal"]["cost"] == (usage["prompt_tokens"] + 2 * usage["completion_tokens"]) / 1e6
+    assert "careful" in [model["id"] for model in listed.json["data"]]
+
+
+@pytest.mark.parametrize("model", ["nobody", "re2@nobody", "re3@m", "other"])
+def test_a_preset_of_what_is_not_served_is_a_mistake_of_the_configuration(model: str) -> None:
+    presets = {"other": Preset("m"), "careful": Preset(model)}
+    with pytest.raises(UsageError, match=r"\[presets.careful\]"):
+        Names({"m": scripted_model(lambda request: "x")}, presets)

@@ -18,6 +18,7 @@ from shoal.errors import ModelError, UsageError
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import apply
 from shoal.runtime.types import Completion, Request, Usage
+from shoal.server import playground
 from shoal.server.app import KEYS, create_app
 from shoal.server.callers import Caller
 from shoal.server.keys import digest, new_key, settings_for
@@ -30,7 +31,7 @@ from shoal.techniques.self_consistency import self_consistency
 KEY, OTHER = "shoal-" + "k" * 43, "shoal-" + "o" * 43
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 BEARER = {"authorization": f"Bearer {KEY}"}
-OPEN = {"/health"}
+OPEN = {"/health", *playground.pages()}  # the pages are the same for everybody
 
 
 def keyed(**limits: Any) -> dict[str, KeySettings]:
@@ -65,12 +66,13 @@ def test_every_route_but_the_open_ones_asks_for_a_key() -> None:
         settings = Settings(keys=keyed())
         app = create_app(settings=settings, models=Names({"m": base}, {}))
         routes = [
-            (method, resource.canonical.replace("{name}", "m").replace("{id}", "x"))
+            (method.replace("*", "POST"), resource.canonical.replace("{name}", "m").replace("{id}", "x"))
             for resource in app.router.resources()
             for method in sorted({route.method for route in resource})
         ]
         assert ("POST", "/v1/chat/completions") in routes
         assert ("GET", "/metrics") in routes
+        assert all(path in ("/", "/health") or path.startswith("/playground/static/") for path in OPEN)
         async with running(app) as client:
             for method, path in [*routes, ("GET", "/nothing"), ("DELETE", "/v1/models"), ("GET", "/docs")]:
                 wanted = 200 if path in OPEN else 401

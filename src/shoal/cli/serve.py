@@ -31,7 +31,7 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     from shoal.server.guard import refuse_open
     from shoal.server.keys import settings_for
     from shoal.server.records import log_to_stderr
-    from shoal.server.running import listen
+    from shoal.server.running import run_server
     from shoal.server.settings import settings_of
 
     read = load_config(config)
@@ -41,7 +41,9 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
         given["models"] = models
     if not all(secrets):
         raise UsageError("--key, or SHOAL_SERVER_KEY: a key cannot be empty")
-    keys = {**settings.keys, **{f"key-{i}": settings_for(secret) for i, secret in enumerate(secrets, 1)}}
+    given_keys = map(settings_for, secrets)
+    # Named by their digests: whoever owns files must not be somebody else the next time.
+    keys = {**settings.keys, **{f"key-{key.sha256[:12]}": key for key in given_keys}}
     settings = structs.replace(settings, keys=keys, **given)
     refuse_open(settings)
     log_to_stderr(settings.log_format, quiet=quiet)
@@ -50,4 +52,4 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     def ready(url: str) -> None:
         click.echo(f"shoal serves {', '.join(settings.models or ('local',))}\n  the API   {url}/v1\n  the page  {url}/")
 
-    return loop.run(listen(app, settings, ready))
+    return loop.run(run_server(app, settings, ready))

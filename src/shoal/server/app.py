@@ -10,19 +10,25 @@ from aiohttp import web
 from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
 from shoal.runtime.cache import UNKEPT, DrawCache, default_cache_path
+from shoal.server import playground
+from shoal.server.batches.endpoints import add_batches
+from shoal.server.batches.running import Batches
 from shoal.server.chat import chat_completions
+from shoal.server.completions import completions
 from shoal.server.guard import CALLER, Guard
 from shoal.server.keys import Caller, Keys
-from shoal.server.ledger import Ledger, default_state_directory
+from shoal.server.ledger import Ledger
+from shoal.server.messages import count_tokens, messages
 from shoal.server.metrics import CONTENT_TYPE, Metrics
 from shoal.server.names import Names, open_models
+from shoal.server.responses import kept_response, responses
 from shoal.server.service import Service
 from shoal.server.settings import Settings, settings_of
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
 Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
-_OPEN = frozenset(("/health",))
+_OPEN = frozenset(("/health", *playground.pages()))
 
 
 def create_app(
@@ -31,8 +37,7 @@ def create_app(
     """The server as an aiohttp application. Nothing is loaded or connected before the first request.
 
     `config` is what a shoal.toml says, by default that of `load_config()`; `settings` stand in for what it says of the
-    server. Run it with `shoal.server.running.serve`, or `aiohttp.web.run_app(app, handler_cancellation=True)`: a client
-    that goes away must cancel its handler.
+    server. Run it with `shoal.server.listening.serve`, or in another way that cancels a handler whose client went away.
     """
     config = load_config() if config is None else config
     settings = settings_of(config) if settings is None else settings
@@ -51,10 +56,20 @@ def create_app(
     app.router.add_get("/v1/models", partial(_called, _models))
     app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))
     app.router.add_post("/v1/chat/completions", partial(_called, chat_completions))
+    app.router.add_post("/v1/completions", partial(_called, completions))
+    app.router.add_post("/v1/responses", partial(_called, responses))
+    app.router.add_route("*", "/v1/responses/{id:.+}", partial(_called, kept_response))
+    app.router.add_post("/v1/messages", partial(_called, messages))
+    app.router.add_post("/v1/messages/count_tokens", partial(_called, count_tokens))
+    for path in playground.pages():
+        app.router.add_get(path, playground.page)
+    for method, path, endpoint in playground.ENDPOINTS:
+        app.router.add_route(method, path, partial(_called, endpoint))
     if settings.metrics != "off":
         app.router.add_get("/metrics", partial(_metrics, metrics))
     app.on_response_prepare.append(guard.prepare)
     app.cleanup_ctx.append(partial(_closing, ledger))
+    add_batches(app, Batches(service, keys))
     return app
 
 
@@ -62,8 +77,7 @@ def _ledger(settings: Settings) -> Ledger | None:
     """Where the day's tokens are counted; None where no key is limited by them."""
     if not any(key.tokens_per_day for key in settings.keys.values()):
         return None
-    state = Path(settings.state).expanduser() if settings.state else default_state_directory()
-    return Ledger(state / "usage.sqlite")
+    return Ledger(Path(settings.state).expanduser() / "usage.sqlite" if settings.state else None)
 
 
 def _names(settings: Settings, config: Config) -> Names:

@@ -6,12 +6,14 @@ import traceback
 from ipaddress import ip_address
 from time import perf_counter
 
+import msgspec
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from shoal.errors import ShoalError, UsageError
 from shoal.server import records
 from shoal.server.keys import Caller, Keys
+from shoal.server.messages_output import error_body
 from shoal.server.metrics import Metrics
 from shoal.server.records import Record
 from shoal.server.refusals import Refusal, refusal_of, refused
@@ -77,9 +79,9 @@ class Guard:
                 return await self._with_content(request, handler, record)
             return await handler(request)
         except ShoalError as error:
-            return self._refused(refusal_of(error), record)
+            return _refused(request, refusal_of(error), record)
         except web.HTTPException as error:
-            response = self._refused(_http_refusal(request, error), record)
+            response = _refused(request, _http_refusal(request, error), record)
             if "allow" in error.headers:
                 response.headers["allow"] = error.headers["allow"]
             return response
@@ -90,11 +92,7 @@ class Guard:
             where = "".join(traceback.format_tb(error.__traceback__))
             log.error("request %s failed: %s\n%s", record.id, type(error).__name__, where.rstrip())
             message = f"an error of the server's own; its log has it as {record.id}"
-            return self._refused(Refusal(500, message, kind="server_error", code="internal_error"), record)
-
-    def _refused(self, refusal: Refusal, record: Record) -> web.Response:
-        record.error = refusal.cause
-        return refused(refusal)
+            return _refused(request, Refusal(500, message, kind="server_error", code="internal_error"), record)
 
     async def _with_content(self, request: web.Request, handler: Handler, record: Record) -> web.StreamResponse:
         if request.content_type == "application/json":
@@ -142,6 +140,8 @@ class Guard:
         headers["x-content-type-options"] = "nosniff"
         if ID in request:
             headers["x-request-id"] = request[ID]
+            if _is_anthropic(request):
+                headers["request-id"] = request[ID]
         if CALLER in request:
             headers.update(request[CALLER].headers())
         if self._origins:
@@ -158,6 +158,19 @@ def _preflight(asked: str) -> web.Response:
     if asked:
         allowed["access-control-allow-headers"] = asked
     return web.Response(status=204, headers=allowed)
+
+
+def _is_anthropic(request: web.Request) -> bool:
+    """Whether the path is one of Anthropic's API, whose clients look for an error and its id in their own way."""
+    return request.path == "/v1/messages" or request.path.startswith("/v1/messages/")
+
+
+def _refused(request: web.Request, refusal: Refusal, record: Record) -> web.Response:
+    record.error = refusal.cause
+    response = refused(refusal)
+    if _is_anthropic(request):
+        response.body = msgspec.json.encode(error_body(refusal, request[ID]))
+    return response
 
 
 def _http_refusal(request: web.Request, error: web.HTTPException) -> Refusal:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,26 +17,23 @@ _SCHEMA = "CREATE TABLE spent (key TEXT, day INTEGER, tokens INTEGER, PRIMARY KE
 _ADD = "INSERT INTO spent VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET tokens = tokens + excluded.tokens"
 
 
-def default_state_directory() -> Path:
-    """`$SHOAL_STATE`, else `shoal` in the user's state directory."""
-    if named := os.environ.get("SHOAL_STATE"):
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state").expanduser() / "shoal"
-
-
 def seconds_left_today(now: float) -> float:
     """Seconds until midnight UTC."""
     return _DAY - now % _DAY
 
 
 class Ledger:
-    """Tokens by key and day of UTC. Adding never waits: what is added is on disk some milliseconds later.
+    """Tokens by key and day of UTC, in memory alone where there is no `path`.
+
+    Adding never waits: what is added is on disk some milliseconds later.
 
     A file that can no longer be written is told of once, and what is counted is counted in memory from then on.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time) -> None:
-        self._store = Store(path, kind="usage ledger", version=1, schema=_SCHEMA, durable=True)
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time) -> None:
+        self._store: Store | None = None
+        if path is not None:
+            self._store = Store(path, kind="usage ledger", version=1, schema=_SCHEMA, durable=True)
         self._clock = clock
         self._day = 0
         self._spent: Counter[str] = Counter()  # today, with what is not on disk yet
@@ -57,33 +53,35 @@ class Ledger:
         self.spent(key)
         self._spent[key] += tokens
         self._unwritten[key, self._day] += tokens
-        if self._writing is None and not self._failed:
-            self._writing = asyncio.ensure_future(self._write())
+        if self._store is not None and self._writing is None and not self._failed:
+            self._writing = asyncio.ensure_future(self._write(self._store))
 
     async def aclose(self) -> None:
         """Write what is not on disk yet, and let the file go."""
         if self._writing is not None:
             await self._writing
-        self._store.close()
+        if self._store is not None:
+            self._store.close()
 
     def _today(self) -> int:
         return int(self._clock() // _DAY)
 
     def _read(self) -> None:
         self._day = self._today()
-        kept = self._store.rows("SELECT key, tokens FROM spent WHERE day = ?", (self._day,))
+        sql = "SELECT key, tokens FROM spent WHERE day = ?"
+        kept = [] if self._store is None else self._store.rows(sql, (self._day,))
         self._spent = Counter({str(key): int(tokens) for key, tokens in kept})
         for (key, day), tokens in self._unwritten.items():
             if day == self._day:
                 self._spent[key] += tokens
 
-    async def _write(self) -> None:
+    async def _write(self, store: Store) -> None:
         try:
             while self._unwritten:
                 rows, self._unwritten = self._unwritten, Counter()
                 old = self._day - _KEPT_DAYS
                 adding = [(_ADD, (key, day, tokens)) for (key, day), tokens in rows.items()]
-                await self._store.write(*adding, ("DELETE FROM spent WHERE day < ?", (old,)))
+                await store.write(*adding, ("DELETE FROM spent WHERE day < ?", (old,)))
                 self._read()  # other servers may have added to it
         except StoreError as error:
             self._failed = True

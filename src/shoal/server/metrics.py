@@ -1,5 +1,6 @@
 """GET /metrics, in the form Prometheus reads. No label holds what a client chose, or whose key it was."""
 
+import collections
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
@@ -9,6 +10,8 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.metrics_core import Metric
 
 from shoal.backends import BaseModel
+from shoal.runtime.admission import Admission
+from shoal.runtime.scheduler import Scheduler
 from shoal.server.records import Record
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -93,10 +96,19 @@ class _Queues:
         )
         waiting = GaugeMetricFamily("shoal_upstream_waiting", "Draws that wait for their turn.", labels=["model"])
         for base in self._bases():
-            admission = base.scheduler.admission
-            sent.add_metric([base.name], admission.sent)
-            in_flight.add_metric([base.name], admission.in_flight)
-            waiting.add_metric([base.name], base.scheduler.waiting + admission.waiting)
-            for error, times in admission.errors.items():
+            admissions = _admissions(base)
+            sent.add_metric([base.name], sum(admission.sent for admission in admissions))
+            in_flight.add_metric([base.name], sum(admission.in_flight for admission in admissions))
+            waiting.add_metric([base.name], base.scheduler.waiting + sum(each.waiting for each in admissions))
+            failures = sum((admission.errors for admission in admissions), collections.Counter[str]())
+            for error, times in failures.items():
                 errors.add_metric([base.name, error], times)
         yield from (sent, errors, in_flight, waiting)
+
+
+def _admissions(base: BaseModel) -> list[Admission]:
+    """What lets requests in to the servers of a model: one, or those of a router's members."""
+    scheduler = base.scheduler
+    if isinstance(scheduler, Scheduler):
+        return [scheduler.admission]
+    return [member.admission for member in scheduler.members]

@@ -50,6 +50,11 @@ class Names:
         self._read: dict[str, Served] = {}
         self._own = dict(models)
         self.hints = True  # whether who asks for an unknown model is told of those there are
+        for name, preset in presets.items():
+            try:
+                self.resolve(name)
+            except Refusal as refusal:
+                raise UsageError(f"[presets.{name}] model = {preset.model!r}: {refusal}") from None
 
     @property
     def own(self) -> list[str]:
@@ -92,6 +97,8 @@ class Names:
     def _reading(self, name: str) -> Served:
         if name in self._presets:
             preset = self._presets[name]
+            if preset.model in self._presets:
+                raise invalid("a preset's model is a spec, not a preset")
             return _served(name, self._reading(preset.model).model, preset)
         if name in self._models:
             return _served(name, self._models[name], None)

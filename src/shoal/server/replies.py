@@ -15,7 +15,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Told(Struct, frozen=True):
-    """What is said of how an answer came about, under the key `shoal`."""
+    """What is said of how an answer came about, under the key `shoal`. `cost` in dollars, where prices are known."""
 
     base: str
     technique: str | None
@@ -26,6 +26,7 @@ class Told(Struct, frozen=True):
     answer: str | None = None
     confidence: float | None = None
     estimated: bool = False
+    cost: float | None = None
 
 
 class Replying:
@@ -98,10 +99,11 @@ def tool_calls(completion: Completion) -> list[dict[str, Any]]:
 def _logprobs(tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
     if tokens is None:
         return None
-    return {"content": [_token(token) for token in tokens], "refusal": None}
+    return {"content": [token_body(token) for token in tokens], "refusal": None}
 
 
-def _token(token: TokenLogprob) -> dict[str, Any]:
+def token_body(token: TokenLogprob) -> dict[str, Any]:
+    """A token with its alternatives, as the API has them."""
     top = [_alternative(text, logprob) for text, logprob in token.top]
     return {**_alternative(token.token, token.logprob), "top_logprobs": top}
 

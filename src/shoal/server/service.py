@@ -1,7 +1,7 @@
 """Carrying out a request: its model asked within its budget, in its caller's realm, and traced under techniques."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from time import perf_counter
@@ -15,28 +15,37 @@ from shoal.runtime import scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import gather
 from shoal.runtime.limits import expected_tokens
-from shoal.runtime.model import sample
 from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request, Usage, total
 from shoal.server.bodies import OwnOptions
 from shoal.server.keys import Caller
 from shoal.server.limits import refuse_extreme
 from shoal.server.names import Names, Served
+from shoal.server.pricing import cost_of, usages_of
 from shoal.server.refusals import Refusal
 from shoal.server.replies import Told
-from shoal.server.settings import Settings
+from shoal.server.settings import Price, Settings
 from shoal.techniques import TECHNIQUES
 from shoal.techniques.bounds import bound
 
 
 class Call(Struct, frozen=True):
-    """What a client asks of a model: `n` answers to one request, and what they may cost."""
+    """What a client asks of a model: `n` answers to one request and to each of `others`, and what they may cost."""
 
     served: Served
     request: Request
     caller: Caller
     own: OwnOptions = OwnOptions()
     n: int = 1
+    others: tuple[Request, ...] = ()
+
+    @property
+    def draws(self) -> list[Request]:
+        """What the model is asked: answer j of request i is number i * n + j."""
+        if self.n == 1 and not self.others:
+            return [self.request]
+        asked = [request for request in (self.request, *self.others) for _ in range(self.n)]
+        return [request.draw(number) for number, request in enumerate(asked)]
 
 
 class Piece(Struct, frozen=True):
@@ -49,8 +58,9 @@ class Piece(Struct, frozen=True):
 class Work:
     """A call under way: its call tree where a technique answers, and what it has spent."""
 
-    def __init__(self, call: Call, budget: Budget) -> None:
+    def __init__(self, call: Call, budget: Budget, prices: Mapping[str, Price]) -> None:
         self.call = call
+        self.prices = prices
         self.budget = budget
         self.trace: Span | None = None
         self.began = perf_counter()
@@ -74,7 +84,7 @@ class Work:
         if self.trace is not None:
             broken = [span.request for span in self.trace.calls() if span.request and (span.cancelled or not span.end)]
         else:
-            broken = [self.call.request] * max(0, self.call.n - self.usage.calls - self.usage.cached_calls)
+            broken = list(self.call.draws)[self.usage.calls + self.usage.cached_calls :]
         if not broken:
             return Usage()
         prompts = sum(expected_tokens(request, 0) for request in broken)
@@ -90,6 +100,7 @@ class Work:
         """How the answers came about."""
         usage = total(completion.usage for completion in completions)
         first, served = completions[0], self.call.served
+        paid = usages_of(self.trace) if self.trace is not None else [(served.base_name, usage)]
         return Told(
             base=served.base_name,
             technique=served.technique,
@@ -100,6 +111,7 @@ class Work:
             answer=first.answer,
             confidence=first.confidence,
             estimated=usage.estimated,
+            cost=cost_of(paid, self.prices),
         )
 
 
@@ -141,6 +153,13 @@ class Service:
                 task.cancel()
                 await asyncio.wait([task])
 
+    @asynccontextmanager
+    async def carrying(self, call: Call) -> AsyncIterator[Work]:
+        """The budget, realm and time of a call, around work that somebody else does."""
+        work = await self._work(call)
+        async with call.caller.admitted(work.budget, work.lost), self._scopes(work):
+            yield work
+
     async def listed(self, caller: Caller) -> list[str]:
         """The names of the models that a caller may ask for, without those that cannot run here."""
         runnable = {slug: await _runnable(slug) for slug, entry in TECHNIQUES.items() if entry.runs_code}
@@ -170,12 +189,12 @@ class Service:
         refuse_extreme(call.served.model)
         budget = self.budget(call.own)
         assert budget.calls is not None
-        expected = bound(call.served.model).calls * call.n
+        expected = bound(call.served.model).calls * call.n * (1 + len(call.others))
         if expected > budget.calls:
             message = f"this may take {expected} calls of the model, and a request may take {budget.calls}; \
 use smaller options"
             raise Refusal(400, message, kind="budget_exceeded", param="model", code="budget_exceeded")
-        return Work(call, budget)
+        return Work(call, budget, self.settings.prices)
 
     @asynccontextmanager
     async def _scopes(self, work: Work) -> AsyncIterator[None]:
@@ -188,10 +207,10 @@ use smaller options"
                 yield
 
     def _realm(self, caller: Caller) -> str:
-        """Whose draws may be shared: nobody's, one key's, or all, as the cache is kept."""
-        number = next(self._numbers)
-        realms = {"off": f"request {number}", "key": f"key {caller.id}", "shared": "server"}
-        return realms[self.settings.cache]
+        """Whose draws may be shared: nobody's, one key's, or all, as the cache is kept. A batch names its lines."""
+        if self.settings.cache != "off":
+            return {"key": f"key {caller.id}", "shared": "server"}[self.settings.cache]
+        return scope.realm.get() or f"request {next(self._numbers)}"
 
 
 @asynccontextmanager
@@ -219,15 +238,13 @@ async def _runnable(slug: str) -> bool:
 
 
 async def _asked(call: Call) -> list[Completion]:
-    if call.n > 1:
-        return await sample(call.served.model, call.request, call.n)
-    return [await call.served.model(call.request)]
+    return list(await gather(*(call.served.model(request) for request in call.draws)))
 
 
 async def _streamed(work: Work, pieces: "asyncio.Queue[Piece | None]") -> None:
     call = work.call
 
-    async def one(index: int) -> None:
+    async def one(index: int, request: Request) -> None:
         streamed = False
 
         def on_delta(delta: Delta) -> None:
@@ -236,11 +253,10 @@ async def _streamed(work: Work, pieces: "asyncio.Queue[Piece | None]") -> None:
             work.streamed += len(delta.text) + len(delta.reasoning)
             pieces.put_nowait(Piece(index, delta))
 
-        request = call.request.draw(index) if call.n > 1 else call.request
         with scope.setting(scope.deltas, on_delta):
             completion = await call.served.model(request)
         if not streamed and completion.text:
             pieces.put_nowait(Piece(index, Delta(completion.text)))
         pieces.put_nowait(Piece(index, completion))
 
-    await gather(*(one(index) for index in range(call.n)))
+    await gather(*(one(index, request) for index, request in enumerate(call.draws)))

@@ -8,6 +8,9 @@ max_calls = 128                      # what one request may spend; a request may
 max_tokens = 1_000_000
 max_seconds = 600
 cache = "off"                        # or "key": the draws of each key's requests are kept; "shared": of all together
+state = "~/.local/state/shoal/server" # files, batches, what keys spent today; "" for none
+max_file = 200_000_000               # bytes of one file, and of all files of a key
+max_stored = 10_000_000_000
 
 metrics = "key"                      # /metrics asks for a key where there are keys; or "open", "off"
 log_format = "text"                  # or "json"
@@ -28,14 +31,17 @@ input = 0.15
 output = 0.60
 """
 
+import os
 import re
 from hashlib import sha256
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct
 
-from shoal.backends.config import Config, table_as, tables_as
+from shoal.backends.config import Config
+from shoal.backends.tables import table_as, tables_as
 from shoal.errors import UsageError
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -91,11 +97,7 @@ class Price(Struct, frozen=True):
 
 
 class Tables(Struct, frozen=True):
-    """The [server] table. Seconds, bytes, tokens; see the module's head and docs/server.md.
-
-    `state` is the directory of what outlives a restart; default: `$SHOAL_STATE`, else `shoal` in the user's state
-    directory.
-    """
+    """The [server] table. Seconds, bytes, tokens; see the module's head and docs/server.md."""
 
     models: tuple[str, ...] = ()
     host: str = "127.0.0.1"
@@ -109,10 +111,12 @@ class Tables(Struct, frozen=True):
     max_body: Positive = 32 << 20
     max_messages: Positive = 2048
     max_n: Positive = 16
+    state: str = ""
+    max_file: Positive = 200_000_000
+    max_stored: Positive = 10_000_000_000
     metrics: Literal["key", "open", "off"] = "key"
     log_format: Literal["text", "json"] = "text"
     log_content: bool = False
-    state: str | None = None
     keys: dict[str, KeySettings] = {}
 
 
@@ -123,11 +127,17 @@ class Settings(Tables, frozen=True):
     prices: dict[str, Price] = {}
 
 
+def default_state_path() -> str:
+    """`shoal/server` in the user's state directory."""
+    return str(Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "shoal" / "server")
+
+
 def settings_of(config: Config) -> Settings:
     """The server's settings in a configuration; UsageError names the key that is wrong."""
     tables = dict(config.server)
     where = f"{config.file} ["
     keys = tables.pop("keys", {})
+    tables.setdefault("state", default_state_path())
     given = table_as(Tables, tables, f"{where}server]")
     for origin in given.origins:
         if not is_origin(origin):
