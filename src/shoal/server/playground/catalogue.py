@@ -52,10 +52,9 @@ def catalogue(names: Names, settings: Settings, caller: Caller) -> dict[str, Any
 
 def _may(caller: Caller, names: Names, name: str) -> bool:
     try:
-        caller.check(names.resolve(name))
+        return caller.covers(names.resolve(name))
     except Refusal:
         return False
-    return True
 
 
 def _technique(slug: str, entry: Entry) -> dict[str, Any]:
