@@ -510,11 +510,12 @@ def test_light_and_dark() -> None:
 
 
 def test_a_server_without_a_model_for_this_caller_says_so() -> None:
-    keys = {"ann": KeySettings(sha256(b"secret").hexdigest(), models=("another",))}
+    keys = {"ann": KeySettings(sha256(b"secret").hexdigest(), models=("careful",))}
+    presets = {"careful": Preset("re_reading@m")}
 
     async def steps(page: Page, _: Client) -> None:
         await page.get_by_role("textbox", name="Key").fill("secret")
         await page.keyboard.press("Enter")
         await shows(page, "#notice", "No model is served to you here")
 
-    on_page(steps, settings={"keys": keys})
+    on_page(steps, settings={"keys": keys, "presets": presets})
