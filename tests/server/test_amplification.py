@@ -4,6 +4,7 @@ import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from tests.scripting import run
 from tests.server.serving import Client, Reply, scripted_model, serving
@@ -11,8 +12,12 @@ from tests.server.upstreams import said, upstream
 
 from shoal.backends.scripted import Script
 from shoal.errors import ShoalError
+from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, Request, Usage
+from shoal.server.limits import refuse_dear
 from shoal.server.names import Names
+from shoal.server.refusals import Refusal
+from shoal.server.settings import Settings
 from shoal.techniques import TECHNIQUES
 from shoal.techniques.bounds import bound
 
@@ -262,7 +267,6 @@ def test_what_passes_through_has_limits_too(body: dict[str, Any], param: str | N
         from tests.server.serving import running
 
         from shoal.server.app import create_app
-        from shoal.server.settings import Settings
 
         async with upstream(lambda asked: said()) as up:
             settings = Settings(models=("up/m",), max_tokens=5000)
@@ -277,6 +281,20 @@ def test_what_passes_through_has_limits_too(body: dict[str, Any], param: str | N
     assert (reply.error["param"], reply.error["code"]) == (param, code)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "n", "allowed"),
+    [("a", 4, True), (["a"] * 4, 1, True), (["a"] * 5, 1, False), ([[1, 2]] * 2, 3, False), ([1, 2, 3, 4, 5], 1, True)],
+)
+def test_prompts_count_as_many_calls(prompt: Any, n: int, allowed: bool) -> None:
+    fields = msgspec.json.decode(msgspec.json.encode({"prompt": prompt}), type=dict[str, msgspec.Raw])
+    if allowed:
+        refuse_dear(fields, n, Budget(calls=4), Settings())
+        return
+    with pytest.raises(Refusal, match="this may take [56] answers") as refusal:
+        refuse_dear(fields, n, Budget(calls=4), Settings())
+    assert (refusal.value.param, refusal.value.code) == ("prompt", "budget_exceeded")
+
+
 def test_what_passes_through_ends_with_its_seconds() -> None:
     async def main() -> list[Reply]:
         from tests.backends.faulty_server import faulty_server
@@ -284,7 +302,6 @@ def test_what_passes_through_ends_with_its_seconds() -> None:
 
         from shoal.backends.config import Config, Endpoint
         from shoal.server.app import create_app
-        from shoal.server.settings import Settings
 
         async with faulty_server() as up:
             config = Config({"up": Endpoint(up.base_url)})

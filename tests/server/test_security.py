@@ -252,6 +252,28 @@ def test_no_client_says_where_a_request_goes(model: str, monkeypatch: pytest.Mon
     run(main())
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "x"}),
+        ("/v1/responses", {"input": "x"}),
+        ("/v1/messages", {"max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}),
+    ],
+)
+def test_no_endpoint_lets_a_client_say_where_a_request_goes(path: str, body: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with attacker() as evil, upstream(key=UPSTREAM_KEY) as up:
+            async with running(create_app(up.config, settings=Settings(models=("up/m",)))) as client:
+                for field in FIELDS:
+                    for model in ("up/m", "re2@up/m"):
+                        reply = await client.post(path, {"model": model, **body, field: evil.url})
+                        assert reply.status == 400, (field, reply.text)
+                        assert field in reply.text
+            assert (evil.connections, up.requests) == (0, [])
+
+    run(main())
+
+
 @pytest.mark.parametrize("model", ["up/m", "re2@up/m"])
 @pytest.mark.parametrize("stream", [False, True])
 def test_redirects_are_not_followed(model: str, stream: bool) -> None:

@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied
-from shoal.server.refusals import Refusal, invalid, read_as
+from shoal.server.refusals import Refusal, invalid
 from shoal.server.settings import Settings
 
 # Where a request goes and with whose key is the operator's to say. Some servers behind this one take these fields from
@@ -42,18 +42,15 @@ _MOST_OPTION = 1000
 
 def refuse_routing(fields: Mapping[str, Raw]) -> None:
     """Refusal for a body that would say where its request goes. Its values are not repeated."""
-    names = set(fields)
-    nested = bytes(fields.get("extra_body", b""))
-    if nested.startswith(b"{"):
-        names.update(read_as(nested, dict[str, Raw]))
-    for name in sorted(names & ROUTING):
+    for name in sorted(ROUTING & fields.keys()):
         raise invalid(f"{name}: where a request goes, and with which key, is not the client's to say", name)
 
 
 def refuse_dear(fields: Mapping[str, Raw], n: int, budget: Budget, settings: Settings) -> None:
     """Refusal for a body that passes through and asks for more than one request may."""
-    if budget.calls is not None and n > budget.calls:
-        raise _over(f"n={n} answers", f"{budget.calls} calls", "n")
+    asked = n * _prompts(fields.get("prompt"))
+    if budget.calls is not None and asked > budget.calls:
+        raise _over(f"{asked} answers", f"{budget.calls} calls", "n" if asked == n else "prompt")
     turns = _turns(fields.get("messages"))
     if turns > settings.max_messages:
         raise invalid(f"messages: {turns} are more than the {settings.max_messages} allowed", "messages")
@@ -96,6 +93,12 @@ def _decoded(raw: Raw | None) -> Any:
         return None if raw is None else msgspec.json.decode(raw)
     except (ValueError, RecursionError):
         return None
+
+
+def _prompts(raw: Raw | None) -> int:
+    """How many prompts a field holds: texts, or lists of tokens. One list of tokens is one."""
+    value = _decoded(raw)
+    return len(value) if isinstance(value, list) and value and not isinstance(value[0], int) else 1
 
 
 def _turns(raw: Raw | None) -> int:
