@@ -290,7 +290,7 @@ def test_prompts_count_as_many_calls(prompt: Any, n: int, allowed: bool) -> None
     if allowed:
         refuse_dear(fields, n, Budget(calls=4), Settings())
         return
-    with pytest.raises(Refusal, match="this may take [56] answers") as refusal:
+    with pytest.raises(Refusal, match=r"this may take [56] answers") as refusal:
         refuse_dear(fields, n, Budget(calls=4), Settings())
     assert (refusal.value.param, refusal.value.code) == ("prompt", "budget_exceeded")
 
