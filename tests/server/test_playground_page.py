@@ -210,6 +210,38 @@ def test_a_server_that_is_gone_is_named() -> None:
     on_page(steps)
 
 
+def test_bars_of_all_depths_stand_on_one_axis() -> None:
+    edges = "all => all.map(one => { const box = one.getBoundingClientRect(); return `${box.left} ${box.right}`; })"
+
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        await column(page, "B").get_by_text("As text", exact=True).click()
+        await column(page, "B").locator(".spec").fill("self_consistency(n=2)@two_turn@m")
+        await shows(page, ".card:nth-child(2) h3", "Self consistency on Two turn")
+        await page.fill("#question", "How much?")
+        await page.keyboard.press("Control+Enter")
+        await done(page)
+        tracks = column(page, "B").locator(".track")
+        assert await tracks.count() == 1 + 2 + 4
+        for width in (DESKTOP["width"], PHONE["width"]):
+            await page.set_viewport_size({"width": width, "height": 900})
+            assert len(set(await tracks.evaluate_all(edges))) == 1
+
+    on_page(steps)
+
+
+def test_runs_of_different_questions_are_not_compared() -> None:
+    async def steps(page: Page, _: Client) -> None:
+        await ask(page)
+        await done(page)
+        await page.fill("#question", "Another?")
+        await column(page, "A").get_by_role("button", name="More").click()
+        await page.get_by_role("menuitem", name="Run only this again").click()
+        await playwright.expect(page.locator("#comparison")).to_be_hidden()
+
+    on_page(steps)
+
+
 def test_nothing_is_run_without_a_question() -> None:
     async def steps(page: Page, _: Client) -> None:
         await ask(page, "  ")
