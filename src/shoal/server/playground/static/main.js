@@ -251,7 +251,7 @@ function ended(entry) {
 
 /** The columns' last runs of the question that was asked last; a run of another question is nothing to compare with. */
 const shownResults = () => columns.flatMap(({ name, run }, i) => (
-  run?.question.messages.at(-1).content === asked?.question ? [{ letter: LETTERS[i], name, run }] : []));
+  run && run.question.messages.at(-1).content === asked.question ? [{ letter: LETTERS[i], name, run }] : []));
 const redrawComparison = () => drawComparison($("comparison"), shownResults());
 const tick = () => { for (const { run, view } of columns) if (run?.status === "running") view.tick(); };
 const cancelAll = () => { for (const { run } of columns) run?.cancel(); };
