@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.scripting import in_turn, run
 from tests.server.serving import Client, scripted_model, serving
 
@@ -355,12 +356,13 @@ def test_columns_come_and_go() -> None:
 
 
 def test_presets_of_the_server_become_ones_own() -> None:
-    presets = {"careful": Preset("self_consistency(n=3)@m", system="Be brief.", temperature=0.7)}
+    careful = Preset("self_consistency(n=3)@m", "Be brief.", 0.7, stop=("END",), seed=3, description="Three votes")
 
     async def steps(page: Page, _: Client) -> None:
         first = column(page, "A")
         await first.get_by_label("Preset").select_option("careful")
         await playwright.expect(first.locator("h3")).to_have_text("careful")
+        await playwright.expect(first).to_contain_text("Three votes")
         await first.get_by_label("n", exact=True).fill("5")
         await playwright.expect(first.get_by_label("Preset")).to_have_value("")  # it is another now
         await first.get_by_role("button", name="More").click()
@@ -376,9 +378,9 @@ def test_presets_of_the_server_become_ones_own() -> None:
         await page.get_by_role("tab", name="shoal.toml").click()
         table = tomllib.loads(await page.locator("pre.export").inner_text())["presets"]
         kept = tables_as(Preset, table, "shoal.toml [presets")
-        assert kept == {"my own": Preset("self_consistency(n=5)@m", system="Be brief.", temperature=0.7)}
+        assert kept == {"my own": structs.replace(careful, model="self_consistency(n=5)@m", description="")}
 
-    on_page(steps, settings={"presets": presets})
+    on_page(steps, settings={"presets": {"careful": careful}})
 
 
 def test_a_configuration_can_be_taken_elsewhere() -> None:

@@ -17,7 +17,7 @@ const EXAMPLES = [
   "Three friends share 17 coins. Ann has twice as many as Ben, and Cem has two more than Ben. How many has Ben?",
   "Write a Python function that says whether a string reads the same backwards, and explain it in one sentence.",
 ];
-const noSettings = () => ({ system: "", temperature: null, top_p: null, max_tokens: null });
+const noSettings = () => ({ system: "", temperature: null, top_p: null, max_tokens: null, seed: null, stop: [] });
 const emptyColumn = (spec) => ({ spec, preset: "", own: noSettings() });
 
 let catalogue = { models: [], techniques: [], presets: [], prices: {}, limits: {} };
