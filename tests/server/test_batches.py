@@ -91,6 +91,31 @@ def test_lines_name_techniques_presets_and_options() -> None:
     assert len(items[4]["response"]["body"]["choices"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("url", "body", "answer"),
+    [
+        ("/v1/completions", {"prompt": ["Once", "Twice"]}, lambda body: [choice["text"] for choice in body["choices"]]),
+        ("/v1/responses", {"input": "Once"}, lambda body: [body["output"][0]["content"][0]["text"]]),
+    ],
+)
+@pytest.mark.parametrize("model", ["m", "re2@m", "up/m"])
+def test_other_endpoints_bodies_are_answered_too(url: str, body: dict[str, Any], answer: Any, model: str) -> None:
+    async def main() -> tuple[Any, list[Any]]:
+        async with faulty_server() as upstream:
+            models = open_models(["up/m"], Config({"up": Endpoint(upstream.base_url)}), None)
+            async with serving({"m": scripted_model(lambda request: "x"), **models}, state="state") as client:
+                asked = {"custom_id": "a", "method": "POST", "url": url, "body": {"model": model, **body}}
+                batch = await carried_out(client, asked, endpoint=url)
+                return batch, (await results(client, batch))[0]
+
+    batch, (item,) = run(main())
+    answers = answer(item["response"]["body"])
+    assert len(answers) == len(body.get("prompt", [0]))
+    assert all("x" in text or text.startswith("answer") for text in answers)
+    assert batch["usage"]["total_tokens"] > 0
+    assert batch["usage"]["input_tokens"] > 0
+
+
 def test_what_fails_is_told_line_by_line_and_the_rest_is_answered() -> None:
     def script(request: Request) -> str:
         if "bad" in request.messages[-1].text:

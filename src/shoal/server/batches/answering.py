@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from itertools import count
+from typing import Any
 
 from msgspec import Struct
 
@@ -13,8 +14,10 @@ from shoal.errors import ShoalError, StoreError
 from shoal.runtime import replay, scope
 from shoal.server.batches.lines import Line
 from shoal.server.chat import Asked, whole_chat
+from shoal.server.completions import AskedText, whole_text
 from shoal.server.keys import Caller
 from shoal.server.refusals import Refusal, refusal_of
+from shoal.server.responses import AskedResponse, whole_response
 from shoal.server.service import Service
 
 log = logging.getLogger("shoal.server")
@@ -27,10 +30,14 @@ class Endpoint(Struct, frozen=True):
     """An endpoint whose requests may stand in a batch: how a body is read, which raises Refusal, and answered."""
 
     read: Callable[[bytes, Caller, Service], Asked]
-    answer: Callable[[Asked], Awaitable[bytes]]
+    answer: Callable[[Any], Awaitable[bytes]]
 
 
-ENDPOINTS: Mapping[str, Endpoint] = {"/v1/chat/completions": Endpoint(Asked, whole_chat)}
+ENDPOINTS: Mapping[str, Endpoint] = {
+    "/v1/chat/completions": Endpoint(Asked, whole_chat),
+    "/v1/completions": Endpoint(AskedText, whole_text),
+    "/v1/responses": Endpoint(AskedResponse, whole_response),
+}
 
 
 class Slots(asyncio.Semaphore):
