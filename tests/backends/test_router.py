@@ -863,6 +863,19 @@ class TestCancelling:
 
         run(main())
 
+    def test_one_who_goes_when_it_is_refused_is_cancelled_all_the_same(self) -> None:
+        async def main() -> None:
+            model, (a,) = boards(1, limits=Limits(max_in_flight=1))
+            tasks = start(model, q("0"), q("1"))
+            await settle()
+            model.scheduler.refuse_waiting(BudgetExceeded("stop"))
+            tasks[1].cancel()
+            a.answer(0)
+            await asyncio.wait(tasks)
+            assert tasks[1].cancelled()
+
+        run(main())
+
     def test_one_event_loop_after_another(self) -> None:
         a, b = saying("a"), saying("b")
         model = routed(member(a), member(b))

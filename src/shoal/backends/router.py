@@ -9,8 +9,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from typing import TypeVar, cast
 
-from msgspec import structs
-
 from shoal.backends.affinity import blocks_of, text_of
 from shoal.backends.health import blames_member
 from shoal.backends.member import Lease, Member
@@ -23,7 +21,6 @@ from shoal.runtime.retry import RetryBudget, RetryPolicy, retry_delay
 from shoal.runtime.types import Completion, Delta, Request
 
 T = TypeVar("T")
-_SUMMED = "max_in_flight"
 
 
 class Router:
@@ -226,5 +223,4 @@ def _noticing(sink: Callable[[Delta], None], errand: Errand) -> Callable[[Delta]
 def _merged(each: list[Capabilities]) -> Capabilities:
     """What some member can do; requests at once add up."""
     values = {name: max(getattr(one, name) for one in each) for name in Capabilities.__struct_fields__}
-    values[_SUMMED] = sum(one.max_in_flight for one in each)
-    return structs.replace(each[0], **values)
+    return Capabilities(**values | {"max_in_flight": sum(one.max_in_flight for one in each)})

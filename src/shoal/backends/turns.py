@@ -142,7 +142,7 @@ class Turns:
         try:
             return await future
         except asyncio.CancelledError:
-            if not future.cancelled():  # it was given to somebody who has gone
+            if not future.cancelled() and future.exception() is None:  # it was given to somebody who has gone
                 future.result().release()
             raise
         finally:

@@ -29,7 +29,7 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     """
     from shoal.server.app import create_app
     from shoal.server.keys import settings_for
-    from shoal.server.running import listen
+    from shoal.server.running import refuse_open_doors, run_server
     from shoal.server.settings import settings_of
 
     read = load_config(config)
@@ -43,9 +43,10 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     settings = structs.replace(settings, keys=keys, **given)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
+    refuse_open_doors(settings)
     app = create_app(read, settings=settings)
 
     def ready(url: str) -> None:
         click.echo(f"shoal serves {', '.join(settings.models or ('local',))}\n  the API   {url}/v1\n  the page  {url}/")
 
-    return loop.run(listen(app, settings, ready))
+    return loop.run(run_server(app, settings, ready))

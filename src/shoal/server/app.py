@@ -9,6 +9,7 @@ from aiohttp import web
 from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
 from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.server import playground
 from shoal.server.batches.endpoints import add_batches
 from shoal.server.batches.running import Batches
 from shoal.server.chat import chat_completions
@@ -23,7 +24,7 @@ from shoal.server.settings import Settings, settings_of
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
-_OPEN = frozenset(("/health",))
+_OPEN = frozenset(("/health", *playground.pages()))
 
 
 def create_app(
@@ -32,8 +33,7 @@ def create_app(
     """The server as an aiohttp application. Nothing is loaded or connected before the first request.
 
     `config` is what a shoal.toml says, by default that of `load_config()`; `settings` stand in for what it says of the
-    server. Run it with `shoal.server.running.serve`, or `aiohttp.web.run_app(app, handler_cancellation=True)`: a client
-    that goes away must cancel its handler.
+    server. Run it with `shoal.server.listening.serve`, or in another way that cancels a handler whose client went away.
     """
     config = load_config() if config is None else config
     settings = settings_of(config) if settings is None else settings
@@ -52,6 +52,10 @@ def create_app(
     app.router.add_route("*", "/v1/responses/{id:.+}", partial(_called, kept_response))
     app.router.add_post("/v1/messages", partial(_called, messages))
     app.router.add_post("/v1/messages/count_tokens", partial(_called, count_tokens))
+    for path in playground.pages():
+        app.router.add_get(path, playground.page)
+    for method, path, endpoint in playground.ENDPOINTS:
+        app.router.add_route(method, path, partial(_called, endpoint))
     app.cleanup_ctx.append(_closing)
     add_batches(app, Batches(service, keys))
     return app

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.streams import StreamReader
 
-from shoal.server.http_errors import closing_answer, raw_answer, too_slow
+from shoal.server.http_errors import closing_answer, is_form, raw_answer, too_slow
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: what the kernel still holds for the client is dropped
 
@@ -19,16 +19,16 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
     """What a client's connection may take: times in seconds, sizes in bytes.
 
     Headers must be whole `header_s` after the connection was made, or after the first byte of a further request; a body
-    `body_s` after its headers, and as long again while `body_bytes_s` bytes of it come a second. A kept connection may
-    be idle for `idle_s`. A client that takes none of an answer for `stall_s` is cut off; an answer that streams, in
-    pieces of up to 64 KiB, waits for its client before `buffered_bytes` are unsent. After an answer given before the
-    body was read, the rest of the body is read and dropped for `linger_s`. At a signal to stop, answers under way get
-    `drain_s`. Connections beyond `connections` are refused with 503.
+    `body_s` after its headers, that of a form, which uploads a file, `upload_s`. A kept connection may be idle for
+    `idle_s`. A client that takes none of an answer for `stall_s` is cut off; an answer that streams, in pieces of up to
+    64 KiB, waits for its client before `buffered_bytes` are unsent. After an answer given before the body was read, the
+    rest of the body is read and dropped for `linger_s`. At a signal to stop, answers under way get `drain_s`.
+    Connections beyond `connections` are refused with 503.
     """
 
     header_s: float = 10
     body_s: float = 30
-    body_bytes_s: float = 64 * 1024
+    upload_s: float = 900
     idle_s: float = 75
     stall_s: float = 60
     linger_s: float = 2
@@ -133,7 +133,7 @@ class Connection(web.RequestHandler):
         self._head_bytes = 0  # of headers that are not whole
         self._head_tail: bytes | None = b""  # their last bytes; None once they are whole
         self._body: StreamReader | None = None  # of the last request, if it was not whole when the application got it
-        self._body_bytes = 0  # of that body, when its deadline was set
+        self._body_s = limits.body_s
         self._unsent = 0
         self._checks_stalled = 0  # since the client took some of what was unsent, or nothing was
 
@@ -175,8 +175,8 @@ class Connection(web.RequestHandler):
         self._answering = True
         self._open.answering += 1
         self._body = None if request.content.is_eof() else request.content
-        self._deadline = None if self._body is None else self._now() + self._limits.body_s
-        self._body_bytes = 0
+        self._body_s = self._limits.upload_s if is_form(request) else self._limits.body_s
+        self._deadline = None if self._body is None else self._now() + self._body_s
 
     def ended(self) -> None:
         """The application has given its answer, of which some may not be sent yet."""
@@ -228,11 +228,7 @@ class Connection(web.RequestHandler):
         if self._answering:
             self._deadline = None
             if self._body is not None and not self._body.is_eof():
-                taken, self._body_bytes = self._body_bytes, self._body.total_bytes
-                if self._body_bytes - taken >= self._limits.body_bytes_s * self._limits.body_s:
-                    self._deadline = self._now() + self._limits.body_s
-                    return
-                self._body.set_exception(too_slow(self._limits.body_s))  # for the handler, which may be reading it
+                self._body.set_exception(too_slow(self._body_s))  # for the handler, which may be reading it
                 self.read_no_more(self._body)
         elif self._head_tail == b"":  # not a byte came: there is nothing to answer
             self.force_close()

@@ -46,12 +46,17 @@ def too_slow(seconds: float) -> web.HTTPRequestTimeout:
     return web.HTTPRequestTimeout(text=error_text(408, message, "request_timeout"), content_type=_JSON)
 
 
+def is_form(request: web.Request) -> bool:
+    """Whether the body is a form, whose parts are read one by one and bounded by who reads them."""
+    return request.content_type == "multipart/form-data"
+
+
 async def answered(request: web.Request, handler: Answering, header_bytes: int) -> web.StreamResponse:
     """The handler's answer, unless the request is too large for it to see; aiohttp's own errors in OpenAI's form."""
     if sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > header_bytes:
         return closing_answer(400, f"the headers are more than {header_bytes} bytes", "bad_http")
     most = request.client_max_size
-    if most and (request.content_length or 0) > most:
+    if most and not is_form(request) and (request.content_length or 0) > most:
         return closing_answer(413, f"the body is more than {most} bytes", "body_too_large")
     try:
         response = await handler(request)

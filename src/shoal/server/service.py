@@ -136,6 +136,13 @@ class Service:
                 task.cancel()
                 await asyncio.wait([task])
 
+    @asynccontextmanager
+    async def carrying(self, call: Call) -> AsyncIterator[Work]:
+        """The budget, realm and time of a call, around work that somebody else does."""
+        work = self._work(call)
+        async with call.caller.admitted(work.budget), self._scopes(work):
+            yield work
+
     def _work(self, call: Call) -> Work:
         call.caller.check(call.served)
         settings, own = self.settings, call.own
