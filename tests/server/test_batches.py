@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,19 @@ from tests.server.serving import Reply, scripted_model, serving
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint
 from shoal.backends.scripted import ScriptedBackend
+from shoal.batch.journal import Journal
 from shoal.errors import BadRequest
 from shoal.runtime.limits import Limits
 from shoal.runtime.types import Request
-from shoal.server.keys import settings_for
-from shoal.server.names import open_models
+from shoal.server.batches.answering import Answering, Slots
+from shoal.server.batches.answering import Endpoint as BatchEndpoint
+from shoal.server.batches.lines import decoded
+from shoal.server.chat import Asked
+from shoal.server.keys import Caller, settings_for
+from shoal.server.names import Names, open_models
+from shoal.server.refusals import Refusal
+from shoal.server.service import Service
+from shoal.server.settings import Settings
 
 KEYS = {name: settings_for(f"key-of-{name}") for name in ("ann", "bob")}
 
@@ -382,6 +391,51 @@ def test_live_requests_are_served_before_the_lines_of_a_batch() -> None:
     run(main())
     assert len(order) == 11
     assert "live" in order[1]
+
+
+def test_a_keys_batches_leave_one_of_its_requests_at_once_for_live_use() -> None:
+    under_way: list[int] = [0]
+    most: list[int] = []
+
+    async def script(request: Request) -> str:
+        under_way[0] += 1
+        most.append(under_way[0])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        under_way[0] -= 1
+        return "x"
+
+    async def main() -> list[str]:
+        keys = {"ann": structs.replace(KEYS["ann"], max_in_flight=4)}
+        async with served(script, keys=keys) as client:
+            batches = [await begin(client, *(line(f"r{i}") for i in range(20)), key="key-of-ann") for _ in range(2)]
+            return [(await until(client, batch["id"], *ENDED, key="key-of-ann"))["status"] for batch in batches]
+
+    assert run(main()) == ["completed", "completed"]
+    assert max(most) == 3
+
+
+def test_a_line_that_its_key_holds_back_waits_and_is_answered() -> None:
+    refusals = [Refusal(429, "later", retry_after=0.01) for _ in range(10)]
+
+    async def answer(asked: Asked) -> bytes:
+        if refusals:
+            raise refusals.pop()
+        return b"{}"
+
+    async def main() -> list[tuple[int, bytes]]:
+        service = Service(Settings(), Names({"m": scripted_model(lambda request: "x")}, {}))
+        journal = Journal(Path("journal.sqlite"))
+        caller = Caller("ann", None)
+        answering = Answering("batch_x", BatchEndpoint(Asked, answer), service, caller, journal, Slots(2))
+        asked = decoded(json.dumps(line("a")).encode())
+        try:
+            return await asyncio.gather(*(answering.line(i, asked) for i in range(5)))
+        finally:
+            journal.close()
+
+    assert run(main()) == [(200, b"{}")] * 5
+    assert refusals == []
 
 
 def test_equal_lines_are_independent_draws() -> None:
