@@ -483,6 +483,36 @@ def test_a_server_that_stops_leaves_a_batch_that_the_next_goes_on_with() -> None
     assert [item["custom_id"] for item in items] == [f"r{i}" for i in range(10)]
 
 
+@pytest.mark.parametrize(
+    ("place", "code"), [("state/files/*", "input_file_missing"), ("state/batches/*.sqlite", "journal_damaged")]
+)
+def test_a_batch_whose_files_are_spoilt_fails_and_the_server_goes_on(place: str, code: str) -> None:
+    begun = asyncio.Event()
+
+    async def hang(request: Request) -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    async def first() -> str:
+        async with served(hang) as client:
+            batch = await begin(client, line("a"))
+            await begun.wait()
+            return str(batch["id"])
+
+    async def second(id_: str) -> tuple[Any, int]:
+        async with served() as client:
+            return await until(client, id_, *ENDED), (await client.chat("m")).status
+
+    id_ = run(first())
+    (path,) = Path().glob(place)
+    path.write_bytes(b"nonsense " * 1000)
+    if code == "input_file_missing":
+        path.unlink()
+    batch, status = run(second(id_))
+    assert (batch["status"], batch["errors"]["data"][0]["code"], status) == ("failed", code, 200)
+
+
 def test_a_batch_waits_while_its_key_is_not_configured() -> None:
     async def hang(request: Request) -> str:
         await asyncio.Event().wait()
