@@ -46,6 +46,8 @@ class Guard:
             response = await handler(request)
         except ShoalError as error:
             response = refused(refusal_of(error))
+        except RecursionError:
+            response = refused(Refusal(400, "the request is nested too deeply"))
         except web.HTTPException as error:
             response = refused(_http_refusal(request, error))
         except ConnectionError:
@@ -59,7 +61,7 @@ class Guard:
             response.headers["x-request-id"] = id_
         log.info(
             "%s %s %s %d %.0f ms %s",
-            *(id_, request.method, request.path, response.status, 1000 * (perf_counter() - began)),
+            *(id_, request.method, request.rel_url.raw_path, response.status, 1000 * (perf_counter() - began)),
             request[CALLER].id if CALLER in request else "-",
         )
         return response
