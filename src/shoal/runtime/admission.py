@@ -4,9 +4,9 @@ One for each endpoint, shared by all that is sent to it: the scheduler's wire re
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Literal
 
 from shoal.errors import ModelError, RateLimited
 from shoal.runtime.limits import AdaptiveConcurrency, Limits, RateLimit
@@ -36,8 +36,12 @@ class Admission:
         self._retry_budget = RetryBudget()
         self._not_before = 0.0  # the server asked everybody to wait until then
         self._parked_until = 0.0
-        self._queue: deque[asyncio.Future[None]] = deque()
-        self._watchers: list[Callable[[], None]] = []
+        self._due: Literal["passing", "scheduler"] | None = None  # whose turn it is, where both wait
+        self._waiting = 0
+        self._door = asyncio.Lock()  # the first of those that wait is inside
+        self._changed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watchers: list[tuple[Callable[[], None], Callable[[], bool]]] = []
 
     @property
     def ceiling(self) -> int:
@@ -53,17 +57,34 @@ class Admission:
     def counts_tokens(self) -> bool:
         return self._rate.tokens is not None
 
-    def watch(self, watcher: Callable[[], None]) -> None:
-        """Call `watcher` whenever a request ends, for it may have made room."""
-        self._watchers.append(watcher)
+    @property
+    def waiting(self) -> int:
+        """Requests that pass by unread and wait for their turn."""
+        return self._waiting
 
-    def forget(self) -> None:
-        """An event loop is gone, and with it all that was under way; limits and counters stay."""
-        self.in_flight = 0
-        self._queue.clear()
+    def watch(self, watcher: Callable[[], None], wants: Callable[[], bool]) -> None:
+        """Call `watcher`, a scheduler's, whenever there may be room; `wants` says whether it has anything to send."""
+        self._watchers.append((watcher, wants))
+
+    def bind(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Forget what was under way on an event loop that is gone; limits and counters stay."""
+        if loop is not self._loop:
+            self._loop = loop
+            self.in_flight = self._waiting = 0
+            self._door = asyncio.Lock()
+            self._changed = asyncio.Event()
+            self._due = None
 
     def wait(self, now: float) -> float | None:
-        """Seconds until one more may be sent; None: not before one that is under way ends. Raises while parked."""
+        """Seconds until the scheduler may send one more; None: not before something changes. Raises while parked.
+
+        Where requests that pass by wait, too, they and the scheduler take turns.
+        """
+        if self._due == "passing" and self._waiting:
+            return None
+        return self._wait(now)
+
+    def _wait(self, now: float) -> float | None:
         if self.in_flight >= self.limit:
             return None
         if now < self._parked_until:
@@ -75,43 +96,52 @@ class Admission:
         self.in_flight += 1
         self.sent += 1
         self._rate.reserve(tokens)
+        self._due = "passing"
+        self._changed.set()
         return Slot(self.sent, tokens)
 
     def leave(self, slot: Slot) -> None:
         self.in_flight -= 1
         self._rate.settle(slot.reserved, slot.used)
-        self._give_turn()
-        for watcher in self._watchers:
-            watcher()
+        self._tell()
 
-    def _give_turn(self) -> None:
-        while self._queue:
-            turn = self._queue.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _tell(self) -> None:
+        self._changed.set()
+        for watcher, wants in self._watchers:
+            if wants():
+                watcher()
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[Slot]:
         """A request's turn, first come, first served; the body is the request."""
-        loop = asyncio.get_running_loop()
-        while (wait := self.wait(loop.time())) != 0.0:
-            if wait is None:
-                turn: asyncio.Future[None] = loop.create_future()
-                self._queue.append(turn)
-                try:
-                    await turn
-                except asyncio.CancelledError:
-                    if not turn.cancelled():  # it was given to somebody who has gone
-                        self._give_turn()
-                    raise
-            else:
-                await asyncio.sleep(wait)
-        slot = self.enter(tokens)
+        self.bind(asyncio.get_running_loop())
+        self._waiting += 1
+        try:
+            async with self._door:
+                await self._room()
+                slot = self.enter(tokens)
+                self._due = "scheduler"
+        finally:
+            self._waiting -= 1
+            self._tell()
         try:
             yield slot
         finally:
             self.leave(slot)
+
+    async def _room(self) -> None:
+        """Wait until one more may be sent, and it is not the scheduler's turn."""
+        loop = asyncio.get_running_loop()
+        while True:
+            theirs = self._due == "scheduler" and any(wants() for _, wants in self._watchers)
+            wait = None if theirs else self._wait(loop.time())
+            if wait == 0.0:
+                return
+            if wait is not None:
+                await asyncio.sleep(wait)
+                continue
+            self._changed.clear()
+            await self._changed.wait()
 
     def succeeded(self) -> None:
         self._retry_budget.earn()

@@ -90,17 +90,20 @@ class Scheduler:
         can = backend.capabilities
         self._max_n = can.max_n
         self.admission = Admission(limits, can.max_in_flight, self.retry, backend.name)
-        self.admission.watch(self._wake)
+        self.admission.watch(self._wake, self._drop_abandoned)
         self._quiet_turns = _QUIET_TURNS_BATCHING if can.max_batch > 1 else _QUIET_TURNS if can.max_n > 1 else 0
         self._order = count(1)
         self.draws = self.retries = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._bind(None)
+        self._reset()
 
-    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Forget what belonged to an event loop that is gone; limits and counters stay."""
         self._loop = loop
-        self.admission.forget()
+        self.admission.bind(loop)
+        self._reset()
+
+    def _reset(self) -> None:
         self._known: dict[Request, _Draw] = {}
         self._queue: list[_Draw] = []
         self._siblings: dict[Request, deque[_Draw]] = {}  # waiting draws by question

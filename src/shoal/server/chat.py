@@ -162,7 +162,7 @@ async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -
             passed = await relay.post(api, fields)
             budget.spent = passed.usage
             return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
-        async with EventStream(request, ends_events=False) as stream:
+        async with EventStream(request) as stream:
             try:
                 async with relay.stream(api, fields) as passing:
                     try:

@@ -1,7 +1,6 @@
 """Formulas of what techniques cost, over their options: short expressions of the catalogue's own."""
 
-from collections.abc import Callable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
@@ -12,9 +11,5 @@ _expressions = Environment(undefined=StrictUndefined)
 def evaluate(formula: str, options: Mapping[str, Any]) -> int:
     """The formula's value: `max`, `min`, `len` and `model` are known in it beside the options."""
     known = {"max": max, "min": min, "len": len, "model": "the model"}
-    return int(_compiled(formula)(**known, **options))
-
-
-@lru_cache
-def _compiled(formula: str) -> Callable[..., Any]:
-    return _expressions.compile_expression(formula, undefined_to_none=False)
+    value: Any = _expressions.compile_expression(formula, undefined_to_none=False)(**known, **options)
+    return int(value)
