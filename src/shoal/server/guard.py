@@ -50,6 +50,8 @@ class Guard:
             response = refused(Refusal(400, "the request is nested too deeply"))
         except web.HTTPException as error:
             response = refused(_http_refusal(request, error))
+            if "allow" in error.headers:
+                response.headers["allow"] = error.headers["allow"]
         except ConnectionError:
             raise
         except Exception:
