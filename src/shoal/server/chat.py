@@ -25,7 +25,7 @@ from shoal.server.bodies import (
 from shoal.server.keys import Caller
 from shoal.server.names import Served
 from shoal.server.refusals import invalid, read_as, refusal_of
-from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, tool_calls, usage_body
+from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, logprobs, tool_calls, usage_body
 from shoal.server.service import Call, Piece, Service, Work
 from shoal.server.streams import EventStream
 from shoal.techniques import TECHNIQUES
@@ -98,14 +98,14 @@ async def chat_completions(request: web.Request, service: Service, caller: Calle
 
 
 def _whole(asked: Asked, completions: list[Completion], work: Work) -> bytes:
-    usage = _usage(completions, work)
-    if len(completions) == 1 and "|" in (work.call.served.technique or ""):
-        completions = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
-    return Replying(asked.common.model).whole(completions, usage, work.told(completions))
+    shown = completions
+    if asked.common.n is None and "|" in (work.call.served.technique or ""):
+        shown = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
+    return Replying(asked.common.model).whole(shown, _usage(completions, work, shown), work.told(completions))
 
 
-def _usage(completions: list[Completion], work: Work) -> dict[str, Any]:
-    final = sum(final_tokens(completion, work.trace) for completion in completions)
+def _usage(completions: list[Completion], work: Work, shown: list[Completion]) -> dict[str, Any]:
+    final = sum(final_tokens(completion, work.trace) for completion in shown)
     return usage_body(total(completion.usage for completion in completions), final)
 
 
@@ -129,7 +129,7 @@ async def _streamed(request: web.Request, asked: Asked, call: Call) -> web.Strea
                 if isinstance(piece.part, Completion):
                     done.append(piece.part)
             if asked.common.stream_options is not None and asked.common.stream_options.include_usage:
-                await stream.send(replying.last_chunk(_usage(done, work)))
+                await stream.send(replying.last_chunk(_usage(done, work, done)))
             await stream.send(DONE)
         except ShoalError as error:
             if not stream.begun:
@@ -150,7 +150,8 @@ def _chunk(replying: Replying, piece: Piece, work: Work) -> bytes:
     last: dict[str, Any] = {}
     if part.tool_calls:
         last["tool_calls"] = [{"index": i, **call} for i, call in enumerate(tool_calls(part))]
-    return replying.chunk(piece.index, last, finish_reason(part), shoal=work.told([part]))
+    # Which delta holds which token is not known here: all come at the end.
+    return replying.chunk(piece.index, last, finish_reason(part), logprobs(part.logprobs), shoal=work.told([part]))
 
 
 async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -> web.StreamResponse:
