@@ -4,6 +4,16 @@ import subprocess
 import sys
 
 if __name__ == "__main__":
-    names = ("imports", "overhead", "programs", "adaptive", "embedded", "sandbox", "technique_costs", "clients")
+    names = (
+        "imports",
+        "overhead",
+        "programs",
+        "adaptive",
+        "embedded",
+        "sandbox",
+        "technique_costs",
+        "proxies",
+        "clients",
+    )
     failed = [name for name in names if subprocess.run([sys.executable, "-m", f"benchmarks.{name}"]).returncode]
     sys.exit(f"failed: {', '.join(failed)}" if failed else 0)

@@ -1,4 +1,4 @@
-"""The mock of the OpenAI API as a context manager: builds it with the C compiler once, starts it, stops it.
+"""The mock of the OpenAI API as a context manager: compiles it once, starts it, stops it.
 
 with mock_server(delay_ms=50) as mock:
     ...  # talk to mock.base_url
@@ -17,8 +17,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 _HERE = Path(__file__).resolve().parent
-_SOURCES = [_HERE / name for name in ("mock_server.c", "mock_openai.h", "mock_json.h")]
-_BINARY = _HERE / ".build" / "mock_server"
 
 
 class Mock(NamedTuple):
@@ -52,32 +50,39 @@ def _compiler() -> str | None:
     return shutil.which(os.environ.get("CC", "cc"))
 
 
-def build() -> Path:
-    """The compiled mock server, compiled again only where its sources are newer."""
-    newest = max(source.stat().st_mtime for source in _SOURCES)
-    if _BINARY.exists() and _BINARY.stat().st_mtime >= newest:
-        return _BINARY
+def compiled(name: str, *headers: str) -> Path:
+    """The program of `name`.c, compiled again only where its sources are newer."""
+    sources = [_HERE / source for source in (f"{name}.c", *headers)]
+    binary = _HERE / ".build" / name
+    if binary.exists() and binary.stat().st_mtime >= max(source.stat().st_mtime for source in sources):
+        return binary
     compiler = _compiler()
     if not compiler:
         raise RuntimeError(unavailable())
-    _BINARY.parent.mkdir(exist_ok=True)
-    fresh = _BINARY.with_name(f"mock_server.{os.getpid()}")  # two builders at once do not write one file
-    command = [compiler, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(_SOURCES[0])]
+    binary.parent.mkdir(exist_ok=True)
+    fresh = binary.with_name(f"{name}.{os.getpid()}")  # two builders at once do not write one file
+    command = [compiler, "-std=gnu11", "-O2", "-Wall", "-Wextra", "-o", str(fresh), str(sources[0])]
     subprocess.run(command, check=True)
-    fresh.replace(_BINARY)
-    return _BINARY
+    fresh.replace(binary)
+    return binary
 
 
 @contextmanager
-def mock_server(delay_ms: float = 0, continuous: Sequence[float] | None = None) -> Iterator[Mock]:
+def mock_server(
+    delay_ms: float = 0, continuous: Sequence[float] | None = None, pieces: int | None = None
+) -> Iterator[Mock]:
     """A mock server on a free port of loopback.
 
-    Every reply takes `delay_ms`; or `continuous` is (step ms, us a sequence, sequences at most, tokens a reply): a step
-    of k sequences takes step + k x us, and sequences run together as in a server with continuous batching.
+    Every reply takes `delay_ms`, a streamed one in `pieces` (4) evenly spread over it; or `continuous` is (step ms, us
+    a sequence, sequences at most, tokens a reply): a step of k sequences takes step + k x us, and sequences run
+    together as in a server with continuous batching.
     It also ends with the thread that started it.
     """
     options = ["--delay-ms", str(delay_ms)] if continuous is None else ["--continuous", *map(str, continuous)]
-    with subprocess.Popen([str(build()), *options], stdout=subprocess.PIPE, text=True) as server:
+    if pieces is not None:
+        options += ["--pieces", str(pieces)]
+    program = compiled("mock_server", "mock_openai.h", "mock_json.h")
+    with subprocess.Popen([str(program), *options], stdout=subprocess.PIPE, text=True) as server:
         try:
             if server.stdout is None or not (line := server.stdout.readline()):
                 raise RuntimeError(f"the mock server did not start with {options}")

@@ -4,7 +4,9 @@
 
 #include "mock_json.h"
 
-enum { PIECES = 4, MAX_N = 1024 };
+enum { MAX_N = 1024, MAX_PIECES = 100000 };
+
+static int pieces = 4; /* of a streamed reply */
 
 typedef struct {
     bool chat, stream, usage, closing;
@@ -124,10 +126,10 @@ static void put_piece(Buf *b, Request *r, int k) { /* piece k of a streamed repl
     char text[512];
     for (size_t i = 0; i < r->prompts.len * (size_t)r->n; i++) {
         int n = reply_text(text, sizeof text, r->prompts.p[i / (size_t)r->n], r->seed, (int)(i % (size_t)r->n));
-        put_event(b, r, i, text + n * k / PIECES, n * (k + 1) / PIECES - n * k / PIECES, false);
-        if (k == PIECES - 1) put_event(b, r, i, "", 0, true);
+        put_event(b, r, i, text + n * k / pieces, n * (k + 1) / pieces - n * k / pieces, false);
+        if (k == pieces - 1) put_event(b, r, i, "", 0, true);
     }
-    if (k < PIECES - 1) return;
+    if (k < pieces - 1) return;
     if (r->usage) {
         putf(b, "data: ");
         put_head(b, r, true);

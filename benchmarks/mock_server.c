@@ -1,10 +1,10 @@
 /* A mock of the OpenAI API on loopback, fast enough that a benchmark measures its client.
  *
- *     mock_server [--port 0] [--delay-ms MS | --continuous STEP_MS PER_SEQ_US MAX_SEQS TOKENS]
+ *     mock_server [--port 0] [--delay-ms MS | --continuous STEP_MS PER_SEQ_US MAX_SEQS TOKENS] [--pieces N]
  *
  * One thread, epoll, HTTP/1.1 keep-alive. Prints its port, then serves POST /v1/chat/completions, POST /v1/completions,
  * GET /v1/models and GET /stats. --continuous models a server with continuous batching: a step of k sequences takes
- * STEP_MS + k * PER_SEQ_US, at most MAX_SEQS run together, each is TOKENS steps long. A streamed reply comes in PIECES
+ * STEP_MS + k * PER_SEQ_US, at most MAX_SEQS run together, each is TOKENS steps long. A streamed reply comes in N (4)
  * pieces spread over the delay; with --continuous they come together at the end. Texts depend on the prompt, the seed
  * and the choice's index alone. Ends on SIGTERM, and when its parent does.
  */
@@ -72,7 +72,7 @@ static void stream_piece(Conn *c) { /* the next piece, as one HTTP chunk */
     putf(&c->out, "%zx\r\n", body.len);
     put(&c->out, body.p, body.len);
     put(&c->out, "\r\n", 2);
-    if (k == PIECES - 1) put(&c->out, "0\r\n\r\n", 5);
+    if (k == pieces - 1) put(&c->out, "0\r\n\r\n", 5);
 }
 
 /* Timers: a heap of due replies, and the steps of the continuous batch */
@@ -145,9 +145,9 @@ static bool flush(Conn *c) { /* false: the connection is gone */
 static void reply_due(Conn *c) { /* one due piece of the reply, or all of it */
     Request *r = &c->req;
     if (!r->stream) whole_reply(c);
-    else do stream_piece(c); while (!delay_ns && r->piece < PIECES);
-    if (r->stream && r->piece < PIECES) {
-        timer_add((Timer){now_ns() + delay_ns / PIECES, c->fd, c->gen});
+    else do stream_piece(c); while (!delay_ns && r->piece < pieces);
+    if (r->stream && r->piece < pieces) {
+        timer_add((Timer){now_ns() + delay_ns / pieces, c->fd, c->gen});
     } else {
         c->busy = false;
         stats.now--;
@@ -166,7 +166,7 @@ static void complete(Conn *c, bool chat, const char *p, size_t n) { /* a POST of
         for (size_t i = 0; i < r->left; i++) PUSH(waiting, ((Timer){tokens, c->fd, c->gen}));
         if (!step_due) step_start();
     } else if (delay_ns) {
-        timer_add((Timer){now_ns() + (r->stream ? delay_ns / PIECES : delay_ns), c->fd, c->gen});
+        timer_add((Timer){now_ns() + (r->stream ? delay_ns / pieces : delay_ns), c->fd, c->gen});
     } else reply_due(c);
 }
 
@@ -294,7 +294,7 @@ static void tick(void) {
 
 static int usage(void) {
     fprintf(stderr, "usage: mock_server [--port PORT] "
-        "[--delay-ms MS | --continuous STEP_MS PER_SEQ_US MAX_SEQS TOKENS]\n");
+        "[--delay-ms MS | --continuous STEP_MS PER_SEQ_US MAX_SEQS TOKENS] [--pieces N]\n");
     return 2;
 }
 int main(int argc, char **argv) {
@@ -314,6 +314,9 @@ int main(int argc, char **argv) {
             max_seqs = strtoull(argv[++i], NULL, 10);
             tokens = strtoull(argv[++i], NULL, 10);
             if (!max_seqs || !tokens) return usage();
+        } else if (!strcmp(argv[i], "--pieces") && i + 1 < argc) {
+            pieces = atoi(argv[++i]);
+            if (pieces < 1 || pieces > MAX_PIECES) return usage();
         } else return usage();
     }
     if (tokens && delay_ns) return usage();

@@ -21,7 +21,7 @@ WORKLOADS = (COMPLETIONS, SELF_CONSISTENCY)
 CALLS, ITEMS, SAMPLES = 1000, 100, 8
 CHOICES = {COMPLETIONS: CALLS, SELF_CONSISTENCY: ITEMS * SAMPLES}
 
-_STORY = (
+STORY = (
     "A harbour master notes every boat that comes in and every boat that goes out. On the first morning there are "
     "twelve boats at the quay, and by noon a third of them have left for the fishing grounds, each with a crew of "
     "four. In the afternoon five boats return, two of them towing a smaller one, and the harbour master counts again "
@@ -32,7 +32,7 @@ _ANSWER = re.compile(r"The answer is (\d+)\.")
 
 def questions(workload: str) -> list[str]:
     """The workload's prompts, all different, about 500 bytes each."""
-    return [f"Question {i}. {_STORY}" for i in range(CALLS if workload == COMPLETIONS else ITEMS)]
+    return [f"Question {i}. {STORY}" for i in range(CALLS if workload == COMPLETIONS else ITEMS)]
 
 
 def majority(texts: Iterable[str]) -> str:

@@ -26,6 +26,9 @@ HEAVY = (
     "click",
     "jinja2",
     "opentelemetry",
+    "markdown_it",
+    "latex2mathml",
+    "pygments",
 )
 
 

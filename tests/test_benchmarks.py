@@ -133,6 +133,17 @@ def test_a_stream_is_the_whole_reply_in_pieces(delay_ms: int) -> None:
 
 
 @needs_server
+def test_a_stream_comes_in_as_many_pieces_as_asked_for() -> None:
+    with mock.mock_server(pieces=40) as server:
+        body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        status, reply = post(server, "chat/completions", body)
+        assert status == 200
+        events = [json.loads(line[6:]) for line in reply.decode().split("\n\n") if line.startswith("data: {")]
+        assert len(events) == 40 + 1  # the last says how it ended
+        assert "".join(event["choices"][0]["delta"]["content"] for event in events) == texts(chat(server, "hi"))[0]
+
+
+@needs_server
 @pytest.mark.parametrize(
     "body", ["", "[]", "{", '{"messages":[]', '{"messages":[],}', '{"messages":"x"}', '{"messages":[{}],"n":0}', "{}{}"]
 )
@@ -304,3 +315,100 @@ def test_the_technique_server_counts_requests_completions_and_steps() -> None:
     counts = json.loads(done.stdout)
     del counts["completion_tokens"]
     assert counts == {"requests": 3, "completions": 6, "max_concurrent": 1, "steps": 3}
+
+
+def _rows(module: str, *options: str) -> list[dict[str, Any]]:
+    """What a benchmark prints, run in a process of its own; stderr is in the error where it fails."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=_BENCHMARKS.parent)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@needs_server
+def test_the_load_client_counts_whole_expected_replies_and_all_else_as_errors() -> None:
+    load = _load("load")
+    body = {"model": "m", "messages": [{"role": "user", "content": load.NUMBER}]}
+    with mock.mock_server() as server:
+        seen = load.load(server.port, body, 3, 0.2, "The answer is")
+        assert seen["errors"] == 0
+        assert seen["requests"] == server.stats()["requests"] > 10
+        assert 0 < seen["first_p50_ms"] <= seen["p50_ms"] <= seen["p99_ms"] <= seen["max_ms"]
+        streamed = load.load(server.port, {**body, "stream": True}, 3, 0.2, "[DONE]")
+        assert streamed["errors"] == 0 < streamed["requests"]
+        missing = load.load(server.port, body, 3, 0.2, "nobody says this")
+        assert missing["requests"] == 0 < missing["errors"]
+        refused = load.load(server.port, {**body, "n": 0}, 3, 0.2, "n")
+        assert refused["requests"] == 0 < refused["errors"]
+        assert "(400)" in refused["first_error"]
+    gone = load.load(server.port, body, 1, 0.2, "n")
+    assert gone["requests"] == 0 < gone["errors"]
+
+
+@needs_server
+def test_the_load_client_asks_at_a_rate() -> None:
+    load = _load("load")
+    body = {"model": "m", "messages": [{"role": "user", "content": load.NUMBER}]}
+    with mock.mock_server(delay_ms=20) as server:
+        seen = load.load(server.port, body, 50, 0.5, "The answer is", rate=100)
+        assert seen["requests"] == server.stats()["requests"] == 50
+        slow = load.load(server.port, body, 1, 0.5, "The answer is", rate=100)  # one connection does half as many
+        assert slow["max_ms"] > 2 * seen["p50_ms"]  # the wait for it counts
+
+
+@needs_server
+def test_a_proxy_costs_what_its_process_takes_and_adds_what_the_same_round_shows() -> None:
+    proxies = _load("proxies")
+    turn: dict[str, Any] = {"requests": 10, "errors": 0, "p50_ms": 5.0, "p99_ms": 9.0, "first_p50_ms": 4.0}
+    turn |= {"requests_per_s": 100.0, "wire_per_request": 1.0, "cpu_us": 300.0, "rss_mb": 50.0, "first_error": ""}
+    worse = {**turn, "p50_ms": 25.0, "cpu_us": 400.0, "requests_per_s": 80.0, "errors": 1, "first_error": "lost"}
+    row = proxies.summary([turn, worse], [{**turn, "p50_ms": 1.0}, {**turn, "p50_ms": 19.0}])
+    assert row["added_p50_ms"] == 5.0  # the median of 4 and 6
+    assert (row["cpu_us"], row["cpu_us_worst"], row["requests_per_s"]) == (300.0, 400.0, 100.0)
+    assert (row["requests"], row["errors"], row["first_error"]) == (20, 1, "lost")
+    rows = {("shoal", "chat", 0.0, 1): row, ("other", "chat", 0.0, 1): {**row, "cpu_us": 900.0}}
+    proxies.add_ratios(rows)
+    assert rows["other", "chat", 0.0, 1]["cpu_to_ours"] == 3.0
+
+
+@needs_server
+def test_proxies_are_measured_beside_no_proxy() -> None:
+    options = ("--peers", "", "--rounds", "1", "--seconds", "0.3", "--delays", "0", "--connections", "2")
+    rows = {(row["proxy"], row["workload"]): row for row in _rows("proxies", *options)}
+    workloads = ("chat", "stream", "self_consistency")
+    assert set(rows) == {(name, workload) for name in ("direct", "shoal") for workload in workloads}
+    assert all(row["errors"] == 0 < row["requests"] and row["wire_per_request"] == 1.0 for row in rows.values())
+    assert all(rows["shoal", workload]["cpu_us"] > 10 for workload in workloads)
+
+
+@needs_server
+def test_streams_survive_the_leaving_of_others() -> None:
+    options = ("--streams", "20", "--seconds", "1", "--stream-seconds", "2", "--events-per-second", "8")
+    streams, leave, after = _rows("soak", *options, "--settle-seconds", "0")
+    assert streams["errors"] == leave["errors"] == leave["aborted_of_those_that_stayed"] == 0
+    assert streams["streams"] == 20
+    assert streams["events"] > 10 * streams["streams"]
+    assert leave["freed"] == leave["left"] == leave["stayed"] == 10
+    assert after["open_files"] >= after["open_files_before"]
+
+
+@needs_server
+def test_a_stream_that_is_not_whole_is_a_fault() -> None:
+    client = _load("soak").Client(0, 0, "ab")
+    events = [
+        '{"choices":[{"delta":{"content":"a"},"finish_reason":null}]}',
+        '{"choices":[{"delta":{"content":"b"},"finish_reason":"stop"}]}',
+        '{"choices":[],"usage":{"total_tokens":3}}',
+        "[DONE]",
+    ]
+
+    def fault(*kept: str) -> str | None:
+        found: str | None = client._fault("".join(f"data: {event}\n\n" for event in kept).encode())
+        return found
+
+    assert fault(*events) is None
+    assert fault(*events[:3]) is not None
+    assert fault(events[1], *events[2:]) == "another text than the server's own"
+    assert fault(events[0], events[1].replace('"stop"', "null"), *events[2:]) == "no finish_reason"
+    assert fault(*events[:2], "[DONE]") == "no usage"
+    assert client._fault(b"HTTP/1.1 500 Oh\r\n\r\n") is not None

@@ -31,11 +31,9 @@ main()
 
 
 @contextmanager
-def proxy(base_url: str, launch: str = LAUNCH) -> Iterator[tuple[int, int]]:
-    """The port and process id of a proxy in front of `base_url`, started by the program `launch`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def proxy(base_url: str, launch: str = LAUNCH, python: str = sys.executable) -> Iterator[tuple[int, int]]:
+    """The port and process id of a proxy in front of `base_url`, started by the program `launch` in `python`."""
+    port = free_port()
     options = ["--base-url", base_url, "--model", "m", "--port", str(port), "--host", "127.0.0.1", "--log", "error"]
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("OPTILLM_", "CEREBRAS_"))}
     with TemporaryDirectory() as folder:
@@ -44,7 +42,7 @@ def proxy(base_url: str, launch: str = LAUNCH) -> Iterator[tuple[int, int]]:
         with (
             log.open("w") as errors,
             subprocess.Popen(
-                [sys.executable, "-c", launch, *options], stdout=errors, stderr=errors, env=environment, cwd=folder
+                [python, "-c", launch, *options], stdout=errors, stderr=errors, env=environment, cwd=folder
             ) as server,
         ):
             try:
@@ -52,6 +50,13 @@ def proxy(base_url: str, launch: str = LAUNCH) -> Iterator[tuple[int, int]]:
                 yield port, server.pid
             finally:
                 server.terminate()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -14,6 +14,7 @@ from shoal.backends import BaseModel
 from shoal.backends.scripted import Script, ScriptedBackend
 from shoal.runtime.model import Applied
 from shoal.server.app import create_app
+from shoal.server.listening import listen
 from shoal.server.names import Names
 from shoal.server.settings import Settings
 
@@ -80,13 +81,9 @@ async def serving(models: Mapping[str, BaseModel | Applied], **settings: Any) ->
 @asynccontextmanager
 async def running(app: web.Application) -> AsyncIterator[Client]:
     """The application on a free port, as `shoal serve` runs it."""
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1.0)
-    await runner.setup()
+    listener = await listen(app, "127.0.0.1", 0)
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        port = runner.addresses[0][1]
         async with aiohttp.ClientSession() as session:
-            yield Client(f"http://127.0.0.1:{port}", session)
+            yield Client(f"http://127.0.0.1:{listener.port}", session)
     finally:
-        await runner.cleanup()
+        await listener.close()

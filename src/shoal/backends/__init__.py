@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, cast
 from msgspec import structs
 
 from shoal.backends.config import OPENAI_URL, Config, Endpoint, endpoint_named
+from shoal.backends.member import Member
+from shoal.backends.router import Router
+from shoal.backends.routing import PROVIDERS, Route
 from shoal.errors import Unsupported, UsageError, did_you_mean
 from shoal.runtime.backend import Backend, CountsTokens, Embeds, refuse_unsupported
 from shoal.runtime.budget import Budgeted
@@ -24,32 +27,34 @@ from shoal.runtime.types import Completion, Request
 if TYPE_CHECKING:
     from shoal.backends.relay import Relays
 
-PROVIDERS = ("local", "gguf", "openai", "scripted")
-
 
 class BaseModel:
     """A Model over a backend: what `open_model` gives where no technique is named.
 
     From the outside in: trace, journal, cache, budget, scheduler, backend. A journalled or cached draw costs nothing
     and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows; `relay` passes requests on
-    to the server as they are, where there is one.
+    to the server as they are, where there is one. A router over several models is scheduler and backend in one.
     """
 
     relay: "Relays | None" = None
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Backend | Router,
         *,
         cache: DrawCache | None = None,
         limits: Limits | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
-        self.backend = backend
+        self.backend: Backend | Router = backend
         self.name = backend.name
         self.cache = cache
         self.limits = limits or Limits()
-        self.scheduler = Scheduler(backend, limits=self.limits, retry=retry)
+        self.scheduler: Scheduler | Router
+        if isinstance(backend, Router):
+            self.limits, self.scheduler = backend.limits, backend
+        else:
+            self.scheduler = Scheduler(backend, limits=self.limits, retry=retry)
         model: Model = Online(Budgeted(self.scheduler), backend.name)
         if cache is not None:
             model = Cached(model, cache, backend.identity)
@@ -109,21 +114,42 @@ def open_base(
     queries_per_batch: int | None = None,
 ) -> BaseModel:
     """The model a base spec names; UsageError names what is unknown. Nothing is loaded or connected yet."""
+    if spec in config.models:
+        if base_url is not None:
+            raise UsageError(f"model {spec!r} is several models; base_url is for one")
+        return _routed(spec, config, cache, max_in_flight, retry, queries_per_batch)
+    of_all = Route(spec, max_in_flight=max_in_flight)
+    given = Endpoint(base_url, api_key) if base_url else None
+    return _one(of_all, config, given=given, cache=cache, retry=retry, queries_per_batch=queries_per_batch)
+
+
+def _one(
+    route: Route,
+    config: Config,
+    *,
+    given: Endpoint | None = None,
+    cache: DrawCache | None = None,
+    retry: RetryPolicy | None = None,
+    queries_per_batch: int | None = None,
+) -> BaseModel:
+    """The model that no others are behind; what the route says of limits holds before what its endpoint says."""
+    spec = route.model
     provider, slash, name = spec.partition("/")
     if provider in _ENGINES:
         if (slash and not name) or (not slash and provider != "local"):
             raise UsageError(f"model {spec!r}: expected {_FORMS[provider]}")
-        return BaseModel(_ENGINES[provider](name), cache=cache, limits=Limits(max_in_flight=max_in_flight), retry=retry)
-    endpoint = Endpoint(base_url, api_key) if base_url else endpoint_named(provider, config)
+        limits = Limits(route.rpm, route.tpm, route.max_in_flight)
+        return BaseModel(_ENGINES[provider](name), cache=cache, limits=limits, retry=retry)
+    endpoint = given or endpoint_named(provider, config)
     if endpoint is None or not name:
-        known = [*PROVIDERS, *config.endpoints]
+        known = [*PROVIDERS, *config.endpoints, *config.models]
         what = f"unknown model {spec!r}" if endpoint is None else f"model {spec!r}: expected {provider}/MODEL"
         raise UsageError(f"{what}; {did_you_mean(provider, known)}" if endpoint is None else what)
     if endpoint.base_url == OPENAI_URL and not endpoint.api_key:
         raise UsageError(f"model {spec!r} needs OPENAI_API_KEY, or OPENAI_BASE_URL for another server")
     if queries_per_batch is not None:
         endpoint = structs.replace(endpoint, queries_per_batch=queries_per_batch)
-    limits = Limits(endpoint.rpm, endpoint.tpm, max_in_flight or endpoint.max_in_flight)
+    limits = Limits(route.rpm or endpoint.rpm, route.tpm or endpoint.tpm, route.max_in_flight or endpoint.max_in_flight)
     return _openai(provider, name, endpoint, cache, limits, retry or RetryPolicy(deadline=endpoint.timeout))
 
 
@@ -139,11 +165,41 @@ def _openai(  # all that an endpoint's model is made of
         base_url=endpoint.base_url,
         api_key=endpoint.api_key,
         queries_per_batch=endpoint.queries_per_batch,
+        max_n=endpoint.max_n,
         constraints=endpoint.constraints,
         timeout=endpoint.timeout,
     )
     model = BaseModel(backend, cache=cache, limits=limits, retry=retry)
+    assert isinstance(model.scheduler, Scheduler)
     model.relay = Relay(backend, model.scheduler.admission)
+    return model
+
+
+def _routed(
+    name: str,
+    config: Config,
+    cache: DrawCache | None,
+    max_in_flight: int | None,
+    retry: RetryPolicy | None,
+    queries_per_batch: int | None,
+) -> BaseModel:
+    """The model over all members of [models.NAME]."""
+    members = []
+    for route in config.models[name].endpoints:
+        if route.model in config.models:
+            raise UsageError(f"[models.{name}]: {route.model} is one of [models] too; name what is behind it")
+        try:
+            opened = _one(route, config, retry=retry, queries_per_batch=queries_per_batch)
+        except UsageError as error:
+            raise UsageError(f"[models.{name}]: {error}") from None
+        members.append(Member(opened, weight=route.weight, fallback=route.fallback))
+    affinity = config.models[name].affinity
+    router = Router(name, members, affinity=affinity, max_in_flight=max_in_flight, retry=retry)
+    model = BaseModel(router, cache=cache, retry=retry)
+    if all(member.model.relay is not None for member in members):  # else what has none would never be asked
+        from shoal.backends.router_relay import RouterRelay
+
+        model.relay = RouterRelay(router)
     return model
 
 

@@ -1,4 +1,4 @@
-"""Where models are: endpoints named in `shoal.toml` or by environment variables.
+"""Where models are: endpoints named in `shoal.toml` or by environment variables, and routers over them.
 
 [endpoints.lab]
 base_url = "http://10.0.0.7:8000/v1"
@@ -6,29 +6,33 @@ api_key = "${LAB_KEY}"      # taken from the environment, never written here
 rpm = 600
 tpm = 200_000
 max_in_flight = 256
+
+[models.small]              # one name for several
+endpoints = ["lab/qwen", { model = "openai/gpt-x", fallback = true }]
 """
 
 import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import msgspec
 from msgspec import Struct, structs
 
-from shoal.errors import UsageError, did_you_mean
+from shoal.backends.routing import Routing, routing
+from shoal.backends.tables import known_keys, tables_as
+from shoal.errors import UsageError
 
 CONFIG_FILE = "shoal.toml"
 OPENAI_URL = "https://api.openai.com/v1"
-T = TypeVar("T", bound=Struct)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class Endpoint(Struct, frozen=True):
     """A server: where it is, how to get in, and what it allows.
 
-    `api_key` never shows in a repr. `queries_per_batch` is how many bare prompts go in one request; `constraints` says
+    `api_key` never shows in a repr. `queries_per_batch` is how many bare prompts go in one request, `max_n` how many
+    draws of one prompt (1 for a server that refuses `n`; one that ignores it is found out); `constraints` says
     whose server it is ("vllm", "llamacpp" or neither): how it spells what the API has no words for.
     """
 
@@ -40,6 +44,7 @@ class Endpoint(Struct, frozen=True):
     queries_per_batch: int = 1
     constraints: str | None = None
     timeout: float = 600.0
+    max_n: int = 128
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"
@@ -49,6 +54,7 @@ class Config(Struct, frozen=True):
     """What a configuration file says. `server`, `presets` and `prices` are read by the server, which knows them."""
 
     endpoints: dict[str, Endpoint] = {}
+    models: dict[str, Routing] = {}
     server: dict[str, Any] = {}
     presets: dict[str, Any] = {}
     prices: dict[str, Any] = {}
@@ -67,12 +73,13 @@ def load_config(path: Path | None = None) -> Config:
         data = tomllib.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: {error}") from None
-    _only(data, _SECTIONS, str(file))
+    known_keys(data, _SECTIONS, str(file))
     for section, table in data.items():
         if not isinstance(table, dict):
             raise UsageError(f"{file}: {section} must be tables, [{section}...]")
     return Config(
         tables_as(Endpoint, data.get("endpoints", {}), f"{file} [endpoints"),
+        {name: routing(name, table, f"{file} [models.{name}]") for name, table in data.get("models", {}).items()},
         data.get("server", {}),
         data.get("presets", {}),
         data.get("prices", {}),
@@ -80,29 +87,7 @@ def load_config(path: Path | None = None) -> Config:
     )
 
 
-_SECTIONS = ("endpoints", "server", "presets", "prices")
-
-
-def tables_as(kind: type[T], tables: dict[str, Any], where: str) -> dict[str, T]:
-    """Each of the tables as a `kind`; `where` is the beginning of their names, `FILE [section`."""
-    return {name: table_as(kind, table, f"{where}.{name}]") for name, table in tables.items()}
-
-
-def table_as(kind: type[T], table: Any, where: str) -> T:
-    """A table as a `kind`, a Struct; UsageError says where and what is wrong with it."""
-    if not isinstance(table, dict):
-        raise UsageError(f"{where}: must be a table")
-    _only(table, kind.__struct_fields__, where)
-    try:
-        return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from None
-
-
-def _only(table: dict[str, Any], known: tuple[str, ...], where: str) -> None:
-    for key in table:
-        if key not in known:
-            raise UsageError(f"{where}: unknown key {key!r}; {did_you_mean(key, known)}")
+_SECTIONS = ("endpoints", "models", "server", "presets", "prices")
 
 
 def _expand(value: str, where: str) -> str:

@@ -103,7 +103,7 @@ class Relay:
         """
         loop, admission = asyncio.get_running_loop(), self.admission
         deadline = loop.time() + admission.retry.deadline
-        tokens = _expected(fields) if admission.counts_tokens else 0
+        tokens = expected(fields) if admission.counts_tokens else 0
         attempts = 0
         while True:
             attempts += 1
@@ -299,7 +299,7 @@ def _prompt_tokens(fields: Fields) -> int:
     return estimated_tokens(len(memoryview(asked)))
 
 
-def _expected(fields: Fields) -> int:
+def expected(fields: Fields) -> int:
     """What a request will probably cost at most, in tokens."""
     numbers = []
     for names, default in ((("max_completion_tokens", "max_tokens"), _USUAL_COMPLETION), (("n",), 1)):

@@ -28,7 +28,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, options: dict[str, Any], rows: Input) -> None:
         self.path = path
-        self._lock = _Lock(path)
+        self._lock = DirectoryLock(path, "a run directory")
         try:
             self._check(options, rows)
             self.journal = Journal(path / "journal.sqlite")
@@ -76,15 +76,15 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class _Lock:
-    """An advisory lock that the kernel lets go when its process ends, however it ends."""
+class DirectoryLock:
+    """An advisory lock that the kernel lets go when its process ends, however it ends. `what` the directory is for."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, what: str) -> None:
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = (directory / "lock").open("a+")
         except OSError as error:
-            raise StoreError(f"{directory}: cannot be used as a run directory ({error.strerror})") from error
+            raise StoreError(f"{directory}: cannot be used as {what} ({error.strerror})") from error
         if fcntl is None:  # pragma: no cover
             return
         try:

@@ -39,16 +39,23 @@ class Journal:
 
     def done(self) -> set[int]:
         """The numbers of the rows that need no more work: finished, and not failed."""
-        return {number for (number,) in self.store.rows("SELECT number FROM row WHERE NOT failed")}
+        return {number for number, failed in self.outcomes().items() if not failed}
+
+    def outcomes(self) -> dict[int, bool]:
+        """Of every row kept, by its number, whether it failed."""
+        return {number: bool(failed) for number, failed in self.store.rows("SELECT number, failed FROM row")}
 
     async def finish(self, number: int, record: Record, trace: Trace | None = None) -> None:
         """Keep a row's result and its trace. A row finished once stays as it is; a failed one may be replaced."""
-        value = encode(record)
+        await self.keep(number, encode(record), failed=record.error is not None, trace=trace)
+
+    async def keep(self, number: int, value: bytes, *, failed: bool, trace: Trace | None = None) -> None:
+        """Keep a row's result in the words of whoever will read it; otherwise as `finish`."""
         sum_ = checksum(b"%d" % number, value)
         row: Statement = (
             "INSERT INTO row VALUES (?, ?, ?, ?) ON CONFLICT (number) DO UPDATE "
             "SET failed = excluded.failed, sum = excluded.sum, record = excluded.record WHERE failed",
-            (number, record.error is not None, sum_, value),
+            (number, failed, sum_, value),
         )
         await self.store.write(row, *self._trace(number, trace))
 
@@ -97,6 +104,10 @@ class Journal:
         value = _encode(completion)
         statement = "INSERT OR IGNORE INTO draw VALUES (?, ?, ?, ?)"
         await self.store.write((statement, (key, owner, checksum(key, value), value)))
+
+    async def settled(self) -> None:
+        """Returns when all that was to be kept before is on disk, also for tasks that were cancelled meanwhile."""
+        await self.store.write()
 
     def close(self) -> None:
         self.store.close()

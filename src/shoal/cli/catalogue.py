@@ -17,6 +17,7 @@ _FORMS = {
     "openai/MODEL": "OPENAI_API_KEY, and OPENAI_BASE_URL for another server",
     "NAME/MODEL": "NAME_BASE_URL and NAME_API_KEY, or [endpoints.NAME] in shoal.toml",
     "scripted/FILE.py:function": "answers from a Python function of yours",
+    "NAME": "several of these as one, by [models.NAME] in shoal.toml",
 }
 
 
@@ -24,17 +25,21 @@ _FORMS = {
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE")
 @click.option("--json", "as_json", is_flag=True)
 def models(config: Path | None, as_json: bool) -> None:
-    """List what can stand in a model spec, and the endpoints configured here."""
-    endpoints = load_config(config).endpoints
+    """List what can stand in a model spec, and the endpoints and routers configured here."""
+    found_here = load_config(config)
+    endpoints = found_here.endpoints
+    routers = {name: [route.model for route in each.endpoints] for name, each in found_here.models.items()}
     if as_json:
         found = {name: endpoint.base_url for name, endpoint in endpoints.items()}
-        click.echo(msgspec.json.encode({"forms": _FORMS, "endpoints": found}))
+        click.echo(msgspec.json.encode({"forms": _FORMS, "endpoints": found, "models": routers}))
         return
     width = max(map(len, _FORMS))
     for form, meaning in _FORMS.items():
         click.echo(f"{form:<{width}}  {meaning}")
     for name, endpoint in endpoints.items():
         click.echo(f"{name + '/MODEL':<{width}}  {endpoint.base_url}")
+    for name, members in routers.items():
+        click.echo(f"{name:<{width}}  {', '.join(members)}")
 
 
 @click.command()

@@ -29,7 +29,7 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     """
     from shoal.server.app import create_app
     from shoal.server.keys import settings_for
-    from shoal.server.running import listen
+    from shoal.server.running import refuse_open_doors, run_server
     from shoal.server.settings import settings_of
 
     read = load_config(config)
@@ -37,13 +37,16 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     given = {name: value for name, value in options.items() if value is not None}
     if models:
         given["models"] = models
-    keys = {**settings.keys, **{f"key-{i}": settings_for(secret) for i, secret in enumerate(secrets, 1)}}
+    given_keys = map(settings_for, secrets)
+    # Named by their digests: whoever owns files must not be somebody else the next time.
+    keys = {**settings.keys, **{f"key-{key.sha256[:12]}": key for key in given_keys}}
     settings = structs.replace(settings, keys=keys, **given)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING if quiet else logging.INFO, format="%(message)s")
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
+    refuse_open_doors(settings)
     app = create_app(read, settings=settings)
 
     def ready(url: str) -> None:
         click.echo(f"shoal serves {', '.join(settings.models or ('local',))}\n  the API   {url}/v1\n  the page  {url}/")
 
-    return loop.run(listen(app, settings, ready))
+    return loop.run(run_server(app, settings, ready))

@@ -4,11 +4,13 @@ One for each endpoint, shared by all that is sent to it: the scheduler's wire re
 """
 
 import asyncio
+import heapq
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Literal
+from itertools import count
 
 from shoal.errors import ModelError, RateLimited
+from shoal.runtime import scope
 from shoal.runtime.limits import AdaptiveConcurrency, Limits, RateLimit
 from shoal.runtime.retry import RetryBudget, RetryPolicy, retry_delay
 
@@ -36,12 +38,11 @@ class Admission:
         self._retry_budget = RetryBudget()
         self._not_before = 0.0  # the server asked everybody to wait until then
         self._parked_until = 0.0
-        self._due: Literal["passing", "scheduler"] | None = None  # whose turn it is, where both wait
-        self._waiting = 0
-        self._door = asyncio.Lock()  # the first of those that wait is inside
-        self._changed = asyncio.Event()
+        self._queue: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap by age and order
+        self._order = count()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watchers: list[tuple[Callable[[], None], Callable[[], bool]]] = []
+        self._alarm: asyncio.TimerHandle | None = None  # set where rates make the first of the queue wait
+        self._watchers: list[tuple[Callable[[], None], Callable[[], int | None]]] = []
 
     @property
     def ceiling(self) -> int:
@@ -57,91 +58,109 @@ class Admission:
     def counts_tokens(self) -> bool:
         return self._rate.tokens is not None
 
-    @property
-    def waiting(self) -> int:
-        """Requests that pass by unread and wait for their turn."""
-        return self._waiting
+    def watch(self, watcher: Callable[[], None], oldest: Callable[[], int | None]) -> None:
+        """Call `watcher` whenever a request ends, for it may have made room.
 
-    def watch(self, watcher: Callable[[], None], wants: Callable[[], bool]) -> None:
-        """Call `watcher`, a scheduler's, whenever there may be room; `wants` says whether it has anything to send."""
-        self._watchers.append((watcher, wants))
+        `oldest` tells the age of the oldest request waiting there. One that calls `give_turn` when it has sent all that
+        waited is served before whatever is younger.
+        """
+        self._watchers.append((watcher, oldest))
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Forget what was under way on an event loop that is gone; limits and counters stay."""
-        if loop is not self._loop:
-            self._loop = loop
-            self.in_flight = self._waiting = 0
-            self._door = asyncio.Lock()
-            self._changed = asyncio.Event()
-            self._due = None
+        """Forget what was under way in an event loop that is gone, if this is another; limits and counters stay."""
+        if loop is self._loop:
+            return
+        self._loop = loop
+        self.in_flight = 0
+        self._queue.clear()
+        self._no_alarm()
 
     def wait(self, now: float) -> float | None:
-        """Seconds until the scheduler may send one more; None: not before something changes. Raises while parked.
-
-        Where requests that pass by wait, too, they and the scheduler take turns.
-        """
-        if self._due == "passing" and self._waiting:
-            return None
-        return self._wait(now)
-
-    def _wait(self, now: float) -> float | None:
+        """Seconds until one more may be sent; None: not before one that is under way ends. Raises while parked."""
         if self.in_flight >= self.limit:
             return None
         if now < self._parked_until:
             message = f"the server asked to wait {self._parked_until - now:.0f} s; try again then"
             raise RateLimited(message, endpoint=self.name, retryable=False, retry_after=self._parked_until - now)
+        return self.pause(now)
+
+    def pause(self, now: float) -> float:
+        """Seconds until rates and the waits that the server asked for let one more through."""
         return max(self._rate.wait(), self._not_before - now, 0.0)
+
+    def room(self, now: float, tokens: int) -> float:
+        """How many requests of so many tokens rates and waits let through at once now."""
+        return 0 if now < self._not_before else self._rate.room(tokens)
 
     def enter(self, tokens: int) -> Slot:
         self.in_flight += 1
         self.sent += 1
         self._rate.reserve(tokens)
-        self._due = "passing"
-        self._changed.set()
         return Slot(self.sent, tokens)
 
     def leave(self, slot: Slot) -> None:
         self.in_flight -= 1
         self._rate.settle(slot.reserved, slot.used)
-        self._tell()
+        self.give_turn()
+        for watcher, _ in self._watchers:
+            watcher()
 
-    def _tell(self) -> None:
-        self._changed.set()
-        for watcher, wants in self._watchers:
-            if wants():
-                watcher()
+    def give_turn(self) -> None:
+        """Wake the oldest that waits for a slot, now or when rates allow one more."""
+        self._no_alarm()
+        while self._queue and self._queue[0][2].done():  # who has gone
+            heapq.heappop(self._queue)
+        if not self._queue or self._older_elsewhere(self._queue[0][0]):
+            return
+        assert self._loop is not None
+        try:
+            wait = self.wait(self._loop.time())
+        except ModelError:
+            wait = 0.0  # raised again where it is waited for
+        if wait:
+            self._alarm = self._loop.call_later(wait, self.give_turn)
+        elif wait is not None:
+            heapq.heappop(self._queue)[2].set_result(None)
+
+    def _no_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+
+    def _older_elsewhere(self, age: int) -> bool:
+        return any((oldest := ask()) is not None and oldest < age for _, ask in self._watchers)
 
     @asynccontextmanager
     async def slot(self, tokens: int) -> AsyncIterator[Slot]:
-        """A request's turn, first come, first served; the body is the request."""
-        self.bind(asyncio.get_running_loop())
-        self._waiting += 1
-        try:
-            async with self._door:
-                await self._room()
-                slot = self.enter(tokens)
-                self._due = "scheduler"
-        finally:
-            self._waiting -= 1
-            self._tell()
+        """A request's turn, the oldest first (`scope.age`), then first come, first served; the body is the request."""
+        loop = asyncio.get_running_loop()
+        self.bind(loop)
+        age, order = scope.age.get(), next(self._order)
+        while not self._is_turn_of(age, order, loop.time()):
+            turn: asyncio.Future[None] = loop.create_future()
+            heapq.heappush(self._queue, (age, order, turn))
+            self.give_turn()
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():  # it was given to somebody who has gone
+                    self.give_turn()
+                raise
+        slot = self.enter(tokens)
+        self.give_turn()  # there may be room for one more
         try:
             yield slot
         finally:
             self.leave(slot)
 
-    async def _room(self) -> None:
-        """Wait until one more may be sent, and it is not the scheduler's turn."""
-        loop = asyncio.get_running_loop()
-        while True:
-            theirs = self._due == "scheduler" and any(wants() for _, wants in self._watchers)
-            wait = None if theirs else self._wait(loop.time())
-            if wait == 0.0:
-                return
-            if wait is not None:
-                await asyncio.sleep(wait)
-                continue
-            self._changed.clear()
-            await self._changed.wait()
+    def _is_turn_of(self, age: int, order: int, now: float) -> bool:
+        if (self._queue and self._queue[0][:2] < (age, order)) or self._older_elsewhere(age):
+            return False
+        try:
+            return self.wait(now) == 0.0
+        except ModelError:
+            self.give_turn()  # whoever waits is to be told, too
+            raise
 
     def succeeded(self) -> None:
         self._retry_budget.earn()

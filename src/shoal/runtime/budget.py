@@ -3,10 +3,10 @@
 import asyncio
 from contextvars import ContextVar
 from time import monotonic
+from typing import Protocol
 
 from shoal.errors import BudgetExceeded, UsageError, did_you_mean
 from shoal.runtime.limits import expected_tokens
-from shoal.runtime.scheduler import Scheduler
 from shoal.runtime.types import Completion, Request, Usage
 
 
@@ -100,10 +100,17 @@ class Budget:
 current: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
+class Shares(Protocol):
+    """A Model under which equal draws are one: a scheduler, or a router over several."""
+
+    def has_under_way(self, request: Request) -> bool: ...
+    async def __call__(self, request: Request, /) -> Completion: ...
+
+
 class Budgeted:
     """A scheduler that spends from the budget in scope, where there is one."""
 
-    def __init__(self, model: Scheduler) -> None:
+    def __init__(self, model: Shares) -> None:
         self.model = model
 
     async def __call__(self, request: Request, /) -> Completion:

@@ -1,5 +1,6 @@
 """How much may be sent: requests and tokens a minute, and requests at once."""
 
+import math
 from collections.abc import Callable
 from time import monotonic
 
@@ -43,6 +44,12 @@ class Bucket:
         short = min(1.0, self.capacity) - self.level
         return short / self.rate if short > 1e-9 else 0.0
 
+    def room(self, amount: float) -> int:
+        """How many times `amount` would be granted now, one after another."""
+        if self.wait():
+            return 0
+        return 1 + int((self.level - min(1.0, self.capacity)) / max(amount, 1.0) + 1e-9)
+
     def take(self, amount: float) -> None:
         self.level -= amount
 
@@ -59,6 +66,11 @@ class RateLimit:
 
     def wait(self) -> float:
         return max((bucket.wait() for bucket in (self.requests, self.tokens) if bucket), default=0.0)
+
+    def room(self, tokens: int) -> float:
+        """How many requests of so many tokens may be sent at once now."""
+        most = self.requests.room(1.0) if self.requests else math.inf
+        return min(most, self.tokens.room(tokens)) if self.tokens else most
 
     def reserve(self, tokens: int) -> None:
         if self.requests:

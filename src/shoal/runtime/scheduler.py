@@ -88,22 +88,20 @@ class Scheduler:
         self.retry = retry or RetryPolicy()
         limits = limits or Limits()
         can = backend.capabilities
-        self._max_n = can.max_n
+        self.max_n = can.max_n
         self.admission = Admission(limits, can.max_in_flight, self.retry, backend.name)
-        self.admission.watch(self._wake, self._drop_abandoned)
+        self.admission.watch(self._wake, lambda: self._queue[0].age if self._drop_abandoned() else None)
         self._quiet_turns = _QUIET_TURNS_BATCHING if can.max_batch > 1 else _QUIET_TURNS if can.max_n > 1 else 0
         self._order = count(1)
         self.draws = self.retries = 0
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._reset()
+        self._bind(None)
 
-    def _bind(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Forget what belonged to an event loop that is gone; limits and counters stay."""
         self._loop = loop
-        self.admission.bind(loop)
-        self._reset()
-
-    def _reset(self) -> None:
+        if loop is not None:
+            self.admission.bind(loop)
         self._known: dict[Request, _Draw] = {}
         self._queue: list[_Draw] = []
         self._siblings: dict[Request, deque[_Draw]] = {}  # waiting draws by question
@@ -133,6 +131,11 @@ class Scheduler:
     def has_under_way(self, request: Request) -> bool:
         """Whether this very draw is already waited for, so that asking for it costs nothing."""
         return request in self._known
+
+    def is_gathering(self, question: Request) -> bool:
+        """Whether one more draw of the question would leave with others, in a wire request that is not sent yet."""
+        siblings = self._siblings.get(question)
+        return siblings is not None and siblings[-1].queued and len(siblings) % self.max_n > 0
 
     async def __call__(self, request: Request) -> Completion:
         loop = asyncio.get_running_loop()
@@ -170,7 +173,7 @@ class Scheduler:
 
     def _can_fuse(self, draw: _Draw) -> bool:
         # A seed names one draw: k draws of one wire request could not be told apart by theirs.
-        return self._max_n > 1 and draw.sink is None and draw.request.params.seed is None
+        return self.max_n > 1 and draw.sink is None and draw.request.params.seed is None
 
     def _abandon(self, draw: _Draw) -> None:
         """Nobody waits for this draw any more."""
@@ -213,6 +216,7 @@ class Scheduler:
                 self._alarm = self._loop.call_later(wait, self._wake)
                 return
             self._send(self._take(), now)
+        self.admission.give_turn()
 
     def _drop_abandoned(self) -> bool:
         while self._queue and not self._queue[0].queued:
@@ -249,7 +253,7 @@ class Scheduler:
         if self._can_fuse(draw):
             question = draw.request.question()
             siblings = self._siblings.get(question, deque())
-            while siblings and len(call) < self._max_n:
+            while siblings and len(call) < self.max_n:
                 sibling = siblings.popleft()
                 if sibling.queued:
                     sibling.queued = False
@@ -334,7 +338,7 @@ class Scheduler:
             self._finish_all(call, MalformedResponse("no answer in the reply", endpoint=self.backend.name))
             return
         if len(completions) < len(call):  # the server gives fewer draws a request than asked: believe it from now on
-            self._max_n = len(completions)
+            self.max_n = len(completions)
             for draw in call[len(completions) :]:
                 draw.attempts -= 1
                 if draw.waiters:

@@ -9,17 +9,23 @@ from aiohttp import web
 from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
 from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.server import playground
+from shoal.server.batches.endpoints import add_batches
+from shoal.server.batches.running import Batches
 from shoal.server.chat import chat_completions
+from shoal.server.completions import completions
 from shoal.server.guard import CALLER, Guard
 from shoal.server.keys import Caller, Keys
+from shoal.server.messages import count_tokens, messages
 from shoal.server.names import Names, open_models
 from shoal.server.openapi import document
+from shoal.server.responses import kept_response, responses
 from shoal.server.service import Service
 from shoal.server.settings import Settings, settings_of
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
-_OPEN = frozenset(("/health",))
+_OPEN = frozenset(("/health", *playground.pages()))
 
 
 def create_app(
@@ -28,14 +34,14 @@ def create_app(
     """The server as an aiohttp application. Nothing is loaded or connected before the first request.
 
     `config` is what a shoal.toml says, by default that of `load_config()`; `settings` stand in for what it says of the
-    server. Run it with `shoal.server.running.serve`, or `aiohttp.web.run_app(app, handler_cancellation=True)`: a client
-    that goes away must cancel its handler.
+    server. Run it with `shoal.server.listening.serve`, or in another way that cancels a handler whose client went away.
     """
     config = load_config() if config is None else config
     settings = settings_of(config) if settings is None else settings
     names = models or _names(settings, config)
     service = Service(settings, names)
-    guard = Guard(settings, Keys(settings.keys), _OPEN)
+    keys = Keys(settings.keys)
+    guard = Guard(settings, keys, _OPEN)
     app = web.Application(middlewares=[guard.middleware], client_max_size=settings.max_body)
     app[SERVICE] = service
     app.router.add_get("/health", _health)
@@ -43,7 +49,17 @@ def create_app(
     app.router.add_get("/v1/models", partial(_called, _models))
     app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))
     app.router.add_post("/v1/chat/completions", partial(_called, chat_completions))
+    app.router.add_post("/v1/completions", partial(_called, completions))
+    app.router.add_post("/v1/responses", partial(_called, responses))
+    app.router.add_route("*", "/v1/responses/{id:.+}", partial(_called, kept_response))
+    app.router.add_post("/v1/messages", partial(_called, messages))
+    app.router.add_post("/v1/messages/count_tokens", partial(_called, count_tokens))
+    for path in playground.pages():
+        app.router.add_get(path, playground.page)
+    for method, path, endpoint in playground.ENDPOINTS:
+        app.router.add_route(method, path, partial(_called, endpoint))
     app.cleanup_ctx.append(_closing)
+    add_batches(app, Batches(service, keys))
     return app
 
 

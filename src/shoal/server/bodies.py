@@ -89,7 +89,7 @@ class Chat(Sampling):
 _HARMLESS = frozenset(
     ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls")
 )
-_READ = frozenset((*Common.__struct_fields__, *Chat.__struct_fields__, "messages", "extra_body", *OPTIONS))
+_READ = frozenset((*Common.__struct_fields__, *Chat.__struct_fields__, "extra_body", *OPTIONS))
 
 
 _MOST_VALUES = 300_000  # [] takes three bytes on the way and sixty here
@@ -106,10 +106,8 @@ def fields_of(body: bytes) -> Fields:
     fields: Fields = read_as(body, dict[str, Raw])
     nested = bytes(fields.get("extra_body", b""))
     if nested.startswith(b"{"):
-        inner: Fields = read_as(nested, dict[str, Raw])
-        if _OWN & inner.keys():
-            del fields["extra_body"]
-            fields |= inner
+        del fields["extra_body"]
+        fields |= read_as(nested, dict[str, Raw])
     return fields
 
 
@@ -138,7 +136,7 @@ def chat_request(
     for i, message in enumerate(chat.messages):
         if message.content is None and message.role != "assistant":
             raise invalid(f"messages[{i}].content is missing", f"messages[{i}].content")
-    extra = _extra(fields, known, to_server=to_server)
+    extra = extra_of(fields, _READ | known, to_server=to_server)
     if to_server and chat.response_format is not None and chat.response_format.type == "json_object":
         extra["response_format"] = {"type": "json_object"}
         chat.response_format = None
@@ -213,8 +211,9 @@ def _schema(form: ResponseFormat | None) -> dict[str, Any] | None:
     return form.json_schema.schema
 
 
-def _extra(fields: Fields, known: frozenset[str], *, to_server: bool) -> dict[str, Any]:
-    others = fields.keys() - _READ - known
+def extra_of(fields: Fields, read: frozenset[str], *, to_server: bool) -> dict[str, Any]:
+    """The fields that nobody here has read, for a model that may know them."""
+    others = fields.keys() - read
     if not to_server:
         others -= _HARMLESS
     return {name: msgspec.json.decode(fields[name]) for name in sorted(others) if bytes(fields[name]) != b"null"}

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from shoal.backends.relay import Api, Relays
+from shoal.backends.relay import Api, Passed, Relays
 from shoal.errors import ShoalError
 from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, total
@@ -24,6 +24,7 @@ from shoal.server.bodies import (
 )
 from shoal.server.keys import Caller
 from shoal.server.names import Served
+from shoal.server.optillm import NO_TECHNIQUE
 from shoal.server.refusals import invalid, read_as, refusal_of
 from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, logprobs, tool_calls, usage_body
 from shoal.server.service import Call, Piece, Service, Work
@@ -49,7 +50,7 @@ class Asked:
         self.body = msgspec.json.encode(self.fields) if spread else body
         self.common: Common = read_as(self.body, Common)
         own, approach = self.common.shoal, self.common.optillm_approach
-        technique = own.technique or (approach if approach != "none" else None)
+        technique = own.technique or (approach if approach not in NO_TECHNIQUE else None)
         self.served = service.names.resolve(self.common.model, technique)
         names = OPTION_NAMES if self.served.base is None else _NO_NAMES
         options = technique_options(self.fields, own, names) if self.served.base is None else own.options
@@ -70,9 +71,13 @@ class Asked:
     def relay(self) -> Relays | None:
         return self.served.base.relay if self.served.base is not None else None
 
+    @property
+    def to_server(self) -> bool:
+        """Whether all that answers is behind servers, which may know fields that we do not."""
+        return not any(base.relay is None for base in _bases(self.served))
+
     def chat_call(self) -> Call:
-        behind = not any(base.relay is None for base in _bases(self.served))
-        request = chat_request(self.fields, self.body, self.served.preset, to_server=behind, known=self.known)
+        request = chat_request(self.fields, self.body, self.served.preset, to_server=self.to_server, known=self.known)
         most = self.service.settings.max_messages
         if len(request.messages) > most:
             raise invalid(f"messages: {len(request.messages)} are more than the {most} allowed", "messages")
@@ -93,19 +98,26 @@ async def chat_completions(request: web.Request, service: Service, caller: Calle
     call = asked.chat_call()
     if asked.common.stream:
         return await _streamed(request, asked, call)
-    completions, work = await service.complete(call)
-    return web.Response(body=_whole(asked, completions, work), content_type="application/json")
+    return web.Response(body=_whole(asked, *await service.complete(call)), content_type="application/json")
+
+
+async def whole_chat(asked: Asked) -> bytes:
+    """The reply to a chat request that does not stream, whoever gives it."""
+    if asked.relay is not None:
+        return (await _passed("chat/completions", asked, asked.relay)).body
+    return _whole(asked, *await asked.service.complete(asked.chat_call()))
 
 
 def _whole(asked: Asked, completions: list[Completion], work: Work) -> bytes:
     shown = completions
     if asked.common.n is None and "|" in (work.call.served.technique or ""):
         shown = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
-    return Replying(asked.common.model).whole(shown, _usage(completions, work, shown), work.told(completions))
+    return Replying(asked.common.model).whole(shown, usage_of(completions, work, shown), work.told(completions))
 
 
-def _usage(completions: list[Completion], work: Work, shown: list[Completion]) -> dict[str, Any]:
-    final = sum(final_tokens(completion, work.trace) for completion in shown)
+def usage_of(completions: list[Completion], work: Work, shown: list[Completion] | None = None) -> dict[str, Any]:
+    """The API's `usage` of answers, of which the client sees those `shown`, by default all."""
+    final = sum(final_tokens(completion, work.trace) for completion in (shown or completions))
     return usage_body(total(completion.usage for completion in completions), final)
 
 
@@ -129,7 +141,7 @@ async def _streamed(request: web.Request, asked: Asked, call: Call) -> web.Strea
                 if isinstance(piece.part, Completion):
                     done.append(piece.part)
             if asked.common.stream_options is not None and asked.common.stream_options.include_usage:
-                await stream.send(replying.last_chunk(_usage(done, work, done)))
+                await stream.send(replying.last_chunk(usage_of(done, work)))
             await stream.send(DONE)
         except ShoalError as error:
             if not stream.begun:
@@ -156,13 +168,12 @@ def _chunk(replying: Replying, piece: Piece, work: Work) -> bytes:
 
 async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -> web.StreamResponse:
     """The answer of the model's server, as it came."""
-    fields = without_own(with_preset(asked.fields, asked.served.preset))
+    if not asked.common.stream:
+        passed = await _passed(api, asked, relay)
+        return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
+    fields = _fields_for(asked)
     budget = Budget()
     async with asked.caller.admitted(budget):
-        if not asked.common.stream:
-            passed = await relay.post(api, fields)
-            budget.spent = passed.usage
-            return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
         async with EventStream(request) as stream:
             try:
                 async with relay.stream(api, fields) as passing:
@@ -176,6 +187,19 @@ async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -
                     raise
                 await stream.fail(refusal_of(error))
         return stream.response
+
+
+async def _passed(api: Api, asked: Asked, relay: Relays) -> Passed:
+    budget = Budget()
+    async with asked.caller.admitted(budget):
+        passed = await relay.post(api, _fields_for(asked))
+        budget.spent = passed.usage
+        return passed
+
+
+def _fields_for(asked: Asked) -> Fields:
+    """What the model's server is sent."""
+    return without_own(with_preset(asked.fields, asked.served.preset))
 
 
 def _back(headers: Any) -> dict[str, str]:

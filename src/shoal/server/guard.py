@@ -6,11 +6,13 @@ from ipaddress import ip_address
 from time import perf_counter
 from urllib.parse import urlsplit
 
+import msgspec
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from shoal.errors import ShoalError
 from shoal.server.keys import Caller, Keys
+from shoal.server.messages_output import error_body
 from shoal.server.refusals import Refusal, refusal_of, refused
 from shoal.server.settings import Settings
 
@@ -45,22 +47,23 @@ class Guard:
             self._admit(request)
             response = await handler(request)
         except ShoalError as error:
-            response = refused(refusal_of(error))
+            response = _refused(request, refusal_of(error))
         except RecursionError:
-            response = refused(Refusal(400, "the request is nested too deeply"))
+            response = _refused(request, Refusal(400, "the request is nested too deeply"))
         except web.HTTPException as error:
-            response = refused(_http_refusal(request, error))
+            response = _refused(request, _http_refusal(request, error))
             if "allow" in error.headers:
                 response.headers["allow"] = error.headers["allow"]
         except ConnectionError:
             raise
         except Exception:
             log.exception("request %s failed", id_)
-            response = refused(
-                Refusal(500, f"an error of the server's own; its log has it as {id_}", kind="server_error")
-            )
+            message = f"an error of the server's own; its log has it as {id_}"
+            response = _refused(request, Refusal(500, message, kind="server_error"))
         if not response.prepared:
             response.headers["x-request-id"] = id_
+            if _is_anthropic(request):
+                response.headers["request-id"] = id_
         log.info(
             "%s %s %s %d %.0f ms %s",
             *(id_, request.method, request.rel_url.raw_path, response.status, 1000 * (perf_counter() - began)),
@@ -83,11 +86,21 @@ class Guard:
             raise Refusal(403, message, kind="permission_error", code="origin_not_allowed")
         if request.path not in self._open:
             request[CALLER] = self._keys.caller(request.headers)
-        if request.method in ("POST", "PUT") and request.content_type not in (
-            "application/json",
-            "multipart/form-data",
-        ):
+        kinds = ("application/json", "multipart/form-data")
+        if request.body_exists and request.method in ("POST", "PUT") and request.content_type not in kinds:
             raise Refusal(415, "the body must be application/json", code="unsupported_media_type")
+
+
+def _is_anthropic(request: web.Request) -> bool:
+    """Whether the path is one of Anthropic's API, whose clients look for an error and its id in their own way."""
+    return request.path == "/v1/messages" or request.path.startswith("/v1/messages/")
+
+
+def _refused(request: web.Request, refusal: Refusal) -> web.Response:
+    response = refused(refusal)
+    if _is_anthropic(request):
+        response.body = msgspec.json.encode(error_body(refusal, request[ID]))
+    return response
 
 
 def _http_refusal(request: web.Request, error: web.HTTPException) -> Refusal:

@@ -55,6 +55,12 @@ class Keys:
     def needed(self) -> bool:
         return self._anybody is None
 
+    def named(self, id_: str) -> Caller | None:
+        """The caller of that id, where the configuration still has it."""
+        if self._anybody is not None:
+            return self._anybody if id_ == self._anybody.id else None
+        return next((caller for _, caller in self._callers if caller.id == id_), None)
+
     def caller(self, headers: Mapping[str, str]) -> Caller:
         """Who sends these headers; 401 for nobody we know. All keys are compared in full: time tells nothing."""
         if self._anybody is not None:

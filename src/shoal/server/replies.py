@@ -106,10 +106,11 @@ def tool_calls(completion: Completion) -> list[dict[str, Any]]:
 def logprobs(tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
     if tokens is None:
         return None
-    return {"content": [_token(token) for token in tokens], "refusal": None}
+    return {"content": [token_body(token) for token in tokens], "refusal": None}
 
 
-def _token(token: TokenLogprob) -> dict[str, Any]:
+def token_body(token: TokenLogprob) -> dict[str, Any]:
+    """A token with its alternatives, as the API has them."""
     top = [_alternative(text, logprob) for text, logprob in token.top]
     return {**_alternative(token.token, token.logprob), "top_logprobs": top}
 

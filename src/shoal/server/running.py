@@ -1,6 +1,5 @@
-"""Listening, and stopping without losing what is under way."""
+"""Running the server as a program: where it may listen, and its exit code."""
 
-import asyncio
 import signal
 from collections.abc import Callable
 
@@ -8,33 +7,22 @@ from aiohttp import web
 
 from shoal.errors import UsageError
 from shoal.server.guard import is_loopback
+from shoal.server.listening import Listener, serve
 from shoal.server.settings import Settings
 
-_DRAIN_SECONDS = 30.0
 
-
-async def listen(app: web.Application, settings: Settings, ready: Callable[[str], None]) -> int:
-    """Serve until SIGTERM or SIGINT; `ready` is told the URL. The exit code."""
+def refuse_open_doors(settings: Settings) -> None:
+    """UsageError where others could reach the server and no key is asked of them."""
     if not is_loopback(settings.host) and not settings.keys:
         raise UsageError(f"{settings.host} can be reached by others, so keys are needed: --key, or `shoal key NAME`")
-    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=_DRAIN_SECONDS)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, settings.host, settings.port, backlog=1024)
-        try:
-            await site.start()
-        except OSError as error:
-            raise UsageError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
-        host, port = runner.addresses[0][:2]
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        await _told_to_stop()
-    finally:
-        await runner.cleanup()
-    return 0
 
 
-async def _told_to_stop() -> None:
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await stop.wait()
+async def run_server(app: web.Application, settings: Settings, ready: Callable[[str], None]) -> int:
+    """Serve until SIGTERM or SIGINT; `ready` is told the URL. The exit code: 0, or 130 after SIGINT."""
+
+    def listening(listener: Listener) -> None:
+        host = f"[{listener.host}]" if ":" in listener.host else listener.host
+        ready(f"http://{host}:{listener.port}")
+
+    stopped = await serve(app, settings.host, settings.port, listening=listening)
+    return 130 if stopped is signal.SIGINT else 0

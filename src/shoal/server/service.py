@@ -13,7 +13,6 @@ from shoal.runtime import budget as budgets
 from shoal.runtime import scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import gather
-from shoal.runtime.model import sample
 from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request, Usage, total
 from shoal.server.bodies import OwnOptions
@@ -27,13 +26,22 @@ from shoal.techniques.bounds import bound
 
 
 class Call(Struct, frozen=True):
-    """What a client asks of a model: `n` answers to one request, and what they may cost."""
+    """What a client asks of a model: `n` answers to one request and to each of `others`, and what they may cost."""
 
     served: Served
     request: Request
     caller: Caller
     own: OwnOptions = OwnOptions()
     n: int = 1
+    others: tuple[Request, ...] = ()
+
+    @property
+    def draws(self) -> list[Request]:
+        """What the model is asked: answer j of request i is number i * n + j."""
+        if self.n == 1 and not self.others:
+            return [self.request]
+        asked = [request for request in (self.request, *self.others) for _ in range(self.n)]
+        return [request.draw(number) for number, request in enumerate(asked)]
 
 
 class Piece(Struct, frozen=True):
@@ -128,13 +136,20 @@ class Service:
                 task.cancel()
                 await asyncio.wait([task])
 
+    @asynccontextmanager
+    async def carrying(self, call: Call) -> AsyncIterator[Work]:
+        """The budget, realm and time of a call, around work that somebody else does."""
+        work = self._work(call)
+        async with call.caller.admitted(work.budget), self._scopes(work):
+            yield work
+
     def _work(self, call: Call) -> Work:
         call.caller.check(call.served)
         settings, own = self.settings, call.own
         most = min(own.max_calls or settings.max_calls, settings.max_calls)
         if call.n > settings.max_n:
             raise Refusal(400, f"n={call.n}: at most {settings.max_n} answers to a request", param="n")
-        expected = bound(call.served.model).calls * call.n
+        expected = bound(call.served.model).calls * call.n * (1 + len(call.others))
         if expected > most:
             message = f"this may take {expected} calls of the model, and a request may take {most}; use smaller options"
             raise Refusal(400, message, kind="budget_exceeded", param="model", code="budget_exceeded")
@@ -163,19 +178,18 @@ class Service:
                 raise BudgetExceeded(f"the budget of {seconds:g} seconds is spent") from None
 
     def _realm(self, caller: Caller) -> str:
-        """Whose draws may be shared: nobody's, one key's, or all, as the cache is kept."""
-        number = next(self._numbers)
-        return {"off": f"{caller.id}.{number}", "key": caller.id, "shared": ""}[self.settings.cache]
+        """Whose draws may be shared: nobody's, one key's, or all, as the cache is kept. A batch names its lines."""
+        if self.settings.cache != "off":
+            return {"key": caller.id, "shared": ""}[self.settings.cache]
+        return scope.realm.get() or f"{caller.id}.{next(self._numbers)}"
 
 
 async def _asked(call: Call) -> list[Completion]:
-    if call.n > 1:
-        return await sample(call.served.model, call.request, call.n)
-    return [await call.served.model(call.request)]
+    return list(await gather(*(call.served.model(request) for request in call.draws)))
 
 
 async def _streamed(call: Call, pieces: "asyncio.Queue[Piece | None]") -> None:
-    async def one(index: int) -> None:
+    async def one(index: int, request: Request) -> None:
         streamed = False
 
         def on_delta(delta: Delta) -> None:
@@ -183,11 +197,10 @@ async def _streamed(call: Call, pieces: "asyncio.Queue[Piece | None]") -> None:
             streamed = streamed or bool(delta.text.strip())
             pieces.put_nowait(Piece(index, delta))
 
-        request = call.request.draw(index) if call.n > 1 else call.request
         with scope.setting(scope.deltas, on_delta):
             completion = await call.served.model(request)
         if not streamed and completion.text:
             pieces.put_nowait(Piece(index, Delta(completion.text)))
         pieces.put_nowait(Piece(index, completion))
 
-    await gather(*(one(index) for index in range(call.n)))
+    await gather(*(one(index, request) for index, request in enumerate(call.draws)))

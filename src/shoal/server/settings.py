@@ -8,6 +8,9 @@ max_calls = 128                      # what one request may spend; a request may
 max_tokens = 1_000_000
 max_seconds = 600
 cache = "off"                        # or "key": the draws of each key's requests are kept; "shared": of all together
+state = "~/.local/state/shoal/server" # where files and batches are kept; "" for none
+max_file = 200_000_000               # bytes of one file, and of all files of a key
+max_stored = 10_000_000_000
 
 [server.keys.alice]                  # printed by `shoal key alice`
 sha256 = "9f86d0..."
@@ -22,11 +25,14 @@ input = 0.15
 output = 0.60
 """
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from shoal.backends.config import Config, table_as, tables_as
+from shoal.backends.config import Config
+from shoal.backends.tables import table_as, tables_as
 
 Positive = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
@@ -84,6 +90,9 @@ class Tables(Struct, frozen=True):
     max_body: Positive = 32 << 20
     max_messages: Positive = 2048
     max_n: Positive = 16
+    state: str = ""
+    max_file: Positive = 200_000_000
+    max_stored: Positive = 10_000_000_000
     keys: dict[str, KeySettings] = {}
 
 
@@ -94,11 +103,17 @@ class Settings(Tables, frozen=True):
     prices: dict[str, Price] = {}
 
 
+def default_state_path() -> str:
+    """`shoal/server` in the user's state directory."""
+    return str(Path(os.environ.get("XDG_STATE_HOME") or "~/.local/state") / "shoal" / "server")
+
+
 def settings_of(config: Config) -> Settings:
     """The server's settings in a configuration; UsageError names the key that is wrong."""
     tables = dict(config.server)
     where = f"{config.file} ["
     keys = tables.pop("keys", {})
+    tables.setdefault("state", default_state_path())
     given = table_as(Tables, tables, f"{where}server]")
     return Settings(
         **{name: getattr(given, name) for name in Tables.__struct_fields__ if name != "keys"},

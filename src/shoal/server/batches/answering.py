@@ -1,0 +1,95 @@
+"""One line of a batch: answered as the same request over HTTP is, and told in the same words where it fails."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
+from itertools import count
+
+from msgspec import Struct
+
+from shoal.batch.journal import Journal, RowRecorder
+from shoal.errors import ShoalError, StoreError
+from shoal.runtime import replay, scope
+from shoal.server.batches.lines import Line
+from shoal.server.chat import Asked, whole_chat
+from shoal.server.keys import Caller
+from shoal.server.refusals import Refusal, refusal_of
+from shoal.server.service import Service
+
+log = logging.getLogger("shoal.server")
+_LONGEST_WAIT = 60.0  # seconds until a line asks again whether its key lets it in
+_YOUNG = 1 << 40  # live requests are older than any line, and served first
+_ages = count(_YOUNG)
+
+
+class Endpoint(Struct, frozen=True):
+    """An endpoint whose requests may stand in a batch: how a body is read, which raises Refusal, and answered."""
+
+    read: Callable[[bytes, Caller, Service], Asked]
+    answer: Callable[[Asked], Awaitable[bytes]]
+
+
+ENDPOINTS: Mapping[str, Endpoint] = {"/v1/chat/completions": Endpoint(Asked, whole_chat)}
+
+
+class Slots(asyncio.Semaphore):
+    """Turns of lines to be under way, `most` at once, of all batches together; first come, first served."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most
+
+
+class Answering:
+    """Answers the lines of one batch."""
+
+    def __init__(
+        self, batch: str, endpoint: Endpoint, service: Service, caller: Caller, journal: Journal, slots: Slots
+    ) -> None:
+        self._batch = batch
+        self._endpoint = endpoint
+        self._service = service
+        self._caller = caller
+        self._journal = journal
+        self._slots = slots
+
+    async def line(self, number: int, line: Line) -> tuple[int, bytes]:
+        """The status and the body of a line's reply. Raises StoreError where what it paid for cannot be kept."""
+        try:
+            asked = self._endpoint.read(bytes(line.body), self._caller, self._service)
+            with ExitStack() as stack:
+                stack.enter_context(scope.setting(scope.age, next(_ages)))
+                stack.enter_context(scope.setting(scope.realm, f"{self._batch}.{number}"))
+                if asked.served.base is None or asked.n > 1:  # many calls: those that are paid for survive a crash
+                    recorder = RowRecorder(self._journal, number)
+                    stack.enter_context(scope.setting(replay.current, recorder))
+                return 200, await self._admitted(asked)
+        except StoreError:
+            raise
+        except ShoalError as error:
+            refusal = refusal_of(error)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            refusal = self._fault(number)
+        except Exception:  # noqa: BLE001 - whatever befalls a line is that line's, and no other's
+            refusal = self._fault(number)
+        return refusal.status, refusal.body()
+
+    async def _admitted(self, asked: Asked) -> bytes:
+        """The reply, once the key's own limits allow it; no slot is held while waiting for that."""
+        while True:
+            try:
+                async with self._slots:
+                    return await self._endpoint.answer(asked)
+            except Refusal as refusal:
+                if refusal.status != 429 or refusal.retry_after is None:
+                    raise
+                wait = refusal.retry_after
+            await asyncio.sleep(min(max(wait, 0.1), _LONGEST_WAIT))
+
+    def _fault(self, number: int) -> Refusal:
+        log.exception("line %d of %s failed", number, self._batch)
+        return Refusal(500, "an error of the server's own; its log has it", kind="server_error")
