@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from shoal.server.batches.objects import Batch, File
 from shoal.server.replies import Told
 
 FinishReason = str | None  # "stop", "length", "tool_calls", "content_filter", or what else a model's server says
@@ -20,6 +21,39 @@ class Error(Struct):
 
 class ErrorReply(Struct):
     error: Error
+
+
+class AnthropicError(Struct):
+    type: str
+    message: str
+
+
+class AnthropicErrorReply(Struct):
+    type: Literal["error"]
+    error: AnthropicError
+
+
+class InputTokens(Struct):
+    input_tokens: int
+
+
+class Upload(Struct):
+    """The form in which a file is sent."""
+
+    file: str
+    purpose: Literal["batch"]
+
+
+class Files(Struct):
+    data: list[File]
+    has_more: bool
+    object: Literal["list"] = "list"
+
+
+class Batches(Struct):
+    data: list[Batch]
+    has_more: bool
+    object: Literal["list"] = "list"
 
 
 class Health(Struct):
