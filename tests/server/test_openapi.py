@@ -24,16 +24,16 @@ from shoal.server.names import Names
 from shoal.server.openapi import OPERATIONS, described
 from shoal.server.settings import Preset, Settings
 
-CASES = int(os.environ.get("SHOAL_FUZZ_CASES", "300"))
+CASES = int(os.environ.get("SHOAL_FUZZ_CASES", "100"))
 NAMES = ("m", "re2@m", "self_consistency(n=2)@m", "moa-m", "a preset", "m|re2-m", "nobody")
 PRESETS = {"a preset": Preset("two_turn@m", system="Be brief.", temperature=0.5, stop=("END",))}
 
 
-def app() -> web.Application:
+def app(**told_too: Any) -> web.Application:
     def script(request: Request) -> str:
         return "1. First.\n2. Second.\nScore: 7\nThe answer is 4."
 
-    told = Settings(presets=PRESETS)
+    told = Settings(presets=PRESETS, **told_too)
     return create_app(settings=told, models=Names({"m": scripted_model(script)}, PRESETS))
 
 
@@ -54,12 +54,12 @@ LEFT_OUT = CHECKS.get_by_names(["positive_data_acceptance"])
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where a server runs, on a thread of its own: schemathesis asks it without asyncio."""
     told: Queue[tuple[str, asyncio.AbstractEventLoop, asyncio.Event]] = Queue()
 
     async def main() -> None:
-        async with running(app()) as client:
+        async with running(app(state=str(tmp_path_factory.mktemp("state")))) as client:
             stop = asyncio.Event()
             told.put((client.url, asyncio.get_running_loop(), stop))
             await stop.wait()

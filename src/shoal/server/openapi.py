@@ -48,7 +48,7 @@ class Operation(Struct, frozen=True):
 
 
 _ASKING = (404, 413, 422, 429, 502, 504)
-_KEPT = (404, 507)
+_KEPT = (404, 503, 507)
 
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/health", "Whether the server runs", shapes.Health, open=True),
@@ -111,7 +111,7 @@ OPERATIONS: tuple[Operation, ...] = (
         File,
         body=(shapes.Upload,),
         body_type="multipart/form-data",
-        refuses=(413, 429, 507),
+        refuses=(429, *_KEPT),
     ),
     Operation("GET", "/v1/files", "The files that are kept", shapes.Files, refuses=_KEPT),
     Operation("GET", "/v1/files/{id}", "One file", File, refuses=_KEPT),
@@ -149,6 +149,7 @@ _SAID = {
     422: "The model's server cannot work with the request",
     429: "A limit or a budget is reached; `retry-after` says when to come again, where that helps",
     502: "The model's server failed, and trying again did not help",
+    503: "This server keeps no files",
     504: "The model's server did not answer in time",
     507: "Files cannot be kept now",
 }
