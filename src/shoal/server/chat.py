@@ -26,7 +26,7 @@ from shoal.server.keys import Caller
 from shoal.server.names import Served
 from shoal.server.optillm import NO_TECHNIQUE
 from shoal.server.refusals import invalid, read_as, refusal_of
-from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, tool_calls, usage_body
+from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, logprobs, tool_calls, usage_body
 from shoal.server.service import Call, Piece, Service, Work
 from shoal.server.streams import EventStream
 from shoal.techniques import TECHNIQUES
@@ -109,15 +109,15 @@ async def whole_chat(asked: Asked) -> bytes:
 
 
 def _whole(asked: Asked, completions: list[Completion], work: Work) -> bytes:
-    usage = usage_of(completions, work)
-    if len(completions) == 1 and "|" in (work.call.served.technique or ""):
-        completions = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
-    return Replying(asked.common.model).whole(completions, usage, work.told(completions))
+    shown = completions
+    if asked.common.n is None and "|" in (work.call.served.technique or ""):
+        shown = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
+    return Replying(asked.common.model).whole(shown, usage_of(completions, work, shown), work.told(completions))
 
 
-def usage_of(completions: list[Completion], work: Work) -> dict[str, Any]:
-    """The API's `usage` of answers."""
-    final = sum(final_tokens(completion, work.trace) for completion in completions)
+def usage_of(completions: list[Completion], work: Work, shown: list[Completion] | None = None) -> dict[str, Any]:
+    """The API's `usage` of answers, of which the client sees those `shown`, by default all."""
+    final = sum(final_tokens(completion, work.trace) for completion in (shown or completions))
     return usage_body(total(completion.usage for completion in completions), final)
 
 
@@ -162,7 +162,8 @@ def _chunk(replying: Replying, piece: Piece, work: Work) -> bytes:
     last: dict[str, Any] = {}
     if part.tool_calls:
         last["tool_calls"] = [{"index": i, **call} for i, call in enumerate(tool_calls(part))]
-    return replying.chunk(piece.index, last, finish_reason(part), shoal=work.told([part]))
+    # Which delta holds which token is not known here: all come at the end.
+    return replying.chunk(piece.index, last, finish_reason(part), logprobs(part.logprobs), shoal=work.told([part]))
 
 
 async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -> web.StreamResponse:
@@ -173,7 +174,7 @@ async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -
     fields = _fields_for(asked)
     budget = Budget()
     async with asked.caller.admitted(budget):
-        async with EventStream(request, ends_events=False) as stream:
+        async with EventStream(request) as stream:
             try:
                 async with relay.stream(api, fields) as passing:
                     try:

@@ -3,6 +3,7 @@
 import logging
 import secrets
 from ipaddress import ip_address
+from itertools import count
 from time import perf_counter
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from shoal.errors import ShoalError
+from shoal.runtime import scope
 from shoal.server.keys import Caller, Keys
 from shoal.server.messages_output import error_body
 from shoal.server.refusals import Refusal, refusal_of, refused
@@ -31,6 +33,7 @@ class Guard:
         self._origins = frozenset(settings.origins)
         self._keys = keys
         self._open = open_paths
+        self._ages = count(1)
 
     @property
     def middleware(self) -> Middleware:
@@ -45,11 +48,16 @@ class Guard:
         request[ID] = id_
         try:
             self._admit(request)
-            response = await handler(request)
+            with scope.setting(scope.age, next(self._ages)):  # who came first is served first
+                response = await handler(request)
         except ShoalError as error:
             response = _refused(request, refusal_of(error))
+        except RecursionError:
+            response = _refused(request, Refusal(400, "the request is nested too deeply"))
         except web.HTTPException as error:
             response = _refused(request, _http_refusal(request, error))
+            if "allow" in error.headers:
+                response.headers["allow"] = error.headers["allow"]
         except ConnectionError:
             raise
         except Exception:
@@ -62,7 +70,7 @@ class Guard:
                 response.headers["request-id"] = id_
         log.info(
             "%s %s %s %d %.0f ms %s",
-            *(id_, request.method, request.path, response.status, 1000 * (perf_counter() - began)),
+            *(id_, request.method, request.rel_url.raw_path, response.status, 1000 * (perf_counter() - began)),
             request[CALLER].id if CALLER in request else "-",
         )
         return response

@@ -31,7 +31,6 @@ class EventStream:
         begin_after: float = 8.0,
         silence: float = 8.0,
         progress: Callable[[], str] | None = None,
-        ends_events: bool = True,
     ) -> None:
         self.response = web.StreamResponse(headers={**_HEADERS, "x-request-id": request[ID]})
         self.begun = False
@@ -39,8 +38,6 @@ class EventStream:
         self._begin_after = begin_after
         self._silence = silence
         self._progress = progress or (lambda: "keep-alive")
-        self._ends_events = ends_events  # whether each `send` is whole events
-        self._between = True  # whether a comment may stand here
         self._lock = asyncio.Lock()
         self._sent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -62,17 +59,14 @@ class EventStream:
             self._request.transport.abort()  # what was sent is not whole, and no other reply can follow it
 
     async def send(self, data: bytes) -> None:
-        """Write events. ConnectionError where the client is gone."""
+        """Write whole events. ConnectionError where the client is gone."""
         if not self.begun:
             await self._begin()
         self._sent_at = asyncio.get_running_loop().time()
-        self._between = self._ends_events or data.endswith((b"\n\n", b"\r\n\r\n"))
         await self.response.write(data)
 
     async def fail(self, refusal: Refusal) -> None:
         """The last event of a stream that failed after it began."""
-        if not self._between:
-            await self.response.write(b"\n\n")
         await self.send(b"event: error\ndata: " + refusal.body() + b"\n\n")
 
     async def _begin(self) -> None:
@@ -93,8 +87,7 @@ class EventStream:
 
     async def _comment(self) -> None:
         try:
-            if self._between:
-                await self.send(f": {self._progress()}\n\n".encode())
+            await self.send(f": {self._progress()}\n\n".encode())
         except ConnectionError:
             return  # the handler is being told
         self._arm(self._silence)
