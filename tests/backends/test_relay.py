@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -14,9 +15,10 @@ from tests.scripting import AT_ONCE, run
 from shoal.backends import BaseModel
 from shoal.backends.openai import OpenAIBackend
 from shoal.backends.relay import Relay
-from shoal.errors import BadRequest, ConnectionFailed, MalformedResponse, ModelError, ServerError
-from shoal.runtime.admission import Admission
+from shoal.errors import BadRequest, ConnectionFailed, MalformedResponse, ModelError, RateLimited, ServerError
+from shoal.runtime.admission import Admission, Slot
 from shoal.runtime.limits import Limits
+from shoal.runtime.types import Request
 
 
 def fields(text: str = "Hi", **others: Any) -> dict[str, Raw]:
@@ -25,9 +27,9 @@ def fields(text: str = "Hi", **others: Any) -> dict[str, Raw]:
 
 
 @asynccontextmanager
-async def relay(limits: Limits | None = None) -> AsyncIterator[tuple[Relay, FaultyServer]]:
+async def relay(limits: Limits | None = None, timeout: float = 600.0) -> AsyncIterator[tuple[Relay, FaultyServer]]:
     async with faulty_server() as server:
-        backend = OpenAIBackend("m", base_url=server.base_url)
+        backend = OpenAIBackend("m", base_url=server.base_url, timeout=timeout)
         try:
             yield Relay(backend, Admission(limits or Limits(), 64, AT_ONCE, backend.name)), server
         finally:
@@ -123,26 +125,132 @@ def test_a_cut_stream_is_an_error_after_what_came() -> None:
     assert got
 
 
-def test_a_scheduler_that_begins_leaves_alone_what_passes_by() -> None:
-    """The first draw comes while a request that passes by is under way, and another waits."""
+def test_waiting_requests_share_an_endpoint_evenly_with_the_scheduler() -> None:
+    order: list[str] = []
 
+    async def main() -> None:
+        async with faulty_server() as server:
+            backend = OpenAIBackend("m", base_url=server.base_url, max_n=1)
+            model = BaseModel(backend, limits=Limits(max_in_flight=1), retry=AT_ONCE)
+            through = Relay(backend, model.scheduler.admission)
+
+            async def passing() -> None:
+                await through.post("chat/completions", fields("Hi"))
+                order.append("passing")
+
+            async def drawn(i: int) -> None:
+                await model(Request.of("Hi").draw(i))
+                order.append("drawn")
+
+            await asyncio.gather(*(passing() for _ in range(8)), *(drawn(i) for i in range(8)))
+            await backend.aclose()
+
+    run(main())
+    assert max(len(list(group)) for _, group in groupby(order)) <= 2
+
+
+def test_a_first_draw_forgets_no_request_that_passes_by() -> None:
     async def main() -> tuple[int, int]:
         async with faulty_server() as server:
-            base = BaseModel(
-                OpenAIBackend("m", base_url=server.base_url), limits=Limits(max_in_flight=1), retry=AT_ONCE
-            )
-            through = Relay(base.backend, base.scheduler.admission)  # type: ignore[arg-type]
-            first = asyncio.ensure_future(through.post("chat/completions", fields("[[stall-before-headers]]")))
-            await server.got(1)
-            second = asyncio.ensure_future(through.post("chat/completions", fields("Hi")))
-            await asyncio.sleep(0)
-            draw = asyncio.ensure_future(base("Hi"))
-            await asyncio.sleep(0)
-            during = base.scheduler.admission.in_flight
-            first.cancel()
-            async with asyncio.timeout(5):
-                await asyncio.gather(second, draw)
-            await base.aclose()
-            return during, base.scheduler.admission.in_flight
+            backend = OpenAIBackend("m", base_url=server.base_url)
+            model = BaseModel(backend, limits=Limits(max_in_flight=4), retry=AT_ONCE)
+            admission = model.scheduler.admission
+            async with admission.slot(0):
+                await model(Request.of("Hi"))
+                during = admission.in_flight
+            await backend.aclose()
+            return during, admission.in_flight
 
     assert run(main()) == (1, 0)
+
+
+def test_room_that_grows_again_is_used_by_all_who_wait() -> None:
+    async def main() -> int:
+        admission, most = Admission(Limits(max_in_flight=8), 64, AT_ONCE, "m"), 0
+        entered = asyncio.Event()
+
+        async def ask() -> None:
+            nonlocal most
+            async with admission.slot(0) as slot:
+                most = max(most, admission.in_flight)
+                if slot.ordinal == 1:
+                    admission.failed(RateLimited("slow down"), slot, 0.0)
+                    admission.failed(RateLimited("slow down"), Slot(2, 0), 0.0)
+                    admission.failed(RateLimited("slow down"), Slot(3, 0), 0.0)
+                    entered.set()
+                for _ in range(50):  # long enough for others to come in
+                    await asyncio.sleep(0)
+                admission.succeeded()
+
+        first = asyncio.ensure_future(ask())
+        await entered.wait()
+        most = 0
+        await asyncio.gather(first, *(ask() for _ in range(60)))
+        return most
+
+    assert run(main()) >= 4
+
+
+def test_a_parked_endpoint_refuses_all_who_wait_and_says_until_when() -> None:
+    async def main() -> list[BaseException | None]:
+        async with relay(Limits(max_in_flight=1)) as (through, server):
+            asked = (through.post("chat/completions", fields("[[429-long*1]]")) for _ in range(4))
+            refused = await asyncio.gather(*asked, return_exceptions=True)
+            assert len(server.requests) == 1
+            return [error for error in refused if isinstance(error, RateLimited)]
+
+    errors = run(main())
+    assert len(errors) == 4
+    assert all(error.retry_after > 1e8 for error in errors)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fault", ["sse-cut-in-event", "sse-ends-in-event", "sse-stall"])
+def test_no_part_of_an_event_is_passed_on(fault: str) -> None:
+    got: list[bytes] = []
+
+    async def main() -> None:
+        asked = fields(f"[[{fault}]]", stream=True)
+        async with relay(timeout=0.5) as (through, _), through.stream("chat/completions", asked) as passing:
+            async for chunk in passing.chunks():
+                got.append(chunk)  # noqa: PERF401 - what came before the error is kept
+
+    with pytest.raises(ModelError):
+        run(main())
+    assert got
+    assert all(chunk.endswith(b"\n\n") for chunk in got)
+    assert b"[DONE]" not in b"".join(got)
+
+
+@pytest.mark.parametrize("fault", ["sse-no-finish*1", "reset-in-body*1", "sse-error*1", "sse-garbage*1"])
+def test_a_stream_that_fails_before_anything_was_passed_on_is_tried_again(fault: str) -> None:
+    body, _ = streamed(f"[[{fault}]]")
+    assert body.endswith(b"data: [DONE]\n\n")
+    assert body.count(b"fish") == 2
+
+
+def test_a_server_that_does_not_stream_is_passed_on_as_events() -> None:
+    body, usage = streamed("[[sse-json]]")
+    event, end = (line.removeprefix(b"data: ") for line in body.splitlines() if line)
+    (choice,) = msgspec.json.decode(event)["choices"]
+    assert choice["delta"] == {"role": "assistant", "content": "answer 0.0"}
+    assert (end, usage.completion_tokens) == (b"[DONE]", 10)
+
+
+def test_a_stream_that_is_left_has_cost_what_came() -> None:
+    async def main() -> int:
+        async with (
+            relay(timeout=5.0) as (through, _),
+            through.stream("chat/completions", fields("[[sse-stall]]", stream=True)) as passing,
+        ):
+            async for _ in passing.chunks():
+                break
+            return passing.usage.total_tokens
+
+    assert run(main()) > 0
+
+
+def test_choices_with_indices_nobody_asked_for_are_no_reply() -> None:
+    with pytest.raises(MalformedResponse):
+        posted("[[wrong-index]]")
+    with pytest.raises(MalformedResponse):
+        posted("[[duplicate-index]]", n=2)

@@ -1,5 +1,6 @@
 """The real server on a free port of loopback, and a client that asks it plainly."""
 
+import io
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -56,7 +57,7 @@ class Client:
         """`body` as JSON, or bytes as they are."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"content-type": "application/json", **options.pop("headers", {})}
-        async with self.session.post(self.url + path, data=data, headers=headers, **options) as response:
+        async with self.session.post(self.url + path, data=io.BytesIO(data), headers=headers, **options) as response:
             return Reply(response.status, response.headers, await response.text())
 
     async def chat(

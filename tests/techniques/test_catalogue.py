@@ -12,7 +12,9 @@ from shoal.runtime.types import Completion, Request
 from shoal.techniques import TECHNIQUES, find, names
 
 MODULES = {path.stem for path in Path(shoal.techniques.__file__).parent.glob("[a-z]*.py")} - {
+    "bounds",
     "combining",
+    "configuring",
     "spec",
     "opening",
     "running",

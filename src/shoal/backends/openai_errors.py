@@ -90,7 +90,9 @@ def _kind(status: int, said: str) -> type[ModelError]:
 def _not_an_answer(status: int, message: str, server: Server) -> ModelError:
     if 300 <= status < 400:
         return BadRequest(
-            f"{status}: redirects are not followed; set base_url to where the API is", endpoint=server.name
+            f"{status}: redirects are not followed; set base_url to where the API is",
+            endpoint=server.name,
+            status=status,
         )
     return MalformedResponse(f"an error instead of an answer: {message}", endpoint=server.name, status=status)
 

@@ -7,7 +7,7 @@ and that a reply counts only when it is whole. A stream is tried again only whil
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -26,6 +26,7 @@ Fields = Mapping[str, Raw]
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
 _USUAL_COMPLETION = 256
+_END = b"[DONE]"
 
 
 class Passed(Struct):
@@ -37,11 +38,12 @@ class Passed(Struct):
 
 
 class Passing(Protocol):
-    """A reply that streams. `usage` holds once the chunks have ended, or were closed."""
+    """A reply that streams, as whole events. `usage` is what it cost so far."""
 
     headers: Mapping[str, str]
-    usage: Usage
 
+    @property
+    def usage(self) -> Usage: ...
     def chunks(self) -> AsyncGenerator[bytes, None]: ...
 
 
@@ -64,7 +66,7 @@ class Relay:
     async def post(self, api: Api, fields: Fields) -> Passed:
         """The whole reply to a request that does not stream. `fields` is the request's body."""
 
-        async def attempt(slot: Slot) -> Passed:
+        async def attempt(slot: Slot, _: AsyncExitStack) -> Passed:
             async with self.backend.open(api, self._body(fields)) as incoming:
                 body = await incoming.whole()
             if not 200 <= incoming.status < 300:
@@ -81,31 +83,42 @@ class Relay:
         """The reply to a request that streams, from its first bytes on."""
         async with AsyncExitStack() as stack:
 
-            async def attempt(slot: Slot) -> Passing:
-                incoming = await stack.enter_async_context(self.backend.open(api, self._body(fields)))
-                return await _begun(incoming, fields, slot, self.backend.server)
+            async def attempt(slot: Slot, kept: AsyncExitStack) -> Passing:
+                incoming = await kept.enter_async_context(self.backend.open(api, self._body(fields)))
+                passing = await _begun(incoming, fields, self.backend.server)
+                kept.callback(lambda: setattr(slot, "used", passing.usage.total_tokens))
+                return passing
 
             yield await self._tried(attempt, fields, stack)
 
     def _body(self, fields: Fields) -> bytes:
         return _encode({**fields, "model": self._model})
 
-    async def _tried(self, attempt: Callable[[Slot], Awaitable[T]], fields: Fields, stack: AsyncExitStack) -> T:
-        """`attempt` in a slot, again where its error allows it. The last slot is left when the stack is closed."""
+    async def _tried(
+        self, attempt: Callable[[Slot, AsyncExitStack], Awaitable[T]], fields: Fields, stack: AsyncExitStack
+    ) -> T:
+        """`attempt` in a slot, again where its error allows it.
+
+        What the last one keeps open, its slot included, is closed with `stack`; the others take none while they wait.
+        """
         loop, admission = asyncio.get_running_loop(), self.admission
         deadline = loop.time() + admission.retry.deadline
         tokens = expected(fields) if admission.counts_tokens else 0
         attempts = 0
         while True:
             attempts += 1
-            slot = await stack.enter_async_context(admission.slot(tokens))
+            slot: Slot | None = None
             try:
-                async with asyncio.timeout_at(deadline):
-                    result = await attempt(slot)
+                async with asyncio.timeout_at(deadline), AsyncExitStack() as kept:
+                    slot = await kept.enter_async_context(admission.slot(tokens))
+                    result = await attempt(slot, kept)
+                    stack.push_async_exit(kept.pop_all())
             except TimeoutError:
                 seconds = admission.retry.deadline
                 raise DeadlineExceeded(f"no answer within {seconds:g} s", endpoint=self.name, retryable=False) from None
             except ModelError as error:
+                if slot is None:  # the endpoint lets nobody in now
+                    raise
                 admission.failed(error, slot, loop.time())
                 delay = admission.retry_delay(error, attempts, deadline - loop.time())
                 if delay is None:
@@ -113,7 +126,6 @@ class Relay:
             else:
                 admission.succeeded()
                 return result
-            await stack.aclose()  # waiting takes no slot
             await asyncio.sleep(delay)
 
 
@@ -141,6 +153,10 @@ def _whole(headers: Mapping[str, str], body: bytes, fields: Fields, server: Serv
         raise error_of(200, headers, body, server)
     if not reply.choices or not all(choice.finish_reason for choice in reply.choices):
         raise server.malformed("a reply without finished choices")
+    if {i if choice.index is None else choice.index for i, choice in enumerate(reply.choices)} != set(
+        range(len(reply.choices))
+    ):
+        raise server.malformed("a choice with an index nobody asked for")
     return _usage(reply.usage, fields, len(body), len(reply.choices))
 
 
@@ -152,7 +168,7 @@ def _read(data: bytes, server: Server) -> _Reply:
         raise server.malformed(f"not a reply of this API: {error}") from None
 
 
-async def _begun(incoming: Incoming, fields: Fields, slot: Slot, server: Server) -> Passing:
+async def _begun(incoming: Incoming, fields: Fields, server: Server) -> Passing:
     if "event-stream" not in (incoming.headers.get("content-type") or "").lower():
         body = await incoming.whole()
         if not 200 <= incoming.status < 300:
@@ -160,13 +176,13 @@ async def _begun(incoming: Incoming, fields: Fields, slot: Slot, server: Server)
         return _NotStreamed(incoming.headers, body, _whole(incoming.headers, body, fields, server))
     if not 200 <= incoming.status < 300:
         raise error_of(incoming.status, incoming.headers, b"", server)
-    streaming = _Streaming(incoming, fields, slot, server)
+    streaming = _Streaming(incoming, fields, server)
     await streaming.begin()
     return streaming
 
 
 class _NotStreamed:
-    """The whole reply of a server that does not stream, passed on as it came."""
+    """The whole reply of a server that does not stream, as the events of one that does."""
 
     def __init__(self, headers: Mapping[str, str], body: bytes, usage: Usage) -> None:
         self.headers = headers
@@ -174,59 +190,82 @@ class _NotStreamed:
         self._body = body
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        yield self._body
+        reply: dict[str, Any] = msgspec.json.decode(self._body)
+        reply.pop("error", None)  # null, but many clients look no further
+        if reply.get("object") == "chat.completion":
+            reply["object"] = "chat.completion.chunk"
+        for choice in reply["choices"]:
+            if "message" in choice:
+                choice["delta"] = choice.pop("message")
+                for i, call in enumerate(choice["delta"].get("tool_calls") or ()):
+                    call["index"] = i
+        yield framed(_encode(reply)) + framed(_END)
 
 
 class _Streaming:
-    """A stream's bytes as they come, read along to see whether it is whole and what it cost."""
+    """A stream's events as they come, read along to see whether it is whole and what it cost.
 
-    def __init__(self, incoming: Incoming, fields: Fields, slot: Slot, server: Server) -> None:
+    Only whole events are passed on, and the end only where all is there: what breaks off never looks whole.
+    """
+
+    def __init__(self, incoming: Incoming, fields: Fields, server: Server) -> None:
         self.headers = incoming.headers
-        self.usage = Usage()
         self._fields = fields
-        self._slot = slot
         self._server = server
         self._incoming = incoming.chunks()
         self._parser = SseParser()
         self._first = b""
+        self._broken: ModelError | None = None
         self._unfinished: set[int] = set()
         self._choices = self._bytes = 0
         self._reported = Raw()
         self._done = False
 
+    @property
+    def usage(self) -> Usage:
+        """What it cost so far, for one that is left early, too."""
+        return _usage(self._reported, self._fields, self._bytes, self._choices)
+
     async def begin(self) -> None:
         """Wait for the first event, so that a stream that begins with an error is an error."""
         async for chunk in self._incoming:
-            self._first += chunk
-            if self._follow(chunk):
+            self._first = self._events_in(chunk)
+            if self._broken is not None:
+                raise self._broken
+            if self._first:
                 return
         raise ConnectionFailed("the stream ended before it began", endpoint=self._server.name)
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
-        """The bytes of the stream. Raises ModelError where it breaks off, or holds an error."""
-        try:
-            yield self._first
-            if not self._done:
-                async for chunk in self._incoming:
-                    self._follow(chunk)
-                    yield chunk
-                    if self._done:
-                        break
-            if not self._done or self._unfinished or not self._choices:
-                missing = "[DONE]" if not self._done else "finish_reason"
-                raise self._server.malformed(f"the stream ended without {missing}")
-        finally:
-            self.usage = _usage(self._reported, self._fields, self._bytes, self._choices)
-            self._slot.used = self.usage.total_tokens
+        """The events of the stream. Raises ModelError where it breaks off, or holds an error."""
+        yield self._first
+        if not self._done:
+            async for chunk in self._incoming:
+                if events := self._events_in(chunk):
+                    yield events
+                if self._broken is not None:
+                    raise self._broken
+                if self._done:
+                    return
+            raise self._server.malformed("the stream ended without [DONE]")
 
-    def _follow(self, chunk: bytes) -> int:
-        events = self._parser.feed(chunk)
-        for data in events:
-            self._event(data)
-        return len(events)
+    def _events_in(self, chunk: bytes) -> bytes:
+        """The events that end in a chunk, up to one that is an error."""
+        good: list[bytes] = []
+        try:
+            for data in self._parser.feed(chunk):
+                self._event(data)
+                good.append(framed(data))
+                if self._done:
+                    break
+        except ModelError as error:
+            self._broken = error
+        return b"".join(good)
 
     def _event(self, data: bytes) -> None:
-        if data.strip() == b"[DONE]":
+        if data.strip() == _END:
+            if self._unfinished or not self._choices:
+                raise self._server.malformed("the stream ended without finish_reason")
             self._done = True
             return
         reply = _read(data, self._server)
@@ -241,6 +280,11 @@ class _Streaming:
                 self._unfinished.discard(choice.index or 0)
             else:
                 self._unfinished.add(choice.index or 0)
+
+
+def framed(data: bytes) -> bytes:
+    """An event of a stream."""
+    return b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
 
 
 def _usage(raw: Raw, fields: Fields, reply_bytes: int, choices: int) -> Usage:

@@ -21,6 +21,7 @@ from shoal.server.ledger import Ledger
 from shoal.server.messages import count_tokens, messages
 from shoal.server.metrics import CONTENT_TYPE, Metrics
 from shoal.server.names import Names, open_models
+from shoal.server.openapi import document
 from shoal.server.responses import kept_response, responses
 from shoal.server.service import Service
 from shoal.server.settings import Settings, settings_of
@@ -53,6 +54,7 @@ def create_app(
     app[SERVICE] = service
     app[KEYS] = keys
     app.router.add_get("/health", _health)
+    app.router.add_get("/openapi.json", _openapi)
     app.router.add_get("/v1/models", partial(_called, _models))
     app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))
     app.router.add_post("/v1/chat/completions", partial(_called, chat_completions))
@@ -109,6 +111,10 @@ async def _metrics(metrics: Metrics, request: web.Request) -> web.Response:
 
 async def _health(_: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
+
+
+async def _openapi(_: web.Request) -> web.Response:
+    return web.Response(body=document(), content_type="application/json")
 
 
 async def _models(_: web.Request, service: Service, caller: Caller) -> web.Response:

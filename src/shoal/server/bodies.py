@@ -11,7 +11,7 @@ from msgspec import Meta, Raw, Struct, structs
 from shoal.runtime.types import Json, Message, Request, SamplingParams, sampling_params
 from shoal.server.limits import refuse_routing
 from shoal.server.optillm import OPTIONS
-from shoal.server.refusals import invalid, read_as
+from shoal.server.refusals import Refusal, invalid, read_as
 from shoal.server.settings import Preset
 
 Fields = dict[str, Raw]
@@ -66,12 +66,12 @@ class Sampling(Struct):
 
     temperature: Annotated[float, Meta(ge=0, le=10)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=2**31)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    max_tokens: Annotated[int, Meta(ge=1)] | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1)] | None = None
-    stop: str | list[str] | None = None
-    seed: int | None = None
+    max_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=2**31)] | None = None
+    stop: str | Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(max_length=64)] | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     response_format: ResponseFormat | None = None
@@ -93,8 +93,17 @@ _HARMLESS = frozenset(
 _READ = frozenset((*Common.__struct_fields__, *Chat.__struct_fields__, "extra_body", *OPTIONS))
 
 
+_MOST_VALUES = 300_000  # [] takes three bytes on the way and sixty here
+
+
 def fields_of(body: bytes) -> Fields:
     """A body's fields, each as the client wrote it. A nested `extra_body` is spread out, as the SDK would have."""
+    if body.count(b",") > _MOST_VALUES:
+        raise Refusal(413, f"the body holds more than {_MOST_VALUES} values", code="too_many_values")
+    try:
+        str(body, "utf-8")  # fields that are passed on unread must be JSON, too
+    except UnicodeDecodeError as error:
+        raise invalid(f"The body is not JSON: {error.reason} at byte {error.start}") from None
     fields: Fields = read_as(body, dict[str, Raw])
     nested = bytes(fields.get("extra_body", b""))
     if nested.startswith(b"{"):
@@ -126,6 +135,9 @@ def chat_request(
     chat: Chat = read_as(body, Chat)
     if not chat.messages:
         raise invalid("messages: at least one message is needed", "messages")
+    for i, message in enumerate(chat.messages):
+        if message.content is None and message.role != "assistant":
+            raise invalid(f"messages[{i}].content is missing", f"messages[{i}].content")
     extra = extra_of(fields, _READ | known, to_server=to_server)
     if to_server and chat.response_format is not None and chat.response_format.type == "json_object":
         extra["response_format"] = {"type": "json_object"}

@@ -29,7 +29,7 @@ from shoal.server.limits import refuse_dear
 from shoal.server.names import Served
 from shoal.server.optillm import NO_TECHNIQUE
 from shoal.server.refusals import invalid, read_as, refusal_of
-from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, tool_calls, usage_body
+from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, logprobs, tool_calls, usage_body
 from shoal.server.service import Call, Piece, Service, Work, timed
 from shoal.server.streams import EventStream
 from shoal.techniques import TECHNIQUES
@@ -107,20 +107,20 @@ async def chat_completions(request: web.Request, service: Service, caller: Calle
 async def whole_chat(asked: Asked) -> bytes:
     """The reply to a chat request that does not stream, whoever gives it."""
     if asked.relay is not None:
-        return (await _passed("chat/completions", asked, asked.relay)).body
+        return (await passed_on("chat/completions", asked, asked.relay)).body
     return _whole(asked, *await asked.service.complete(asked.chat_call()))
 
 
 def _whole(asked: Asked, completions: list[Completion], work: Work) -> bytes:
-    usage = usage_of(completions, work)
-    if len(completions) == 1 and "|" in (work.call.served.technique or ""):
-        completions = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
-    return Replying(asked.common.model).whole(completions, usage, work.told(completions))
+    shown = completions
+    if asked.common.n is None and "|" in (work.call.served.technique or ""):
+        shown = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
+    return Replying(asked.common.model).whole(shown, usage_of(completions, work, shown), work.told(completions))
 
 
-def usage_of(completions: list[Completion], work: Work) -> dict[str, Any]:
-    """The API's `usage` of answers."""
-    final = sum(final_tokens(completion, work.trace) for completion in completions)
+def usage_of(completions: list[Completion], work: Work, shown: list[Completion] | None = None) -> dict[str, Any]:
+    """The API's `usage` of answers, of which the client sees those `shown`, by default all."""
+    final = sum(final_tokens(completion, work.trace) for completion in (shown or completions))
     return usage_body(total(completion.usage for completion in completions), final)
 
 
@@ -165,20 +165,21 @@ def _chunk(replying: Replying, piece: Piece, work: Work) -> bytes:
     last: dict[str, Any] = {}
     if part.tool_calls:
         last["tool_calls"] = [{"index": i, **call} for i, call in enumerate(tool_calls(part))]
-    return replying.chunk(piece.index, last, finish_reason(part), shoal=work.told([part]))
+    # Which delta holds which token is not known here: all come at the end.
+    return replying.chunk(piece.index, last, finish_reason(part), logprobs(part.logprobs), shoal=work.told([part]))
 
 
 async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -> web.StreamResponse:
     """The answer of the model's server, as it came."""
     if not asked.common.stream:
-        passed = await _passed(api, asked, relay)
+        passed = await passed_on(api, asked, relay)
         return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
     fields, budget = _prepared(asked)
     async with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
-        async with EventStream(request, ends_events=False) as stream:
+        async with EventStream(request) as stream:
             try:
                 async with timed(budget), relay.stream(api, fields) as passing:
-                    await _passed_on(passing, stream, budget)
+                    await _streamed_on(passing, stream, budget)
             except ShoalError as error:
                 if not stream.begun:
                     raise
@@ -186,7 +187,7 @@ async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -
         return stream.response
 
 
-async def _passed_on(passing: Passing, stream: EventStream, budget: Budget) -> None:
+async def _streamed_on(passing: Passing, stream: EventStream, budget: Budget) -> None:
     try:
         async with aclosing(passing.chunks()) as chunks:
             async for chunk in chunks:
@@ -195,7 +196,8 @@ async def _passed_on(passing: Passing, stream: EventStream, budget: Budget) -> N
         budget.spent = passing.usage
 
 
-async def _passed(api: Api, asked: Asked, relay: Relays) -> Passed:
+async def passed_on(api: Api, asked: Asked, relay: Relays) -> Passed:
+    """The whole reply of the model's server."""
     fields, budget = _prepared(asked)
     async with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
         async with timed(budget):

@@ -4,6 +4,7 @@ import logging
 import re
 import traceback
 from ipaddress import ip_address
+from itertools import count
 from time import perf_counter
 
 import msgspec
@@ -11,6 +12,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from shoal.errors import ShoalError, UsageError
+from shoal.runtime import scope
 from shoal.server import records
 from shoal.server.keys import Caller, Keys
 from shoal.server.messages_output import error_body
@@ -42,6 +44,7 @@ class Guard:
         self._metrics = metrics
         self._open = open_paths
         self._content = settings.log_content
+        self._ages = count(1)
 
     @property
     def middleware(self) -> Middleware:
@@ -75,11 +78,12 @@ class Guard:
                 return preflight
             if CALLER in request:
                 record.key = request[CALLER].id
-            if self._content:
-                return await self._with_content(request, handler, record)
-            return await handler(request)
+            with scope.setting(scope.age, next(self._ages)):  # who came first is served first
+                return await (self._with_content(request, handler, record) if self._content else handler(request))
         except ShoalError as error:
             return _refused(request, refusal_of(error), record)
+        except RecursionError:
+            return _refused(request, Refusal(400, "the request is nested too deeply"), record)
         except web.HTTPException as error:
             response = _refused(request, _http_refusal(request, error), record)
             if "allow" in error.headers:

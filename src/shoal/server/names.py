@@ -8,6 +8,7 @@ no name a client gives opens a file, a script or a server of its own choosing.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from shoal.backends import BaseModel
@@ -24,8 +25,9 @@ from shoal.techniques.opening import names as parts_of
 from shoal.techniques.spec import parse_spec
 
 _LONGEST = 512
+_LONGEST_OPTIONS = 4096
 _MOST_STAGES = 8
-_MOST_BRACKETS = 16
+_MOST_BRACKETS = 32
 _KEPT = 1024  # readings of names that are kept
 
 
@@ -80,6 +82,7 @@ class Names:
         """
         served = self._resolve(f"{spec_of(technique)}@{self._canonical(name)}" if technique else name)
         if options:
+            _check_size(options)
             try:
                 model = configured(served.model, options, self._open)
             except UsageError as error:
@@ -102,12 +105,14 @@ class Names:
             return _served(name, self._reading(preset.model).model, preset)
         if name in self._models:
             return _served(name, self._models[name], None)
-        if len(name) > _LONGEST or sum(name.count(sign) for sign in "@&|") > _MOST_STAGES:
+        if (
+            len(name) > _LONGEST
+            or sum(name.count(sign) for sign in "@&|") > _MOST_STAGES
+            or name.count("(") > _MOST_BRACKETS
+        ):
             raise invalid(
                 f"The model's name is longer than {_LONGEST} characters or {_MOST_STAGES} techniques", "model"
             )
-        if name.count("(") + name.count("[") > _MOST_BRACKETS:
-            raise invalid(f"The model's name has more than {_MOST_BRACKETS} brackets", "model")
         try:
             return _served(name, parse_spec(self._canonical(name), self._open), None)
         except Refusal:
@@ -130,6 +135,13 @@ class Names:
             if character == "-" and name[i + 1 :] in self._models:
                 return f"{spec_of(name[:i])}@{name[i + 1 :]}" if name[:i] != "none" else name[i + 1 :]
         return name
+
+
+def _check_size(options: Mapping[str, Any]) -> None:
+    """Options hold specs, too, and are no longer than a name that would hold them."""
+    written = msgspec.json.encode(options)
+    if len(written) > _LONGEST_OPTIONS or sum(map(written.count, (b"@", b"&", b"|", b"("))) > _MOST_BRACKETS:
+        raise invalid(f"The techniques' options are longer than {_LONGEST_OPTIONS} characters, or too much is in them")
 
 
 def _served(name: str, model: Model, preset: Preset | None) -> Served:

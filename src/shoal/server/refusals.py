@@ -61,7 +61,8 @@ class Refusal(ShoalError):
         headers = {}
         if self.retry_after is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after)))
-        if self.status == 429 and (self.retry_after is None or self.retry_after > _PATIENCE):
+        hopeless = self.kind in ("budget_exceeded", "insufficient_quota")
+        if hopeless or (self.retry_after is not None and self.retry_after > _PATIENCE):
             headers["x-should-retry"] = "false"
         if self.status == 401:
             headers["www-authenticate"] = "Bearer"
@@ -105,6 +106,9 @@ def refusal_of(error: ShoalError) -> Refusal:
         return error
     kind = next((kind for class_, kind in _KINDS if isinstance(error, class_)), _FALLBACK)
     status = kind.status
+    if isinstance(error, BadRequest) and 300 <= (error.status or 0) < 400:  # the operator's URL is wrong
+        kind = _Kind(502, "upstream_error", "upstream_error")
+        status = kind.status
     if type(error) is BadRequest and error.status in (404, 413, 422):
         status = error.status
     message, retry_after = told(error), getattr(error, "retry_after", None)

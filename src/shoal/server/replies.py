@@ -42,8 +42,15 @@ class Replying:
         choices = [_choice(i, completion) for i, completion in enumerate(completions)]
         return _encode(self._body("", choices=choices, usage=usage, shoal=told))
 
-    def chunk(self, index: int, delta: dict[str, Any], finish_reason: str | None = None, **more: Any) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    def chunk(
+        self,
+        index: int,
+        delta: dict[str, Any],
+        finish_reason: str | None = None,
+        logprobs: dict[str, Any] | None = None,
+        **more: Any,
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
         return event(self._body(".chunk", choices=[choice], **more))
 
     def last_chunk(self, usage: dict[str, Any]) -> bytes:
@@ -67,7 +74,7 @@ def _choice(index: int, completion: Completion) -> dict[str, Any]:
     return {
         "index": index,
         "message": message_of(completion),
-        "logprobs": _logprobs(completion.logprobs),
+        "logprobs": logprobs(completion.logprobs),
         "finish_reason": finish_reason(completion),
     }
 
@@ -96,7 +103,7 @@ def tool_calls(completion: Completion) -> list[dict[str, Any]]:
     return calls
 
 
-def _logprobs(tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
+def logprobs(tokens: tuple[TokenLogprob, ...] | None) -> dict[str, Any] | None:
     if tokens is None:
         return None
     return {"content": [token_body(token) for token in tokens], "refusal": None}

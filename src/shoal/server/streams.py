@@ -32,7 +32,6 @@ class EventStream:
         begin_after: float = 8.0,
         silence: float = 8.0,
         progress: Callable[[], str] | None = None,
-        ends_events: bool = True,
     ) -> None:
         self.response = web.StreamResponse(headers={**_HEADERS, "x-request-id": request[ID]})
         self.begun = False
@@ -40,8 +39,6 @@ class EventStream:
         self._begin_after = begin_after
         self._silence = silence
         self._progress = progress or (lambda: "keep-alive")
-        self._ends_events = ends_events  # whether each `send` is whole events
-        self._between = True  # whether a comment may stand here
         self._lock = asyncio.Lock()
         self._sent_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -59,13 +56,14 @@ class EventStream:
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
+        if self.begun and isinstance(error, Exception) and self._request.transport is not None:
+            self._request.transport.abort()  # what was sent is not whole, and no other reply can follow it
 
     async def send(self, data: bytes) -> None:
-        """Write events. ConnectionError where the client is gone."""
+        """Write whole events. ConnectionError where the client is gone."""
         if not self.begun:
             await self._begin()
         self._sent_at = asyncio.get_running_loop().time()
-        self._between = self._ends_events or data.endswith((b"\n\n", b"\r\n\r\n"))
         record = records.current.get()
         if record is not None and record.reply is not None:
             record.reply += data
@@ -76,8 +74,6 @@ class EventStream:
         record = records.current.get()
         if record is not None:
             record.error = refusal.cause
-        if not self._between:
-            await self.response.write(b"\n\n")
         await self.send(b"event: error\ndata: " + refusal.body() + b"\n\n")
 
     async def _begin(self) -> None:
@@ -98,8 +94,7 @@ class EventStream:
 
     async def _comment(self) -> None:
         try:
-            if self._between:
-                await self.send(f": {self._progress()}\n\n".encode())
+            await self.send(f": {self._progress()}\n\n".encode())
         except ConnectionError:
             return  # the handler is being told
         self._arm(self._silence)

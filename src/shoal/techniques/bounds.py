@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from shoal.runtime.model import Applied
-from shoal.techniques import TECHNIQUES, Cost
+from shoal.errors import UsageError
+from shoal.runtime.model import Applied, shown
+from shoal.techniques import TECHNIQUES, Cost, Entry
 from shoal.techniques.combining import pipeline, side_by_side
 
 _ONE = Cost(1, 1, 1)
@@ -29,10 +30,18 @@ def _of(technique: object, options: Mapping[str, Any], inner: Cost) -> Cost:
     entry = next((entry for entry in TECHNIQUES.values() if entry.function is technique), None)
     if entry is None:
         return inner
-    cost = entry.cost(**options)
+    cost = _cost(entry, options)
     asked = [inner, *(bound(item) for option in options.values() for item in _models(option))]
     most, steps = max(cost.calls for cost in asked), max(cost.critical_path for cost in asked)
     return Cost(cost.fewest * inner.fewest, cost.calls * most, cost.critical_path * steps)
+
+
+def _cost(entry: Entry, options: Mapping[str, Any]) -> Cost:
+    try:
+        return entry.cost(**options)
+    except Exception:  # noqa: BLE001 - a formula may fail in any way over options that the technique would refuse
+        given = ", ".join(f"{name}={shown(option)}" for name, option in options.items())
+        raise UsageError(f"{entry.function.__name__}({given}): it cannot work with these options") from None
 
 
 def _combined(technique: object, costs: list[Cost], options: Mapping[str, Any], inner: Cost) -> Cost:

@@ -55,6 +55,7 @@ async def monte_carlo_tree_search(  # noqa: PLR0913 - the search's own parameter
     `parallel` under virtual loss.
     """
     at_least(1, simulations=simulations, branching=branching, depth=depth, parallel=parallel)
+    branching = min(branching, simulations)  # no node is tried more often
     at_least(0, exploration=exploration)
     if value not in ("judge", "agreement"):
         raise UsageError(f"value={value!r}: must be 'judge' or 'agreement'")

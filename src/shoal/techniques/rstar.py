@@ -54,6 +54,7 @@ async def rstar(  # noqa: PLR0913 - the search's own parameters
     trajectory; those for which it comes to the same answer go before the others.
     """
     at_least(1, rollouts=rollouts, branching=branching, depth=depth, parallel=parallel)
+    branching = min(branching, rollouts)  # no node is tried more often
     at_least(0, exploration=exploration)
     extract("", kind)  # an unknown kind is refused here
     spending = Spending()

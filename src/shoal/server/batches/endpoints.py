@@ -25,7 +25,7 @@ _Key = Annotated[str, Meta(max_length=64)]
 _Value = Annotated[str, Meta(max_length=512)]
 
 
-class _Create(Struct):
+class Create(Struct):
     """The body of POST /v1/batches."""
 
     input_file_id: str
@@ -73,7 +73,7 @@ async def _upload(request: web.Request, batches: Batches, caller: Caller) -> web
 
 
 async def _create(request: web.Request, batches: Batches, caller: Caller) -> web.StreamResponse:
-    asked: _Create = read_as(await request.read(), _Create)
+    asked: Create = read_as(await request.read(), Create)
     if asked.endpoint not in ENDPOINTS:
         raise invalid(f"endpoint: must be {' or '.join(ENDPOINTS)}", "endpoint")
     if asked.output_expires_after is not None:
