@@ -53,6 +53,7 @@ _KEPT = (404, 503, 507)
 OPERATIONS: tuple[Operation, ...] = (
     Operation("GET", "/health", "Whether the server runs", shapes.Health, open=True),
     Operation("GET", "/openapi.json", "This document", JSON),
+    Operation("GET", "/metrics", "Counters, as Prometheus reads them", "text/plain"),
     Operation("GET", "/v1/models", "The models, and every technique on each", shapes.Models),
     Operation("GET", "/v1/models/{name}", "One model, or technique on one", shapes.Model, refuses=(404,)),
     Operation(
