@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,11 +16,19 @@ from tests.server.serving import Reply, scripted_model, serving
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint
 from shoal.backends.scripted import ScriptedBackend
+from shoal.batch.journal import Journal
 from shoal.errors import BadRequest
 from shoal.runtime.limits import Limits
 from shoal.runtime.types import Request
-from shoal.server.keys import settings_for
-from shoal.server.names import open_models
+from shoal.server.batches.answering import Answering, Slots
+from shoal.server.batches.answering import Endpoint as BatchEndpoint
+from shoal.server.batches.lines import decoded
+from shoal.server.chat import Asked
+from shoal.server.keys import Caller, settings_for
+from shoal.server.names import Names, open_models
+from shoal.server.refusals import Refusal
+from shoal.server.service import Service
+from shoal.server.settings import Settings
 
 KEYS = {name: settings_for(f"key-of-{name}") for name in ("ann", "bob")}
 
@@ -89,6 +98,31 @@ def test_lines_name_techniques_presets_and_options() -> None:
     calls = [item["response"]["body"]["shoal"]["calls"] for item in items]
     assert calls == [3, 3, 1, 1, 2]
     assert len(items[4]["response"]["body"]["choices"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "answer"),
+    [
+        ("/v1/completions", {"prompt": ["Once", "Twice"]}, lambda body: [choice["text"] for choice in body["choices"]]),
+        ("/v1/responses", {"input": "Once"}, lambda body: [body["output"][0]["content"][0]["text"]]),
+    ],
+)
+@pytest.mark.parametrize("model", ["m", "re2@m", "up/m"])
+def test_other_endpoints_bodies_are_answered_too(url: str, body: dict[str, Any], answer: Any, model: str) -> None:
+    async def main() -> tuple[Any, list[Any]]:
+        async with faulty_server() as upstream:
+            models = open_models(["up/m"], Config({"up": Endpoint(upstream.base_url)}), None)
+            async with serving({"m": scripted_model(lambda request: "x"), **models}, state="state") as client:
+                asked = {"custom_id": "a", "method": "POST", "url": url, "body": {"model": model, **body}}
+                batch = await carried_out(client, asked, endpoint=url)
+                return batch, (await results(client, batch))[0]
+
+    batch, (item,) = run(main())
+    answers = answer(item["response"]["body"])
+    assert len(answers) == len(body.get("prompt", [0]))
+    assert all("x" in text or text.startswith("answer") for text in answers)
+    assert batch["usage"]["total_tokens"] > 0
+    assert batch["usage"]["input_tokens"] > 0
 
 
 def test_what_fails_is_told_line_by_line_and_the_rest_is_answered() -> None:
@@ -359,6 +393,51 @@ def test_live_requests_are_served_before_the_lines_of_a_batch() -> None:
     assert "live" in order[1]
 
 
+def test_a_keys_batches_leave_one_of_its_requests_at_once_for_live_use() -> None:
+    under_way: list[int] = [0]
+    most: list[int] = []
+
+    async def script(request: Request) -> str:
+        under_way[0] += 1
+        most.append(under_way[0])
+        for _ in range(5):
+            await asyncio.sleep(0)
+        under_way[0] -= 1
+        return "x"
+
+    async def main() -> list[str]:
+        keys = {"ann": structs.replace(KEYS["ann"], max_in_flight=4)}
+        async with served(script, keys=keys) as client:
+            batches = [await begin(client, *(line(f"r{i}") for i in range(20)), key="key-of-ann") for _ in range(2)]
+            return [(await until(client, batch["id"], *ENDED, key="key-of-ann"))["status"] for batch in batches]
+
+    assert run(main()) == ["completed", "completed"]
+    assert max(most) == 3
+
+
+def test_a_line_that_its_key_holds_back_waits_and_is_answered() -> None:
+    refusals = [Refusal(429, "later", retry_after=0.01) for _ in range(10)]
+
+    async def answer(asked: Asked) -> bytes:
+        if refusals:
+            raise refusals.pop()
+        return b"{}"
+
+    async def main() -> list[tuple[int, bytes]]:
+        service = Service(Settings(), Names({"m": scripted_model(lambda request: "x")}, {}))
+        journal = Journal(Path("journal.sqlite"))
+        caller = Caller("ann", None)
+        answering = Answering("batch_x", BatchEndpoint(Asked, answer), service, caller, journal, Slots(2))
+        asked = decoded(json.dumps(line("a")).encode())
+        try:
+            return await asyncio.gather(*(answering.line(i, asked) for i in range(5)))
+        finally:
+            journal.close()
+
+    assert run(main()) == [(200, b"{}")] * 5
+    assert refusals == []
+
+
 def test_equal_lines_are_independent_draws() -> None:
     async def main() -> list[Any]:
         seen: list[Request] = []
@@ -402,6 +481,36 @@ def test_a_server_that_stops_leaves_a_batch_that_the_next_goes_on_with() -> None
     items = run(second(run(first())))
     assert [text_of(item) for item in items] == ["x"] * 6 + ["y"] * 4
     assert [item["custom_id"] for item in items] == [f"r{i}" for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("place", "code"), [("state/files/*", "input_file_missing"), ("state/batches/*.sqlite", "journal_damaged")]
+)
+def test_a_batch_whose_files_are_spoilt_fails_and_the_server_goes_on(place: str, code: str) -> None:
+    begun = asyncio.Event()
+
+    async def hang(request: Request) -> str:
+        begun.set()
+        await asyncio.Event().wait()
+        return ""
+
+    async def first() -> str:
+        async with served(hang) as client:
+            batch = await begin(client, line("a"))
+            await begun.wait()
+            return str(batch["id"])
+
+    async def second(id_: str) -> tuple[Any, int]:
+        async with served() as client:
+            return await until(client, id_, *ENDED), (await client.chat("m")).status
+
+    id_ = run(first())
+    (path,) = Path().glob(place)
+    path.write_bytes(b"nonsense " * 1000)
+    if code == "input_file_missing":
+        path.unlink()
+    batch, status = run(second(id_))
+    assert (batch["status"], batch["errors"]["data"][0]["code"], status) == ("failed", code, 200)
 
 
 def test_a_batch_waits_while_its_key_is_not_configured() -> None:

@@ -56,6 +56,16 @@ def test_files_are_private_on_disk_and_their_names_are_ours() -> None:
     assert stat.S_IMODE(Path("state/state.sqlite").stat().st_mode) == 0o600
 
 
+def test_a_files_content_is_no_page_whatever_it_holds() -> None:
+    async def main() -> Reply:
+        async with served() as client:
+            id_ = (await upload(client, b"<script>alert(1)</script>", filename="x.html")).json["id"]
+            return await client.get(f"/v1/files/{id_}/content")
+
+    headers = run(main()).headers
+    assert (headers["content-type"], headers["x-content-type-options"]) == ("application/octet-stream", "nosniff")
+
+
 def test_another_keys_files_are_not_there() -> None:
     async def main() -> tuple[list[int], Any, int]:
         async with served(keys=KEYS) as client:

@@ -3,22 +3,27 @@
 import asyncio
 import json
 import re
+from contextlib import suppress
 from hashlib import sha256
 from html.parser import HTMLParser
 from time import monotonic
 from typing import Any
 
 import pytest
+from aiohttp import web
 from tests.scripting import in_turn, run
-from tests.server.serving import Client, Reply, scripted_model, serving
+from tests.server.serving import Client, Reply, running, scripted_model, serving
 
 from shoal.errors import ConnectionFailed, ServerError
 from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Completion, Request
 from shoal.server import playground
+from shoal.server.app import create_app
+from shoal.server.names import Names
 from shoal.server.playground.advice import failure
 from shoal.server.playground.rendering import rendered
-from shoal.server.settings import KeySettings, Preset, Price
+from shoal.server.settings import KeySettings, Preset, Price, Settings
+from shoal.server.streams import EventStream
 from shoal.techniques import TECHNIQUES
 
 Event = dict[str, Any]
@@ -173,6 +178,32 @@ def test_a_client_that_goes_stops_every_call() -> None:
             response.close()
             await stopped.wait()
             assert monotonic() - began < 1.0
+
+    run(main())
+
+
+def test_a_stream_that_breaks_is_cut_off_and_does_not_hang() -> None:
+    async def broken(request: web.Request) -> web.StreamResponse:
+        async with EventStream(request) as stream:
+            await stream.send(b"data: 1\n\n")
+            raise RuntimeError("broken")
+
+    async def main() -> None:
+        app = create_app(settings=Settings(), models=Names({"m": scripted_model(in_turn("4"))}, {}))
+        app.router.add_get("/broken", broken)
+        async with running(app) as client, asyncio.timeout(10):
+            host, _, port = client.url.removeprefix("http://").partition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(b"GET /broken HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            received = b""
+            with suppress(ConnectionError):
+                received = await reader.read(65536)
+                while more := await reader.read(65536):
+                    received += more
+            writer.close()
+        assert b"data: 1" in received
+        assert received.count(b"HTTP/1.1") == 1  # no second reply within the first
+        assert not received.endswith(b"0\r\n\r\n")  # it does not look whole
 
     run(main())
 

@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.scripting import in_turn, run
 from tests.server.serving import Client, scripted_model, serving
 
@@ -210,6 +211,38 @@ def test_a_server_that_is_gone_is_named() -> None:
     on_page(steps)
 
 
+def test_bars_of_all_depths_stand_on_one_axis() -> None:
+    edges = "all => all.map(one => { const box = one.getBoundingClientRect(); return `${box.left} ${box.right}`; })"
+
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        await column(page, "B").get_by_text("As text", exact=True).click()
+        await column(page, "B").locator(".spec").fill("self_consistency(n=2)@two_turn@m")
+        await shows(page, ".card:nth-child(2) h3", "Self consistency on Two turn")
+        await page.fill("#question", "How much?")
+        await page.keyboard.press("Control+Enter")
+        await done(page)
+        tracks = column(page, "B").locator(".track")
+        assert await tracks.count() == 1 + 2 + 4
+        for width in (DESKTOP["width"], PHONE["width"]):
+            await page.set_viewport_size({"width": width, "height": 900})
+            assert len(set(await tracks.evaluate_all(edges))) == 1
+
+    on_page(steps)
+
+
+def test_runs_of_different_questions_are_not_compared() -> None:
+    async def steps(page: Page, _: Client) -> None:
+        await ask(page)
+        await done(page)
+        await page.fill("#question", "Another?")
+        await column(page, "A").get_by_role("button", name="More").click()
+        await page.get_by_role("menuitem", name="Run only this again").click()
+        await playwright.expect(page.locator("#comparison")).to_be_hidden()
+
+    on_page(steps)
+
+
 def test_nothing_is_run_without_a_question() -> None:
     async def steps(page: Page, _: Client) -> None:
         await ask(page, "  ")
@@ -323,12 +356,13 @@ def test_columns_come_and_go() -> None:
 
 
 def test_presets_of_the_server_become_ones_own() -> None:
-    presets = {"careful": Preset("self_consistency(n=3)@m", system="Be brief.", temperature=0.7)}
+    careful = Preset("self_consistency(n=3)@m", "Be brief.", 0.7, stop=("END",), seed=3, description="Three votes")
 
     async def steps(page: Page, _: Client) -> None:
         first = column(page, "A")
         await first.get_by_label("Preset").select_option("careful")
         await playwright.expect(first.locator("h3")).to_have_text("careful")
+        await playwright.expect(first).to_contain_text("Three votes")
         await first.get_by_label("n", exact=True).fill("5")
         await playwright.expect(first.get_by_label("Preset")).to_have_value("")  # it is another now
         await first.get_by_role("button", name="More").click()
@@ -344,9 +378,9 @@ def test_presets_of_the_server_become_ones_own() -> None:
         await page.get_by_role("tab", name="shoal.toml").click()
         table = tomllib.loads(await page.locator("pre.export").inner_text())["presets"]
         kept = tables_as(Preset, table, "shoal.toml [presets")
-        assert kept == {"my own": Preset("self_consistency(n=5)@m", system="Be brief.", temperature=0.7)}
+        assert kept == {"my own": structs.replace(careful, model="self_consistency(n=5)@m", description="")}
 
-    on_page(steps, settings={"presets": presets})
+    on_page(steps, settings={"presets": {"careful": careful}})
 
 
 def test_a_configuration_can_be_taken_elsewhere() -> None:

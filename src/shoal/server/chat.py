@@ -104,7 +104,7 @@ async def chat_completions(request: web.Request, service: Service, caller: Calle
 async def whole_chat(asked: Asked) -> bytes:
     """The reply to a chat request that does not stream, whoever gives it."""
     if asked.relay is not None:
-        return (await _passed("chat/completions", asked, asked.relay)).body
+        return (await passed_on("chat/completions", asked, asked.relay)).body
     return _whole(asked, *await asked.service.complete(asked.chat_call()))
 
 
@@ -169,7 +169,7 @@ def _chunk(replying: Replying, piece: Piece, work: Work) -> bytes:
 async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -> web.StreamResponse:
     """The answer of the model's server, as it came."""
     if not asked.common.stream:
-        passed = await _passed(api, asked, relay)
+        passed = await passed_on(api, asked, relay)
         return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
     fields = _fields_for(asked)
     budget = Budget()
@@ -189,7 +189,8 @@ async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -
         return stream.response
 
 
-async def _passed(api: Api, asked: Asked, relay: Relays) -> Passed:
+async def passed_on(api: Api, asked: Asked, relay: Relays) -> Passed:
+    """The whole reply of the model's server."""
     budget = Budget()
     async with asked.caller.admitted(budget):
         passed = await relay.post(api, _fields_for(asked))

@@ -5,36 +5,52 @@ from typing import Any
 from aiohttp import web
 
 from shoal.runtime.types import Completion
-from shoal.server.chat import Asked, relayed, usage_of
+from shoal.server.chat import Asked, passed_on, relayed, usage_of
 from shoal.server.keys import Caller
 from shoal.server.refusals import Refusal, invalid
 from shoal.server.service import Call, Piece, Service, Work
 from shoal.server.telling import told_as_it_comes
-from shoal.server.text_wire import Text, TextReply, text_of, text_requests
+from shoal.server.text_wire import TextReply, text_of, text_requests
 
 
 async def completions(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
     """POST /v1/completions."""
-    asked = Asked(await request.read(), caller, service)
-    if asked.served.preset is not None and asked.served.preset.system is not None:
-        raise invalid("model: this one has a system message, which a bare prompt cannot; use chat completions", "model")
+    asked = AskedText(await request.read(), caller, service)
     if asked.relay is not None:
         return await relayed(request, "completions", asked, asked.relay)
+    if not asked.common.stream:
+        return web.Response(body=await whole_text(asked), content_type="application/json")
+    call, telling = _call(asked)
+    return await told_as_it_comes(request, service, call, telling)
+
+
+class AskedText(Asked):
+    """A body of the text API, and who is to answer it."""
+
+    def __init__(self, body: bytes, caller: Caller, service: Service) -> None:
+        super().__init__(body, caller, service)
+        preset = self.served.preset
+        if preset is not None and preset.system is not None:
+            message = "model: this one has a system message, which a bare prompt cannot; use chat completions"
+            raise invalid(message, "model")
+
+
+async def whole_text(asked: AskedText) -> bytes:
+    """The reply to a request that does not stream, whoever gives it."""
+    if asked.relay is not None:
+        return (await passed_on("completions", asked, asked.relay)).body
+    call, telling = _call(asked)
+    answers, work = await asked.service.complete(call)
+    return telling.reply.whole(answers, usage_of(answers, work), work.told(answers))
+
+
+def _call(asked: AskedText) -> "tuple[Call, _Telling]":
     text = text_of(asked.body, asked.n)
-    call = _call(asked, text)
-    telling = _Telling(asked, call if text.echo else None)
-    if asked.common.stream:
-        return await told_as_it_comes(request, service, call, telling)
-    answers, work = await service.complete(call)
-    body = telling.reply.whole(answers, usage_of(answers, work), work.told(answers))
-    return web.Response(body=body, content_type="application/json")
-
-
-def _call(asked: Asked, text: Text) -> Call:
     first, *others = text_requests(
         text, asked.fields, asked.served.preset, to_server=asked.to_server, known=asked.known
     )
-    return Call(asked.served, first, asked.caller, asked.common.shoal, asked.n, tuple(others))
+    call = Call(asked.served, first, asked.caller, asked.common.shoal, asked.n, tuple(others))
+    return call, _Telling(asked, call if text.echo else None)
 
 
 class _Telling:

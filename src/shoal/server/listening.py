@@ -1,10 +1,11 @@
 """Listens, serves an application to its clients, and ends without cutting off the answers under way."""
 
 import asyncio
+import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,18 +18,19 @@ from shoal.server.http_errors import Answering, answered
 
 _CLEAN_UP_S = 1.0  # what a cancelled request gets to close its calls
 _SPARE_FILES = 64
+_TAKEN_A_TURN = 8  # new connections
 _MOST_FILES = 65_536
 
 
 class Listener:
     """A server that listens on `host` and `port`; made by `listen`."""
 
-    def __init__(self, runner: web.AppRunner, server: asyncio.AbstractServer, connections: Open) -> None:
+    def __init__(self, runner: web.AppRunner, servers: Sequence[asyncio.AbstractServer], connections: Open) -> None:
         self._runner = runner
-        self._server = server
+        self._servers = servers
         self._connections = connections
         self._closed = False
-        self.host, self.port = server.sockets[0].getsockname()[:2]  # type: ignore[attr-defined] # of every server here
+        self.host, self.port = servers[0].sockets[0].getsockname()[:2]  # type: ignore[attr-defined] # of every server here
         self._check()
 
     def _check(self) -> None:
@@ -43,8 +45,7 @@ class Listener:
 
     async def drain(self) -> None:
         """Stop listening, close idle connections, give the answers under way `drain_s` seconds, and close."""
-        self._server.close()
-        self._connections.end()
+        self._stop_listening()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._connections.limits.drain_s):
                 await self._connections.none_left()
@@ -52,8 +53,7 @@ class Listener:
 
     async def close(self) -> None:
         """Break all connections, cancel what is being answered, and run the application's clean-up."""
-        self._server.close()
-        self._connections.end()
+        self._stop_listening()
         self._connections.cut()
         with suppress(TimeoutError):
             async with asyncio.timeout(_CLEAN_UP_S):
@@ -62,6 +62,11 @@ class Listener:
         if not self._closed:
             self._closed = True
             await self._runner.cleanup()
+
+    def _stop_listening(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._connections.end()
 
 
 async def listen(app: web.Application, host: str, port: int, limits: ConnectionLimits | None = None) -> Listener:
@@ -78,13 +83,29 @@ async def listen(app: web.Application, host: str, port: int, limits: ConnectionL
     assert server is not None
     loop = asyncio.get_running_loop()
     try:
-        listening = await loop.create_server(lambda: connections.accept(server), host, port, backlog=limits.connections)
+        servers = [await loop.create_server(lambda: connections.accept(server), host, port, backlog=limits.connections)]
+        servers += await _listening_more(servers[0], lambda: connections.accept(server), limits.connections)
     except OSError as error:
         await runner.cleanup()
         reason = error.strerror or str(error)
         raise UsageError(f"cannot listen on {host}:{port}: {reason}; choose another host or port") from None
-    _keep_little_unsent(listening, limits.buffered_bytes // 4)
-    return Listener(runner, listening, connections)
+    _keep_little_unsent(servers[0], limits.buffered_bytes // 4)
+    return Listener(runner, servers, connections)
+
+
+async def _listening_more(
+    server: asyncio.AbstractServer, accept: Callable[[], asyncio.Protocol], backlog: int
+) -> list[asyncio.Server]:
+    """The same sockets once more, several times: uvloop takes one new connection from each in a turn of its loop."""
+    loop = asyncio.get_running_loop()
+    if "uvloop" not in type(loop).__module__:
+        return []
+    sockets: list[int] = [listening.fileno() for listening in server.sockets]  # type: ignore[attr-defined]
+    return [
+        await loop.create_server(accept, sock=socket.socket(fileno=os.dup(number)), backlog=backlog)
+        for number in sockets
+        for _ in range(_TAKEN_A_TURN - 1)
+    ]
 
 
 async def serve(

@@ -16,15 +16,26 @@ from shoal.server.telling import told_as_it_comes
 
 async def responses(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
     """POST /v1/responses."""
-    fields = fields_of(await request.read())
-    body = responses_of(fields)
-    call = Asked(msgspec.json.encode(chat_fields(body, fields)), caller, service).chat_call()
-    reply = ResponseReply(body)
-    if body.stream:
-        return await told_as_it_comes(request, service, call, _Telling(reply))
-    completions, work = await service.complete(call)
-    whole = reply.whole(completions[0], usage_of(completions, work), work.told(completions))
-    return web.Response(body=whole, content_type="application/json")
+    asked = AskedResponse(await request.read(), caller, service)
+    if asked.response.stream:
+        return await told_as_it_comes(request, service, asked.chat_call(), _Telling(ResponseReply(asked.response)))
+    return web.Response(body=await whole_response(asked), content_type="application/json")
+
+
+class AskedResponse(Asked):
+    """A body of the responses API, `response`, as the chat that it comes to."""
+
+    def __init__(self, body: bytes, caller: Caller, service: Service) -> None:
+        fields = fields_of(body)
+        self.response = responses_of(fields)
+        super().__init__(msgspec.json.encode(chat_fields(self.response, fields)), caller, service)
+
+
+async def whole_response(asked: AskedResponse) -> bytes:
+    """The reply to a request that does not stream."""
+    reply = ResponseReply(asked.response)
+    completions, work = await asked.service.complete(asked.chat_call())
+    return reply.whole(completions[0], usage_of(completions, work), work.told(completions))
 
 
 async def kept_response(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:

@@ -55,6 +55,8 @@ class EventStream:
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.wait([self._writing])
+        if self.begun and isinstance(error, Exception) and self._request.transport is not None:
+            self._request.transport.abort()  # what was sent is not whole, and no other reply can follow it
 
     async def send(self, data: bytes) -> None:
         """Write whole events. ConnectionError where the client is gone."""

@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from itertools import count
+from typing import Any
 
 from msgspec import Struct
 
@@ -13,8 +14,10 @@ from shoal.errors import ShoalError, StoreError
 from shoal.runtime import replay, scope
 from shoal.server.batches.lines import Line
 from shoal.server.chat import Asked, whole_chat
+from shoal.server.completions import AskedText, whole_text
 from shoal.server.keys import Caller
 from shoal.server.refusals import Refusal, refusal_of
+from shoal.server.responses import AskedResponse, whole_response
 from shoal.server.service import Service
 
 log = logging.getLogger("shoal.server")
@@ -27,18 +30,32 @@ class Endpoint(Struct, frozen=True):
     """An endpoint whose requests may stand in a batch: how a body is read, which raises Refusal, and answered."""
 
     read: Callable[[bytes, Caller, Service], Asked]
-    answer: Callable[[Asked], Awaitable[bytes]]
+    answer: Callable[[Any], Awaitable[bytes]]
 
 
-ENDPOINTS: Mapping[str, Endpoint] = {"/v1/chat/completions": Endpoint(Asked, whole_chat)}
+ENDPOINTS: Mapping[str, Endpoint] = {
+    "/v1/chat/completions": Endpoint(Asked, whole_chat),
+    "/v1/completions": Endpoint(AskedText, whole_text),
+    "/v1/responses": Endpoint(AskedResponse, whole_response),
+}
 
 
 class Slots(asyncio.Semaphore):
-    """Turns of lines to be under way, `most` at once, of all batches together; first come, first served."""
+    """Turns of lines to be under way, `most` at once; first come, first served. `within` are those of more batches."""
 
-    def __init__(self, most: int) -> None:
-        super().__init__(most)
-        self.most = most
+    def __init__(self, most: int, within: "Slots | None" = None) -> None:
+        self.most: int = most if within is None else min(most, within.most)
+        self._within = within
+        super().__init__(self.most)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        async with self:
+            if self._within is None:
+                yield
+            else:
+                async with self._within.turn():
+                    yield
 
 
 class Answering:
@@ -53,6 +70,7 @@ class Answering:
         self._caller = caller
         self._journal = journal
         self._slots = slots
+        self._held_back = asyncio.Lock()
 
     async def line(self, number: int, line: Line) -> tuple[int, bytes]:
         """The status and the body of a line's reply. Raises StoreError where what it paid for cannot be kept."""
@@ -82,13 +100,14 @@ class Answering:
         """The reply, once the key's own limits allow it; no slot is held while waiting for that."""
         while True:
             try:
-                async with self._slots:
+                async with self._slots.turn():
                     return await self._endpoint.answer(asked)
             except Refusal as refusal:
                 if refusal.status != 429 or refusal.retry_after is None:
                     raise
                 wait = refusal.retry_after
-            await asyncio.sleep(min(max(wait, 0.1), _LONGEST_WAIT))
+            async with self._held_back:  # one after another, for what the key has room for next is one
+                await asyncio.sleep(min(max(wait, 0.01), _LONGEST_WAIT))
 
     def _fault(self, number: int) -> Refusal:
         log.exception("line %d of %s failed", number, self._batch)

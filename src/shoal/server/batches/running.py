@@ -34,6 +34,7 @@ class Batches:
         self._keys = keys
         self._state: State | None = None
         self._slots = Slots(window_for(service.names.all_bases()))
+        self._slots_of: dict[str, Slots] = {}  # by keys that may have so many requests at once
         self._works: dict[str, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -76,11 +77,19 @@ class Batches:
         return state
 
     def _take_up(self, batch: Batch, caller: Caller, state: State) -> Work:
-        self._works[batch.id] = work = Work(batch, caller, state, self._service, self._slots)
+        slots = self._slots_for(caller)
+        self._works[batch.id] = work = Work(batch, caller, state, self._service, slots)
         task = asyncio.ensure_future(self._carry_out(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return work
+
+    def _slots_for(self, caller: Caller) -> Slots:
+        """Turns for the lines of a key's batches, which leave one request of the key's for live use."""
+        most = caller.settings.max_in_flight if caller.settings is not None else None
+        if most is None:
+            return self._slots
+        return self._slots_of.setdefault(caller.id, Slots(max(1, most - 1), self._slots))
 
     async def _carry_out(self, work: Work) -> None:
         while True:

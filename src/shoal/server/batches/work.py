@@ -157,7 +157,13 @@ class Work:
         ids = derived_id("file-", batch.id, "output"), derived_id("file-", batch.id, "errors")
         source, longest = state.content(batch.input_file_id), self._service.settings.max_body
         paths = state.content(ids[0]), state.content(ids[1])
-        results = await asyncio.to_thread(write_results, batch.id, ending, journal, source, longest, paths)
+        writing = asyncio.ensure_future(
+            asyncio.to_thread(write_results, batch.id, ending, journal, source, longest, paths)
+        )
+        try:
+            results = await asyncio.shield(writing)
+        finally:
+            await asyncio.wait([writing])  # a server that stops must not close the journal under the thread
         files = _files(batch.id, ids, results)
         listed = {file.id for file in files}
         counts = structs.replace(results.counts, total=max(results.counts.total, batch.request_counts.total))

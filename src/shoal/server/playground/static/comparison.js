@@ -37,7 +37,8 @@ function verdict(results, groups) {
   if (running && answered < 2) return `${results.length - running} of ${results.length} are there.`;
   if (answered < 2) return `${answered ? "Only one column has an answer to compare." : "There is no short answer to compare; read them below."}${rest}`;
   const [first] = groups;
-  if (groups.length === 1) return [`${answered === 2 ? "Both" : `All ${answered}`} agree: `, h("strong", {}, short(first.short, 80)), `.${rest}`];
+  const all = answered < results.length ? `${answered} of ${results.length}` : answered === 2 ? "Both" : `All ${answered}`;
+  if (groups.length === 1) return [`${all} agree: `, h("strong", {}, short(first.short, 80)), `.${rest}`];
   if (first.letters.length === 1) return `${answered === 2 ? "They" : "All"} differ.${rest}`;
   return [`${first.letters.length} of ${answered} agree: `, h("strong", {}, short(first.short, 80)), `.${rest}`];
 }

@@ -68,17 +68,19 @@ export class ConfigCard {
     if (!shared.length && !own.length) return null;
     const option = (preset) => h("option", { value: preset.name, selected: preset.name === this.column.preset }, preset.name);
     const pick = (event) => this.usePreset([...own, ...shared].find((preset) => preset.name === event.target.value));
-    return h("label", { class: "row" }, h("span", {}, "Preset"), h("select", { onchange: pick },
+    const about = [...own, ...shared].find((preset) => preset.name === this.column.preset)?.description;
+    const select = h("label", { class: "row" }, h("span", {}, "Preset"), h("select", { onchange: pick },
       h("option", { value: "" }, "None"),
       shared.length ? h("optgroup", { label: "Of this server" }, shared.map(option)) : null,
       own.length ? h("optgroup", { label: "Your own" }, own.map(option)) : null));
+    return h("div", { class: "preset" }, select, about ? h("p", { class: "about" }, about) : null);
   }
 
   usePreset(preset) {
     this.column.preset = preset?.name ?? "";
     if (preset) {
       this.column.spec = preset.model;
-      this.column.own = { system: preset.system ?? "" };
+      this.column.own = { system: preset.system ?? "", stop: preset.stop ?? [] };
       for (const name of SAMPLING) this.column.own[name] = preset[name] ?? null;
     }
     this.build();
@@ -92,12 +94,13 @@ export class ConfigCard {
       type: "number", step, min: "0", value: own[name] ?? "", placeholder: "as above",
       oninput: (event) => { own[name] = event.target.value === "" ? null : Number(event.target.value); this.page.changed(); },
     }));
-    const given = own.system || SAMPLING.some((name) => own[name] !== null);
+    const given = own.system || own.stop.length || SAMPLING.some((name) => own[name] !== null);
     return h("details", { class: "more" }, h("summary", {}, "Prompt and sampling of its own", given ? h("span", { class: "dot", title: "set" }) : null),
       h("div", { class: "fields" },
         h("label", { class: "wide" }, "System prompt", h("textarea", { rows: 2, value: own.system, placeholder: "as above",
           oninput: (event) => { own.system = event.target.value; this.page.changed(); } })),
-        field("temperature", "Temperature", "0.1"), field("top_p", "Top p", "0.01"), field("max_tokens", "Most tokens", "1")));
+        field("temperature", "Temperature", "0.1"), field("top_p", "Top p", "0.01"), field("max_tokens", "Most tokens", "1"), field("seed", "Seed", "1"),
+        own.stop.length ? h("p", { class: "about wide" }, "Stops at ", own.stop.map((text) => h("code", {}, JSON.stringify(text))), ".") : null));
   }
 
   drawForm() {
@@ -170,8 +173,9 @@ export class ConfigCard {
 
   edited() {
     this.column.preset = "";
-    const select = this.body.querySelector("label.row > select");
-    if (select?.options[0]?.value === "") select.value = "";
+    const select = this.body.querySelector(".preset select");
+    if (select) select.value = "";
+    this.body.querySelector(".preset .about")?.remove();
     this.page.changed();
   }
 

@@ -20,8 +20,8 @@ export function asPython(asked, needsKey) {
     + `completion = client.chat.completions.create(\n${lines.join("\n")}\n)\nprint(completion.choices[0].message.content)\n`;
 }
 
-/** TOML's basic strings are JSON's, but for one character. */
-const toml = (value) => (typeof value === "string" ? JSON.stringify(value).replaceAll("\u007f", "\\u007f") : String(value));
+/** Strings, numbers and lists of TOML are JSON's, but for one character. */
+const toml = (value) => JSON.stringify(value).replaceAll("\u007f", "\\u007f");
 
 export function asToml(name, asked) {
   const system = asked.messages.find(({ role }) => role === "system")?.content;

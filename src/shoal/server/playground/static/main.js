@@ -17,7 +17,7 @@ const EXAMPLES = [
   "Three friends share 17 coins. Ann has twice as many as Ben, and Cem has two more than Ben. How many has Ben?",
   "Write a Python function that says whether a string reads the same backwards, and explain it in one sentence.",
 ];
-const noSettings = () => ({ system: "", temperature: null, top_p: null, max_tokens: null });
+const noSettings = () => ({ system: "", temperature: null, top_p: null, max_tokens: null, seed: null, stop: [] });
 const emptyColumn = (spec) => ({ spec, preset: "", own: noSettings() });
 
 let catalogue = { models: [], techniques: [], presets: [], prices: {}, limits: {} };
@@ -249,7 +249,9 @@ function ended(entry) {
   changed();
 }
 
-const shownResults = () => columns.flatMap(({ name, run }, i) => (run ? [{ letter: LETTERS[i], name, run }] : []));
+/** The columns' last runs of the question that was asked last; a run of another question is nothing to compare with. */
+const shownResults = () => columns.flatMap(({ name, run }, i) => (
+  run && run.question.messages.at(-1).content === asked.question ? [{ letter: LETTERS[i], name, run }] : []));
 const redrawComparison = () => drawComparison($("comparison"), shownResults());
 const tick = () => { for (const { run, view } of columns) if (run?.status === "running") view.tick(); };
 const cancelAll = () => { for (const { run } of columns) run?.cancel(); };

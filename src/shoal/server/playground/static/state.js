@@ -1,16 +1,17 @@
 // What is asked of whom, as plain data: it goes into links, drafts and the history, and comes back checked.
 
 export const LETTERS = ["A", "B", "C", "D"];
-export const SAMPLING = ["temperature", "top_p", "max_tokens"];
+export const SAMPLING = ["temperature", "top_p", "max_tokens", "seed"];
 const LONGEST = 100_000;
 
 const text = (value) => (typeof value === "string" ? value.slice(0, LONGEST) : "");
 const number = (value) => (typeof value === "number" && Number.isFinite(value) ? value : null);
 
-/** The settings in a value that may come from anywhere: `system`, and numbers or null. */
+/** The settings in a value that may come from anywhere: `system`, numbers or null, and the strings to stop at. */
 function settings(value) {
   const found = { system: text(value?.system) };
   for (const name of SAMPLING) found[name] = number(value?.[name]);
+  found.stop = Array.isArray(value?.stop) ? value.stop.filter((item) => typeof item === "string").slice(0, 16).map(text) : [];
   return found;
 }
 
@@ -51,5 +52,6 @@ export function questionFor(state, column) {
     const value = column.own[name] ?? state[name];
     if (value !== null) asked[name] = value;
   }
+  if (column.own.stop.length) asked.stop = column.own.stop;
   return asked;
 }
