@@ -23,6 +23,9 @@ from shoal.server.refusals import Refusal
 from shoal.server.replies import Told
 from shoal.server.settings import Price, Settings
 from shoal.techniques.bounds import bound
+from shoal.techniques.opening import bases
+
+_LONGEST_SCHEMA = 16_384  # what a grammar takes to make grows with the square of it, and all wait meanwhile
 
 
 class Call(Struct, frozen=True):
@@ -153,6 +156,10 @@ class Service:
         if expected > most:
             message = f"this may take {expected} calls of the model, and a request may take {most}; use smaller options"
             raise Refusal(400, message, kind="budget_exceeded", param="model", code="budget_exceeded")
+        schema = call.request.params.json_schema
+        if schema is not None and len(schema.text) > _LONGEST_SCHEMA and _has_engine(call.served):
+            message = f"the schema is longer than the {_LONGEST_SCHEMA} bytes that an engine in this process takes"
+            raise Refusal(400, message, param="response_format")
         budget = Budget(
             most,
             min(own.max_tokens or settings.max_tokens, settings.max_tokens),
@@ -182,6 +189,10 @@ class Service:
         if self.settings.cache != "off":
             return {"key": caller.id, "shared": ""}[self.settings.cache]
         return scope.realm.get() or f"{caller.id}.{next(self._numbers)}"
+
+
+def _has_engine(served: Served) -> bool:
+    return any(base.relay is None for base in bases(served.model))
 
 
 async def _asked(call: Call) -> list[Completion]:
