@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from itertools import groupby
 from typing import Any
 
 import msgspec
@@ -16,6 +15,7 @@ from shoal.backends import BaseModel
 from shoal.backends.openai import OpenAIBackend
 from shoal.backends.relay import Relay
 from shoal.errors import BadRequest, ConnectionFailed, MalformedResponse, ModelError, RateLimited, ServerError
+from shoal.runtime import scope
 from shoal.runtime.admission import Admission, Slot
 from shoal.runtime.limits import Limits
 from shoal.runtime.types import Request
@@ -125,8 +125,8 @@ def test_a_cut_stream_is_an_error_after_what_came() -> None:
     assert got
 
 
-def test_waiting_requests_share_an_endpoint_evenly_with_the_scheduler() -> None:
-    order: list[str] = []
+def test_those_that_pass_by_and_the_schedulers_draws_are_served_in_the_order_of_their_ages() -> None:
+    order: list[int] = []
 
     async def main() -> None:
         async with faulty_server() as server:
@@ -134,19 +134,21 @@ def test_waiting_requests_share_an_endpoint_evenly_with_the_scheduler() -> None:
             model = BaseModel(backend, limits=Limits(max_in_flight=1), retry=AT_ONCE)
             through = Relay(backend, model.scheduler.admission)
 
-            async def passing() -> None:
-                await through.post("chat/completions", fields("Hi"))
-                order.append("passing")
+            async def passing(age: int) -> None:
+                with scope.setting(scope.age, age):
+                    await through.post("chat/completions", fields("Hi"))
+                order.append(age)
 
-            async def drawn(i: int) -> None:
-                await model(Request.of("Hi").draw(i))
-                order.append("drawn")
+            async def drawn(age: int) -> None:
+                with scope.setting(scope.age, age):
+                    await model(Request.of("Hi").draw(age))
+                order.append(age)
 
-            await asyncio.gather(*(passing() for _ in range(8)), *(drawn(i) for i in range(8)))
+            await asyncio.gather(*map(passing, range(1, 16, 2)), *map(drawn, range(2, 17, 2)))
             await backend.aclose()
 
     run(main())
-    assert max(len(list(group)) for _, group in groupby(order)) <= 2
+    assert order[2:] == sorted(order)[2:]  # the first is sent before the others are there
 
 
 def test_a_first_draw_forgets_no_request_that_passes_by() -> None:

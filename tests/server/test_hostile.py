@@ -77,6 +77,11 @@ BODIES = {
     "an empty stop string": (body(stop=[""]), 400, "stop[0]"),
     "stream yes": (body(stream="yes"), 400, "stream"),
     "a strange response format": (body(response_format={"type": "x"}), 400, "response_format.type"),
+    "a schema as long as a book": (
+        body(response_format={"type": "json_schema", "json_schema": {"schema": {"enum": list(range(5000))}}}),
+        400,
+        "response_format",
+    ),
     "a name with control characters": (body(model="re2@m\x00\x1b[31m\n"), 404, "model"),
     "1,000 techniques": (body(model="&".join(["re2"] * 1000) + "@m"), 400, "model"),
     "1,000 techniques, optillm's way": (body(model="m", optillm_approach="|".join(["re2"] * 1000)), 400, "model"),

@@ -9,8 +9,10 @@ from msgspec import Raw
 
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied
+from shoal.runtime.types import Request
 from shoal.server.refusals import Refusal, invalid
 from shoal.server.settings import Settings
+from shoal.techniques.opening import bases
 
 # Where a request goes and with whose key is the operator's to say. Some servers behind this one take these fields from
 # bodies, so they are refused and not passed on.
@@ -38,6 +40,7 @@ ROUTING = frozenset(
 
 _MOST = 1e15
 _MOST_OPTION = 1000
+_LONGEST_SCHEMA = 16_384  # what a grammar takes to make grows with the square of it, and all wait meanwhile
 
 
 def refuse_routing(fields: Mapping[str, Raw]) -> None:
@@ -75,6 +78,14 @@ def refuse_extreme(model: object) -> None:
         if isinstance(item, Applied):
             stack += (item.technique, item.model)
         stack += item if isinstance(item, list | tuple) else options.values()
+
+
+def refuse_long_schema(request: Request, model: object) -> None:
+    """Refusal for a schema that an engine of this process would make a grammar of for too long."""
+    schema = request.params.json_schema
+    if schema is not None and len(schema.text) > _LONGEST_SCHEMA and any(base.relay is None for base in bases(model)):
+        message = f"the schema is longer than the {_LONGEST_SCHEMA} bytes that an engine in this process takes"
+        raise invalid(message, "response_format")
 
 
 def _over(asked: str, allowed: str, param: str) -> Refusal:

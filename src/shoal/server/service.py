@@ -19,7 +19,7 @@ from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request, Usage, total
 from shoal.server.bodies import OwnOptions
 from shoal.server.keys import Caller
-from shoal.server.limits import refuse_extreme
+from shoal.server.limits import refuse_extreme, refuse_long_schema
 from shoal.server.names import Names, Served
 from shoal.server.pricing import cost_of, usages_of
 from shoal.server.refusals import Refusal
@@ -187,12 +187,13 @@ class Service:
         if call.n > self.settings.max_n:
             raise Refusal(400, f"n={call.n}: at most {self.settings.max_n} answers to a request", param="n")
         refuse_extreme(call.served.model)
+        refuse_long_schema(call.request, call.served.model)
         budget = self.budget(call.own)
         assert budget.calls is not None
         expected = bound(call.served.model).calls * call.n * (1 + len(call.others))
         if expected > budget.calls:
-            message = f"this may take {expected} calls of the model, and a request may take {budget.calls}; \
-use smaller options"
+            most = f"a request may take {budget.calls}; use smaller options"
+            message = f"this may take {expected} calls of the model, and {most}"
             raise Refusal(400, message, kind="budget_exceeded", param="model", code="budget_exceeded")
         return Work(call, budget, self.settings.prices)
 
