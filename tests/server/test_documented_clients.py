@@ -21,12 +21,15 @@ def blocks() -> list[object]:
 
 
 @pytest.mark.parametrize("code", blocks())
-def test_clients(code: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clients(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert ADDRESS in code
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     for module in re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE):
         pytest.importorskip(module)
-    with served({"local": scripted_model(assistant)}) as url:
+    with served({"local": scripted_model(assistant)}, state=str(tmp_path / "state")) as url:
         exec(compile(code.replace(ADDRESS, url), "docs", "exec"), {"__name__": "docs"})  # noqa: S102 - our own documents
     if "print(" in code:
         assert "You said:" in capsys.readouterr().out
