@@ -94,7 +94,7 @@ def application() -> web.Application:
 
 def main(port: int, by_shoal: bool) -> None:
     if by_shoal:
-        from shoal.server.listening import serve
+        from shoal.server.http.listening import serve
 
         uvloop.run(serve(application(), "127.0.0.1", port))
     else:

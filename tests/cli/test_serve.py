@@ -13,7 +13,7 @@ import pytest
 
 from shoal.backends.config import load_config
 from shoal.cli import main
-from shoal.server.keys import digest
+from shoal.server.access.keys import digest
 from shoal.server.settings import settings_of
 
 SCRIPT = "def f(request):\n    return 'The answer is 4.'\n"

@@ -14,7 +14,7 @@ from shoal.backends import BaseModel
 from shoal.backends.scripted import Script, ScriptedBackend
 from shoal.runtime.model import Applied
 from shoal.server.app import create_app
-from shoal.server.listening import listen
+from shoal.server.http.listening import listen
 from shoal.server.names import Names
 from shoal.server.settings import Settings
 

@@ -17,7 +17,7 @@ from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint
 from shoal.errors import ContextLengthExceeded, ModelError, RateLimited, ServerError
 from shoal.runtime.types import Completion, Json, Request
-from shoal.server.keys import settings_for
+from shoal.server.access.keys import settings_for
 from shoal.server.names import open_models
 from shoal.server.settings import Preset
 

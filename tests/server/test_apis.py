@@ -14,7 +14,7 @@ from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint
 from shoal.runtime.model import Applied
 from shoal.runtime.types import Request
-from shoal.server.keys import settings_for
+from shoal.server.access.keys import settings_for
 from shoal.server.names import open_models
 from shoal.server.settings import KeySettings, Preset
 

@@ -20,11 +20,11 @@ from shoal.batch.journal import Journal
 from shoal.errors import BadRequest
 from shoal.runtime.limits import Limits
 from shoal.runtime.types import Request
+from shoal.server.access.keys import Caller, settings_for
 from shoal.server.batches.answering import Answering, Slots
 from shoal.server.batches.answering import Endpoint as BatchEndpoint
 from shoal.server.batches.lines import decoded
-from shoal.server.chat import Asked
-from shoal.server.keys import Caller, settings_for
+from shoal.server.endpoints.chat import Asked
 from shoal.server.names import Names, open_models
 from shoal.server.refusals import Refusal
 from shoal.server.service import Service

@@ -14,8 +14,8 @@ import uvloop
 from aiohttp import web
 
 from shoal.errors import UsageError
-from shoal.server.connections import ConnectionLimits
-from shoal.server.listening import Listener, listen
+from shoal.server.http.connections import ConnectionLimits
+from shoal.server.http.listening import Listener, listen
 
 PATIENCE_S = 20  # longer than anything here takes: a test that waits so long has failed
 QUICK = ConnectionLimits(header_s=0.3, body_s=0.3, idle_s=1, stall_s=0.3, linger_s=0.1, drain_s=PATIENCE_S)

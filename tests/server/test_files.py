@@ -12,7 +12,7 @@ from tests.scripting import run
 from tests.server.batching import auth, upload
 from tests.server.serving import Client, Reply, scripted_model, serving
 
-from shoal.server.keys import settings_for
+from shoal.server.access.keys import settings_for
 
 KEYS = {name: settings_for(f"key-of-{name}") for name in ("ann", "bob")}
 

@@ -19,10 +19,10 @@ from shoal.runtime.budget import Budget
 from shoal.runtime.model import apply
 from shoal.runtime.types import Completion, Request, Usage
 from shoal.server import playground
+from shoal.server.access.callers import Caller
+from shoal.server.access.keys import digest, new_key, settings_for
+from shoal.server.access.ledger import Ledger
 from shoal.server.app import KEYS, create_app
-from shoal.server.callers import Caller
-from shoal.server.keys import digest, new_key, settings_for
-from shoal.server.ledger import Ledger
 from shoal.server.names import Names
 from shoal.server.refusals import Refusal
 from shoal.server.settings import KeySettings, Preset, Settings, settings_of

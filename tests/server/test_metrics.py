@@ -19,7 +19,7 @@ from shoal.backends.openai import OpenAIBackend
 from shoal.errors import AuthenticationFailed
 from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Completion, Request
-from shoal.server.keys import digest
+from shoal.server.access.keys import digest
 from shoal.server.records import JsonLines, Record, log_to_stderr
 from shoal.server.settings import KeySettings
 

@@ -19,7 +19,7 @@ from tests.server.serving import scripted_model, serving
 from shoal.backends.config import Config, Endpoint
 from shoal.errors import ContextLengthExceeded, ModelError, QuotaExceeded, RateLimited, ServerError
 from shoal.runtime.types import Completion, Request, TokenLogprob
-from shoal.server.keys import settings_for
+from shoal.server.access.keys import settings_for
 from shoal.server.names import open_models
 
 MODELS = ["m", "self_consistency(n=3)@m"]

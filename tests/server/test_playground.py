@@ -19,11 +19,11 @@ from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Completion, Request
 from shoal.server import playground
 from shoal.server.app import create_app
+from shoal.server.http.streams import EventStream
 from shoal.server.names import Names
 from shoal.server.playground.advice import failure
 from shoal.server.playground.rendering import rendered
 from shoal.server.settings import KeySettings, Preset, Price, Settings
-from shoal.server.streams import EventStream
 from shoal.techniques import TECHNIQUES
 
 Event = dict[str, Any]

@@ -13,8 +13,8 @@ from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint
 from shoal.errors import ServerError
 from shoal.runtime.types import Completion, Json, Request, TokenLogprob, Usage
+from shoal.server.http.streams import EventStream
 from shoal.server.names import open_models
-from shoal.server.streams import EventStream
 from shoal.techniques import TECHNIQUES
 
 every_technique = pytest.mark.parametrize("slug", TECHNIQUES)

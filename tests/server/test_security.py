@@ -22,8 +22,8 @@ from shoal.cli import main as command
 from shoal.runtime.cache import UNKEPT, DrawCache, default_cache_path
 from shoal.runtime.retry import RetryPolicy
 from shoal.runtime.types import Request
+from shoal.server.access.keys import digest
 from shoal.server.app import create_app
-from shoal.server.keys import digest
 from shoal.server.settings import KeySettings, Settings
 from shoal.techniques import TECHNIQUES
 

@@ -14,7 +14,7 @@ SERVER = """
 import asyncio
 from aiohttp import web
 from shoal.backends.loop import run
-from shoal.server.listening import serve
+from shoal.server.http.listening import serve
 
 async def answer(request):
     response = web.StreamResponse()

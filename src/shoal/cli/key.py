@@ -16,7 +16,7 @@ def key(name: str, as_json: bool) -> None:
 
     The key goes to standard error and its table to standard output: `shoal key alice >> shoal.toml`.
     """
-    from shoal.server.keys import digest, new_key
+    from shoal.server.access.keys import digest, new_key
     from shoal.server.settings import KEY_NAME, KEY_NAME_RULE
 
     if not re.fullmatch(KEY_NAME, name):

@@ -27,11 +27,11 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
 
     A client's model name may put any technique on a model: `self_consistency(n=8)@local`.
     """
+    from shoal.server.access.keys import settings_for
     from shoal.server.app import create_app
-    from shoal.server.guard import refuse_open
-    from shoal.server.keys import settings_for
+    from shoal.server.http.guard import refuse_open
+    from shoal.server.http.running import run_server
     from shoal.server.records import log_to_stderr
-    from shoal.server.running import run_server
     from shoal.server.settings import settings_of
 
     read = load_config(config)

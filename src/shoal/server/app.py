@@ -11,18 +11,18 @@ from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
 from shoal.runtime.cache import UNKEPT, DrawCache, default_cache_path
 from shoal.server import playground
+from shoal.server.access.keys import Caller, Keys
+from shoal.server.access.ledger import Ledger
 from shoal.server.batches.endpoints import add_batches
 from shoal.server.batches.running import Batches
-from shoal.server.chat import chat_completions
-from shoal.server.completions import completions
-from shoal.server.guard import CALLER, Guard
-from shoal.server.keys import Caller, Keys
-from shoal.server.ledger import Ledger
-from shoal.server.messages import count_tokens, messages
+from shoal.server.endpoints.chat import chat_completions
+from shoal.server.endpoints.completions import completions
+from shoal.server.endpoints.messages import count_tokens, messages
+from shoal.server.endpoints.responses import kept_response, responses
+from shoal.server.http.guard import CALLER, Guard
 from shoal.server.metrics import CONTENT_TYPE, Metrics
 from shoal.server.names import Names, open_models
 from shoal.server.openapi import document
-from shoal.server.responses import kept_response, responses
 from shoal.server.service import Service
 from shoal.server.settings import Settings, settings_of
 
@@ -38,7 +38,8 @@ def create_app(
     """The server as an aiohttp application. Nothing is loaded or connected before the first request.
 
     `config` is what a shoal.toml says, by default that of `load_config()`; `settings` stand in for what it says of the
-    server. Run it with `shoal.server.listening.serve`, or in another way that cancels a handler whose client went away.
+    server. Run it with `shoal.server.http.listening.serve`, or in another way that cancels a handler whose client went
+    away.
     """
     config = load_config() if config is None else config
     settings = settings_of(config) if settings is None else settings

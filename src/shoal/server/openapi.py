@@ -15,12 +15,12 @@ from msgspec import Struct
 from shoal.server import shapes
 from shoal.server.batches.endpoints import Create
 from shoal.server.batches.objects import Batch, File
-from shoal.server.bodies import Chat, Common
-from shoal.server.messages_input import Messages
 from shoal.server.playground import Question, Spec
 from shoal.server.playground import Text as Shown
-from shoal.server.responses_input import Responses
-from shoal.server.text_wire import Text
+from shoal.server.wire.chat_input import Chat, Common
+from shoal.server.wire.completions import Text
+from shoal.server.wire.messages_input import Messages
+from shoal.server.wire.responses_input import Responses
 
 _REF = "#/components/schemas/"
 JSON, EVENTS = "application/json", "text/event-stream"

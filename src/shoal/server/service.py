@@ -17,14 +17,14 @@ from shoal.runtime.concurrency import gather
 from shoal.runtime.limits import expected_tokens
 from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request, Usage, total
-from shoal.server.bodies import OwnOptions
-from shoal.server.keys import Caller
+from shoal.server.access.keys import Caller
 from shoal.server.limits import refuse_extreme, refuse_long_schema
 from shoal.server.names import Names, Served
 from shoal.server.pricing import cost_of, usages_of
 from shoal.server.refusals import Refusal
-from shoal.server.replies import Told
 from shoal.server.settings import Price, Settings
+from shoal.server.wire.chat_input import OwnOptions
+from shoal.server.wire.chat_output import Told
 from shoal.techniques import TECHNIQUES
 from shoal.techniques.bounds import bound
 

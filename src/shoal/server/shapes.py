@@ -5,7 +5,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from shoal.server.batches.objects import Batch, File
-from shoal.server.replies import Told
+from shoal.server.wire.chat_output import Told
 
 FinishReason = str | None  # "stop", "length", "tool_calls", "content_filter", or what else a model's server says
 

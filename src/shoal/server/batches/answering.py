@@ -12,12 +12,12 @@ from msgspec import Struct
 from shoal.batch.journal import Journal, RowRecorder
 from shoal.errors import ShoalError, StoreError
 from shoal.runtime import replay, scope
+from shoal.server.access.keys import Caller
 from shoal.server.batches.lines import Line
-from shoal.server.chat import Asked, whole_chat
-from shoal.server.completions import AskedText, whole_text
-from shoal.server.keys import Caller
+from shoal.server.endpoints.chat import Asked, whole_chat
+from shoal.server.endpoints.completions import AskedText, whole_text
+from shoal.server.endpoints.responses import AskedResponse, whole_response
 from shoal.server.refusals import Refusal, refusal_of
-from shoal.server.responses import AskedResponse, whole_response
 from shoal.server.service import Service
 
 log = logging.getLogger("shoal.server")

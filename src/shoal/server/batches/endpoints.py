@@ -9,12 +9,12 @@ from aiohttp import web
 from msgspec import Meta, Raw, Struct
 
 from shoal.errors import StoreError
+from shoal.server.access.keys import Caller
 from shoal.server.batches import files
 from shoal.server.batches.answering import ENDPOINTS
 from shoal.server.batches.running import Batches
 from shoal.server.batches.state import Page
-from shoal.server.guard import CALLER
-from shoal.server.keys import Caller
+from shoal.server.http.guard import CALLER
 from shoal.server.refusals import Refusal, invalid, read_as
 
 log = logging.getLogger("shoal.server")

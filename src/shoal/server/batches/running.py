@@ -7,11 +7,11 @@ from pathlib import Path
 
 from shoal.batch.runner import window_for
 from shoal.errors import StoreError
+from shoal.server.access.keys import Caller, Keys
 from shoal.server.batches.answering import Slots
 from shoal.server.batches.objects import Batch, new_id, window_seconds
 from shoal.server.batches.state import State
 from shoal.server.batches.work import Work
-from shoal.server.keys import Caller, Keys
 from shoal.server.refusals import Refusal
 from shoal.server.service import Service
 

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from shoal.batch.journal import Journal
 from shoal.errors import CorruptStore, StoreError
+from shoal.server.access.keys import Caller
 from shoal.server.batches.answering import ENDPOINTS, Answering, Slots
 from shoal.server.batches.lines import Checking, Line, decoded, read_lines
 from shoal.server.batches.objects import (
@@ -25,7 +26,6 @@ from shoal.server.batches.objects import (
 from shoal.server.batches.results import Ending, Results, write_results
 from shoal.server.batches.state import State
 from shoal.server.batches.window import Window
-from shoal.server.keys import Caller
 from shoal.server.service import Service
 
 log = logging.getLogger("shoal.server")

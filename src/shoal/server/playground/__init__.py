@@ -13,13 +13,13 @@ from aiohttp import web
 from msgspec import Struct
 
 from shoal.runtime.types import Message, Request, SamplingParams
-from shoal.server.keys import Caller
+from shoal.server.access.keys import Caller
+from shoal.server.http.streams import EventStream
 from shoal.server.playground.catalogue import catalogue, estimate
 from shoal.server.playground.live import events
 from shoal.server.playground.rendering import rendered
 from shoal.server.refusals import invalid, read_as
 from shoal.server.service import Call, Service
-from shoal.server.streams import EventStream
 
 Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}

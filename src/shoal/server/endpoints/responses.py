@@ -4,14 +4,14 @@ import msgspec
 from aiohttp import web
 
 from shoal.runtime.types import Completion, Delta
-from shoal.server.bodies import fields_of
-from shoal.server.chat import Asked, usage_of
-from shoal.server.keys import Caller
+from shoal.server.access.keys import Caller
+from shoal.server.endpoints.chat import Asked, usage_of
+from shoal.server.endpoints.telling import told_as_it_comes
 from shoal.server.refusals import Refusal
-from shoal.server.responses_input import chat_fields, responses_of
-from shoal.server.responses_output import ResponseEvents, ResponseReply
 from shoal.server.service import Piece, Service, Work
-from shoal.server.telling import told_as_it_comes
+from shoal.server.wire.chat_input import fields_of
+from shoal.server.wire.responses_input import chat_fields, responses_of
+from shoal.server.wire.responses_output import ResponseEvents, ResponseReply
 
 
 async def responses(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:

@@ -5,15 +5,15 @@ from aiohttp import web
 
 from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, Delta
-from shoal.server.bodies import fields_of
-from shoal.server.chat import Asked, usage_of
-from shoal.server.guard import ID
-from shoal.server.keys import Caller
-from shoal.server.messages_input import Messages, chat_fields, messages_of
-from shoal.server.messages_output import MessageEvents, MessageReply
+from shoal.server.access.keys import Caller
+from shoal.server.endpoints.chat import Asked, usage_of
+from shoal.server.endpoints.telling import told_as_it_comes
+from shoal.server.http.guard import ID
 from shoal.server.refusals import Refusal, invalid
 from shoal.server.service import Call, Piece, Service, Work
-from shoal.server.telling import told_as_it_comes
+from shoal.server.wire.chat_input import fields_of
+from shoal.server.wire.messages_input import Messages, chat_fields, messages_of
+from shoal.server.wire.messages_output import MessageEvents, MessageReply
 from shoal.techniques.opening import bases
 
 

@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.streams import StreamReader
 
-from shoal.server.http_errors import closing_answer, is_form, raw_answer, too_slow
+from shoal.server.http.errors import closing_answer, is_form, raw_answer, too_slow
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: what the kernel still holds for the client is dropped
 

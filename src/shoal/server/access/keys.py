@@ -5,9 +5,9 @@ import secrets
 from collections.abc import Mapping
 from hashlib import sha256
 
-from shoal.server.callers import Caller as Caller
-from shoal.server.callers import Covered
-from shoal.server.ledger import Ledger
+from shoal.server.access.callers import Caller as Caller
+from shoal.server.access.callers import Covered
+from shoal.server.access.ledger import Ledger
 from shoal.server.names import Names
 from shoal.server.refusals import Refusal
 from shoal.server.settings import KeySettings

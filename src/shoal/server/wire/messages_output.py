@@ -7,7 +7,7 @@ import msgspec
 
 from shoal.runtime.types import Completion, Delta, Usage
 from shoal.server.refusals import Refusal
-from shoal.server.replies import Told, event, tool_calls, usage_body
+from shoal.server.wire.chat_output import Told, event, tool_calls, usage_body
 
 _encode = msgspec.json.Encoder().encode
 Block = dict[str, Any]

@@ -5,12 +5,12 @@ from typing import Any
 from aiohttp import web
 
 from shoal.runtime.types import Completion
-from shoal.server.chat import Asked, passed_on, relayed, usage_of
-from shoal.server.keys import Caller
+from shoal.server.access.keys import Caller
+from shoal.server.endpoints.chat import Asked, passed_on, relayed, usage_of
+from shoal.server.endpoints.telling import told_as_it_comes
 from shoal.server.refusals import Refusal, invalid
 from shoal.server.service import Call, Piece, Service, Work
-from shoal.server.telling import told_as_it_comes
-from shoal.server.text_wire import TextReply, text_of, text_requests
+from shoal.server.wire.completions import TextReply, text_of, text_requests
 
 
 async def completions(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
@@ -60,7 +60,8 @@ class _Telling:
         self.reply = TextReply(asked.common.model, echoes, with_usage=options is not None and options.include_usage)
 
     def piece(self, piece: Piece, work: Work) -> bytes:
-        return self.reply.piece(piece, work.told([piece.part]) if isinstance(piece.part, Completion) else None)
+        told = work.told([piece.part]) if isinstance(piece.part, Completion) else None
+        return self.reply.part(piece.index, piece.part, told)
 
     def end(self, done: list[Completion], work: Work) -> bytes:
         usage: dict[str, Any] = usage_of(done, work)

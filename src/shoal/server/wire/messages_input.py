@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from shoal.server.bodies import Fields
 from shoal.server.refusals import invalid, read_as
+from shoal.server.wire.chat_input import Fields
 
 Block = dict[str, Any]
 

@@ -13,8 +13,8 @@ import msgspec
 from aiohttp import web
 
 from shoal.errors import UsageError
-from shoal.server.connections import Connection, ConnectionLimits, Open
-from shoal.server.http_errors import Answering, answered
+from shoal.server.http.connections import Connection, ConnectionLimits, Open
+from shoal.server.http.errors import Answering, answered
 
 _CLEAN_UP_S = 1.0  # what a cancelled request gets to close its calls
 _SPARE_FILES = 64

@@ -6,9 +6,9 @@ from aiohttp import web
 
 from shoal.errors import ShoalError
 from shoal.runtime.types import Completion
+from shoal.server.http.streams import EventStream
 from shoal.server.refusals import Refusal, refusal_of
 from shoal.server.service import Call, Piece, Service, Work
-from shoal.server.streams import EventStream
 
 
 class Telling(Protocol):

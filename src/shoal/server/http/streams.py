@@ -8,7 +8,7 @@ from typing import Self
 from aiohttp import web
 
 from shoal.server import records
-from shoal.server.guard import ID
+from shoal.server.http.guard import ID
 from shoal.server.refusals import Refusal
 
 _HEADERS = {

@@ -14,12 +14,12 @@ from aiohttp.typedefs import Handler, Middleware
 from shoal.errors import ShoalError, UsageError
 from shoal.runtime import scope
 from shoal.server import records
-from shoal.server.keys import Caller, Keys
-from shoal.server.messages_output import error_body
+from shoal.server.access.keys import Caller, Keys
 from shoal.server.metrics import Metrics
 from shoal.server.records import Record
 from shoal.server.refusals import Refusal, refusal_of, refused
 from shoal.server.settings import Settings
+from shoal.server.wire.messages_output import error_body
 
 log = logging.getLogger("shoal.server")
 CALLER: web.RequestKey[Caller] = web.RequestKey("caller", Caller)

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from shoal.server.guard import refuse_open
-from shoal.server.listening import Listener, serve
+from shoal.server.http.guard import refuse_open
+from shoal.server.http.listening import Listener, serve
 from shoal.server.settings import Settings
 
 

@@ -15,7 +15,14 @@ from shoal.backends.relay import Api, Passed, Passing, Relays, prompt_tokens
 from shoal.errors import ShoalError
 from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, Usage, total
-from shoal.server.bodies import (
+from shoal.server.access.keys import Caller
+from shoal.server.http.streams import EventStream
+from shoal.server.limits import refuse_dear
+from shoal.server.names import Served
+from shoal.server.optillm import NO_TECHNIQUE
+from shoal.server.refusals import invalid, read_as, refusal_of
+from shoal.server.service import Call, Piece, Service, Work, timed
+from shoal.server.wire.chat_input import (
     Common,
     Fields,
     chat_request,
@@ -24,14 +31,7 @@ from shoal.server.bodies import (
     with_preset,
     without_own,
 )
-from shoal.server.keys import Caller
-from shoal.server.limits import refuse_dear
-from shoal.server.names import Served
-from shoal.server.optillm import NO_TECHNIQUE
-from shoal.server.refusals import invalid, read_as, refusal_of
-from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, logprobs, tool_calls, usage_body
-from shoal.server.service import Call, Piece, Service, Work, timed
-from shoal.server.streams import EventStream
+from shoal.server.wire.chat_output import DONE, Replying, final_tokens, finish_reason, logprobs, tool_calls, usage_body
 from shoal.techniques import TECHNIQUES
 
 OPTION_NAMES = frozenset(

@@ -8,12 +8,11 @@ import msgspec
 from msgspec import Meta, structs
 
 from shoal.runtime.types import Completion, Delta, Request, TokenLogprob
-from shoal.server.bodies import Common, Fields, Sampling, extra_of, params_of
 from shoal.server.optillm import OPTIONS
 from shoal.server.refusals import Refusal, invalid, read_as
-from shoal.server.replies import DONE, Told, event
-from shoal.server.service import Piece
 from shoal.server.settings import Preset
+from shoal.server.wire.chat_input import Common, Fields, Sampling, extra_of, params_of
+from shoal.server.wire.chat_output import DONE, Told, event
 
 _encode = msgspec.json.Encoder().encode
 
@@ -81,9 +80,8 @@ class TextReply:
         choices = [_choice(i, self._echo(i) + completion.text, completion) for i, completion in enumerate(completions)]
         return _encode({**self._head, "choices": choices, "usage": usage, "shoal": told})
 
-    def piece(self, piece: Piece, told: Told | None) -> bytes:
-        """A part of choice `piece.index`; of the last, which says why it ended, `told` is told."""
-        part, index = piece.part, piece.index
+    def part(self, index: int, part: Delta | Completion, told: Told | None) -> bytes:
+        """A part of choice `index`; of the last, which says why it ended, `told` is told."""
         text = part.text if isinstance(part, Delta) else ""
         if index not in self._begun:
             self._begun.add(index)

@@ -8,8 +8,8 @@ import msgspec
 
 from shoal.runtime.types import Completion, Delta
 from shoal.server.refusals import Refusal
-from shoal.server.replies import Told, event, token_body, tool_calls
-from shoal.server.responses_input import Responses
+from shoal.server.wire.chat_output import Told, event, token_body, tool_calls
+from shoal.server.wire.responses_input import Responses
 
 _encode = msgspec.json.Encoder().encode
 Item = dict[str, Any]

@@ -10,7 +10,7 @@ from shoal.runtime.budget import Budget
 from shoal.runtime.limits import Bucket
 from shoal.runtime.types import Usage
 from shoal.server import records
-from shoal.server.ledger import Ledger, seconds_left_today
+from shoal.server.access.ledger import Ledger, seconds_left_today
 from shoal.server.names import Names, Served
 from shoal.server.refusals import Refusal
 from shoal.server.settings import KeySettings

@@ -1,0 +1,1 @@
+"""Who asks: their keys, what those cover, and what they spent."""

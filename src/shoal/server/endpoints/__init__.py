@@ -1,0 +1,1 @@
+"""The endpoints that answer: chat completions, text completions, Anthropic's messages, and responses."""
