@@ -365,7 +365,7 @@ def test_errors_of_the_router_and_of_handlers_have_the_form_of_the_api(
             client = await server.connect()
             client.send(get("/nowhere"))
             status, body = await client.answer()
-            assert (status, json.loads(body)["error"]["code"]) == (404, "not_found")
+            assert (status, json.loads(body)["error"]["code"]) == (404, "http_404")
             client.send(b"DELETE /whole HTTP/1.1\r\nHost: h\r\n\r\n")
             head = await client.head()
             assert b" 405 " in head

@@ -168,3 +168,34 @@ def test_a_path_writes_no_lines_of_its_own_into_the_log(caplog: pytest.LogCaptur
         run(main())
     assert len(caplog.records) == 1
     assert caplog.records[0].getMessage().isprintable()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "status", "code"),
+    [(b"gzip", 400, "bad_http"), (b"identity", 413, "body_too_large")],
+    ids=["not as encoded", "more than may be"],
+)
+def test_a_body_that_turns_out_wrong_is_the_clients_error(
+    encoding: bytes, status: int, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> bytes:
+        async with serving({"m": scripted_model(lambda request: "x")}, max_body=1000) as client:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(client.url.rpartition(":")[2]))
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            writer.write(
+                head + b"Connection: close\r\nContent-Encoding: %s\r\nTransfer-Encoding: chunked\r\n" % encoding
+            )
+            writer.write(b"Expect: 100-continue\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")  # by now the server waits for the body
+            writer.write(b"1000\r\n" + b"x" * 4096 + b"\r\n0\r\n\r\n")
+            told = await reader.read()
+            writer.close()
+            return told
+
+    caplog.set_level(logging.INFO, "shoal.server")
+    head, _, answer = run(main()).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    assert json.loads(answer)["error"]["code"] == code
+    (logged,) = caplog.messages
+    assert f" {status} " in logged
+    assert logged.endswith(code)

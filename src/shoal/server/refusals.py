@@ -5,7 +5,6 @@ import re
 from typing import Any
 
 import msgspec
-from aiohttp import web
 from msgspec import Struct
 
 from shoal.errors import (
@@ -115,12 +114,6 @@ def refusal_of(error: ShoalError) -> Refusal:
     if isinstance(error, AuthenticationFailed):
         message = f"{error.endpoint}: the server's own key for this model was refused"
     return Refusal(status, message, kind=kind.kind, code=kind.code, retry_after=retry_after, cause=type(error).__name__)
-
-
-def refused(refusal: Refusal) -> web.Response:
-    return web.Response(
-        status=refusal.status, body=refusal.body(), headers=refusal.headers(), content_type="application/json"
-    )
 
 
 _PATH = re.compile(r" - at `\$\.?(.*)`$")

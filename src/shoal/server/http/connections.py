@@ -10,7 +10,8 @@ import msgspec
 from aiohttp import web
 from aiohttp.streams import StreamReader
 
-from shoal.server.http.errors import closing_answer, is_form, raw_answer, too_slow
+from shoal.server.http.errors import bad_http, closing_answer, is_form, raw_answer, too_slow
+from shoal.server.refusals import Refusal
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: what the kernel still holds for the client is dropped
 
@@ -46,10 +47,13 @@ class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 TOO_MANY = raw_answer(
-    503,
-    "the server has as many connections as it may; try again later",
-    "too_many_connections",
-    "Retry-After: 1",
+    Refusal(
+        503,
+        "the server has as many connections as it may; try again later",
+        kind="server_error",
+        code="too_many_connections",
+        retry_after=1,
+    )
 )
 
 
@@ -155,7 +159,7 @@ class Connection(web.RequestHandler):
         # After an answer given early the rest of the body comes, which aiohttp drops; only then, the next headers.
         in_body = self._answering or (self._body is not None and not self._body.is_eof())
         if data and not in_body and self._head_tail is not None and self._too_long(data, self._head_tail):
-            self._refuse(400, f"the headers are more than {self._limits.header_bytes} bytes", "bad_http")
+            self._refuse(bad_http(f"the headers are more than {self._limits.header_bytes} bytes"))
             return
         super().data_received(data)
 
@@ -228,12 +232,12 @@ class Connection(web.RequestHandler):
         if self._answering:
             self._deadline = None
             if self._body is not None and not self._body.is_eof():
-                self._body.set_exception(too_slow(self._body_s))  # for the handler, which may be reading it
+                self._body.set_exception(too_slow("body", self._body_s))  # for the handler, which may be reading it
                 self.read_no_more(self._body)
         elif self._head_tail == b"":  # not a byte came: there is nothing to answer
             self.force_close()
         elif not self.writing_paused:  # the answer before is still being sent
-            self._refuse(408, f"the headers took more than {self._limits.header_s:g} s", "request_timeout")
+            self._refuse(too_slow("headers", self._limits.header_s))
 
     def read_no_more(self, body: StreamReader) -> None:
         """Take nothing more from the client, whose body went wrong, and close after the answer to it."""
@@ -241,11 +245,11 @@ class Connection(web.RequestHandler):
         self._ending = True
         self.close()
 
-    def _refuse(self, status: int, message: str, code: str) -> None:
+    def _refuse(self, refusal: Refusal) -> None:
         """Answer a request that is not whole, and close."""
         self._deadline = None
         if self._wire is not None and not self._wire.is_closing():
-            self._wire.write(raw_answer(status, message, code))
+            self._wire.write(raw_answer(refusal))
         self.force_close()
 
     def handle_error(
@@ -268,9 +272,10 @@ class Connection(web.RequestHandler):
             raise ConnectionError("the answer has begun: all that can be done is to break it off")
         if status < 500:
             return closing_answer(
-                status, "the request is not well-formed HTTP/1.1, or a line or a header is too long", "bad_http"
+                bad_http("the request is not well-formed HTTP/1.1, or a line or a header is too long")
             )
-        return closing_answer(status, "the server failed to answer", "internal_error")
+        message = "the server failed to answer"
+        return closing_answer(Refusal(status, message, kind="server_error", code="internal_error"))
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time()

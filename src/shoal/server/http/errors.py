@@ -1,49 +1,68 @@
-"""Errors of HTTP itself, in the form of the OpenAI API."""
+"""Refusals as answers, and errors of HTTP itself as refusals."""
 
-import json
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
+
+from shoal.server.refusals import Refusal, invalid
 
 _JSON = "application/json"
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def error_text(status: int, message: str, code: str) -> str:
-    """An error as the OpenAI API writes it."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return json.dumps({"error": {"message": message, "type": kind, "param": None, "code": code}})
+def refused(refusal: Refusal) -> web.Response:
+    """The answer that says so."""
+    return web.Response(status=refusal.status, body=refusal.body(), headers=refusal.headers(), content_type=_JSON)
 
 
-def raw_answer(status: int, message: str, code: str, *headers: str) -> bytes:
+def closing_answer(refusal: Refusal) -> web.Response:
+    """An answer after which the connection is closed."""
+    response = refused(refusal)
+    # The header is aiohttp's own to write, except in an answer to what it could not parse, which it takes for HTTP/1.0.
+    response.headers[hdrs.CONNECTION] = "close"
+    response.force_close()
+    return response
+
+
+def raw_answer(refusal: Refusal) -> bytes:
     """A whole answer that ends its connection, for a client whose request never reached the application."""
-    body = error_text(status, message, code).encode()
+    body = refusal.body()
     lines = [
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
+        f"HTTP/1.1 {refusal.status} {HTTPStatus(refusal.status).phrase}",
         f"Content-Type: {_JSON}; charset=utf-8",
         f"Content-Length: {len(body)}",
-        *headers,
+        *(f"{name.title()}: {value}" for name, value in refusal.headers().items()),
         "Connection: close",
     ]
     return "\r\n".join([*lines, "", ""]).encode("ascii") + body
 
 
-def closing_answer(status: int, message: str, code: str) -> web.Response:
-    """An answer after which the connection is closed."""
-    # The header is aiohttp's own to write, except in an answer to what it could not parse, which it takes for HTTP/1.0.
-    response = web.Response(
-        status=status, text=error_text(status, message, code), content_type=_JSON, headers={hdrs.CONNECTION: "close"}
-    )
-    response.force_close()
-    return response
+def bad_http(message: str) -> Refusal:
+    return invalid(message, code="bad_http")
 
 
-def too_slow(seconds: float) -> web.HTTPRequestTimeout:
-    """What reading a body raises that took more than its time."""
-    message = f"the body took more than {seconds:g} s"
-    return web.HTTPRequestTimeout(text=error_text(408, message, "request_timeout"), content_type=_JSON)
+def too_slow(part: str, seconds: float) -> Refusal:
+    """For a client that took too long over its headers or its body."""
+    return Refusal(408, f"the {part} took more than {seconds:g} s", code="request_timeout")
+
+
+def refusal_of_http(request: web.Request, error: web.HTTPError | web.RequestPayloadError) -> Refusal:
+    """What a client is told of an error that aiohttp or the application raised."""
+    if isinstance(error, web.RequestPayloadError):
+        return bad_http("the body is not what its headers say")
+    if error.status == 413:
+        return _too_large(request)
+    told = {
+        404: f"there is no {request.path[:100]} here",
+        405: f"{request.path[:100]} does not take {request.method}",
+    }
+    return Refusal(error.status, told.get(error.status, error.reason), code=f"http_{error.status}")
+
+
+def _too_large(request: web.Request) -> Refusal:
+    return Refusal(413, f"the body is more than {request.client_max_size} bytes", code="body_too_large")
 
 
 def is_form(request: web.Request) -> bool:
@@ -52,36 +71,28 @@ def is_form(request: web.Request) -> bool:
 
 
 async def answered(request: web.Request, handler: Answering, header_bytes: int) -> web.StreamResponse:
-    """The handler's answer, unless the request is too large for it to see; aiohttp's own errors in OpenAI's form."""
+    """The handler's answer, unless the request is too large for it to see; errors that it lets through as refusals."""
     if sum(len(name) + len(value) + 4 for name, value in request.raw_headers) > header_bytes:
-        return closing_answer(400, f"the headers are more than {header_bytes} bytes", "bad_http")
+        return closing_answer(bad_http(f"the headers are more than {header_bytes} bytes"))
     most = request.client_max_size
     if most and not is_form(request) and (request.content_length or 0) > most:
-        return closing_answer(413, f"the body is more than {most} bytes", "body_too_large")
+        return closing_answer(_too_large(request))
     try:
         response = await handler(request)
-    except web.RequestPayloadError:
-        return _bad_body()
-    except web.HTTPRequestEntityTooLarge:
-        return closing_answer(413, f"the body is more than {most} bytes", "body_too_large")
+    except Refusal as refusal:
+        return refused(refusal)
+    except (web.RequestPayloadError, web.HTTPRequestEntityTooLarge) as error:
+        return closing_answer(refusal_of_http(request, error))
     except web.HTTPError as error:
-        return _in_form(error)
-    if not response.prepared and isinstance(request.content.exception(), web.RequestPayloadError):
-        return _bad_body()  # whatever the application took it for
+        return with_allowed(refused(refusal_of_http(request, error)), error)
+    broken = request.content.exception()
+    if not response.prepared and isinstance(broken, web.RequestPayloadError):
+        return closing_answer(refusal_of_http(request, broken))  # whatever the application took it for
     return response
 
 
-def _bad_body() -> web.Response:
-    return closing_answer(400, "the body is not what its headers say", "bad_http")
-
-
-def _in_form(error: web.HTTPError) -> web.Response:
-    """An error that the application or aiohttp raised: 404, 405, ..."""
-    text = error.text if error.content_type == _JSON else None
-    if text is None:
-        phrase = HTTPStatus(error.status).phrase
-        text = error_text(error.status, phrase, phrase.lower().replace(" ", "_"))
-    kept = {
-        name: value for name, value in error.headers.items() if name not in (hdrs.CONTENT_TYPE, hdrs.CONTENT_LENGTH)
-    }
-    return web.Response(status=error.status, text=text, headers=kept, content_type=_JSON)
+def with_allowed(response: web.Response, error: Exception) -> web.Response:
+    """The answer to an error of HTTP, with the methods that a path does take."""
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        response.headers[hdrs.ALLOW] = error.headers[hdrs.ALLOW]
+    return response

@@ -15,9 +15,10 @@ from shoal.errors import ShoalError, UsageError
 from shoal.runtime import scope
 from shoal.server import records
 from shoal.server.access.keys import Caller, Keys
+from shoal.server.http.errors import refusal_of_http, refused, with_allowed
 from shoal.server.metrics import Metrics
 from shoal.server.records import Record
-from shoal.server.refusals import Refusal, refusal_of, refused
+from shoal.server.refusals import Refusal, refusal_of
 from shoal.server.settings import Settings
 from shoal.server.wire.messages_output import error_body
 
@@ -84,11 +85,8 @@ class Guard:
             return _refused(request, refusal_of(error), record)
         except RecursionError:
             return _refused(request, Refusal(400, "the request is nested too deeply"), record)
-        except web.HTTPException as error:
-            response = _refused(request, _http_refusal(request, error), record)
-            if "allow" in error.headers:
-                response.headers["allow"] = error.headers["allow"]
-            return response
+        except (web.HTTPError, web.RequestPayloadError) as error:
+            return with_allowed(_refused(request, refusal_of_http(request, error), record), error)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and the log
@@ -175,15 +173,6 @@ def _refused(request: web.Request, refusal: Refusal, record: Record) -> web.Resp
     if _is_anthropic(request):
         response.body = msgspec.json.encode(error_body(refusal, request[ID]))
     return response
-
-
-def _http_refusal(request: web.Request, error: web.HTTPException) -> Refusal:
-    said = {
-        404: f"there is no {request.path[:100]} here",
-        405: f"{request.path[:100]} does not take {request.method}",
-        413: "the body is larger than this server takes",
-    }
-    return Refusal(error.status, said.get(error.status, error.reason), code=f"http_{error.status}")
 
 
 def _host_of(header: str) -> str:
