@@ -1,6 +1,7 @@
 """What holds for text completions, responses and messages alike, and text completions that pass to a server."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -172,6 +173,23 @@ def test_a_client_that_goes_away_stops_the_call_upstream(path: str, technique: s
             await upstream.hung_up(1)
 
     run(main())
+
+
+@PATHS
+@pytest.mark.parametrize("technique", ["", "re2@"])
+def test_a_stream_that_breaks_off_is_a_failure_in_the_log(
+    path: str, technique: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> Reply:
+        async with faulty_server() as upstream, serving(_models("up/[[sse-cut]]", upstream.base_url)) as client:
+            return await client.post(path, {**BODIES[path], "model": f"{technique}up/[[sse-cut]]", "stream": True})
+
+    caplog.set_level(logging.INFO, "shoal.server")
+    reply = run(main())
+    assert reply.status == 200
+    assert "event: error" in reply.text
+    (logged,) = caplog.messages
+    assert logged.rpartition(" ")[2] in ("ConnectionFailed", "MalformedResponse")
 
 
 def _models(name: str, url: str) -> Mapping[str, BaseModel | Applied]:

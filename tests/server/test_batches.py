@@ -24,7 +24,7 @@ from shoal.server.access.keys import Caller, settings_for
 from shoal.server.batches.answering import Answering, Slots
 from shoal.server.batches.answering import Endpoint as BatchEndpoint
 from shoal.server.batches.lines import decoded
-from shoal.server.endpoints.chat import Asked
+from shoal.server.endpoints.asked import Asked
 from shoal.server.names import Names, open_models
 from shoal.server.refusals import Refusal
 from shoal.server.service import Service

@@ -14,7 +14,8 @@ from shoal.errors import ShoalError, StoreError
 from shoal.runtime import replay, scope
 from shoal.server.access.keys import Caller
 from shoal.server.batches.lines import Line
-from shoal.server.endpoints.chat import Asked, whole_chat
+from shoal.server.endpoints.asked import Asked
+from shoal.server.endpoints.chat import whole_chat
 from shoal.server.endpoints.completions import AskedText, whole_text
 from shoal.server.endpoints.responses import AskedResponse, whole_response
 from shoal.server.refusals import Refusal, refusal_of

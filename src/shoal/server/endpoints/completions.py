@@ -1,13 +1,12 @@
 """POST /v1/completions: bare prompts continued, by the model's own server or through the model."""
 
-from typing import Any
-
 from aiohttp import web
 
 from shoal.runtime.types import Completion
 from shoal.server.access.keys import Caller
-from shoal.server.endpoints.chat import Asked, passed_on, relayed, usage_of
-from shoal.server.endpoints.telling import told_as_it_comes
+from shoal.server.endpoints.asked import Asked
+from shoal.server.endpoints.relaying import passed_on, relayed
+from shoal.server.endpoints.telling import told_as_it_comes, usage_of
 from shoal.server.refusals import Refusal, invalid
 from shoal.server.service import Call, Piece, Service, Work
 from shoal.server.wire.completions import TextReply, text_of, text_requests
@@ -55,17 +54,15 @@ def _call(asked: AskedText) -> "tuple[Call, _Telling]":
 
 class _Telling:
     def __init__(self, asked: Asked, echoing: Call | None) -> None:
-        options = asked.common.stream_options
         echoes = [request.prompt or "" for request in echoing.draws] if echoing is not None else []
-        self.reply = TextReply(asked.common.model, echoes, with_usage=options is not None and options.include_usage)
+        self.reply = TextReply(asked.common.model, echoes, with_usage=asked.common.with_usage)
 
     def piece(self, piece: Piece, work: Work) -> bytes:
         told = work.told([piece.part]) if isinstance(piece.part, Completion) else None
         return self.reply.part(piece.index, piece.part, told)
 
     def end(self, done: list[Completion], work: Work) -> bytes:
-        usage: dict[str, Any] = usage_of(done, work)
-        return self.reply.end(usage)
+        return self.reply.end(usage_of(done, work))
 
     def failed(self, refusal: Refusal) -> bytes:
         return self.reply.failed(refusal)

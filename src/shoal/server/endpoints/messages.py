@@ -4,57 +4,46 @@ import msgspec
 from aiohttp import web
 
 from shoal.runtime.budget import Budget
-from shoal.runtime.types import Completion, Delta
 from shoal.server.access.keys import Caller
-from shoal.server.endpoints.chat import Asked, usage_of
-from shoal.server.endpoints.telling import told_as_it_comes
+from shoal.server.endpoints.asked import Asked
+from shoal.server.endpoints.telling import TellingOne, told_as_it_comes, usage_of
 from shoal.server.http.guard import ID
-from shoal.server.refusals import Refusal, invalid
-from shoal.server.service import Call, Piece, Service, Work
+from shoal.server.refusals import invalid
+from shoal.server.service import Service
 from shoal.server.wire.chat_input import fields_of
-from shoal.server.wire.messages_input import Messages, chat_fields, messages_of
+from shoal.server.wire.messages_input import chat_fields, messages_of
 from shoal.server.wire.messages_output import MessageEvents, MessageReply
 from shoal.techniques.opening import bases
 
 
 async def messages(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
     """POST /v1/messages."""
-    body, call = await _asked(request, service, caller)
+    asked = AskedMessage(await request.read(), caller, service)
+    body, call = asked.message, asked.chat_call()
     if body.max_tokens is None:
         raise invalid("max_tokens: Object missing required field `max_tokens`", "max_tokens")
     reply = MessageReply(body.model, thinks=body.shows_thinking or call.own.progress)
     if body.stream:
-        telling = _Telling(MessageEvents(reply, request[ID]))
-        return await told_as_it_comes(request, service, call, telling, {"request-id": request[ID]})
+        telling = TellingOne(MessageEvents(reply, request[ID]))
+        return await told_as_it_comes(request, service, call, telling)
     completions, work = await service.complete(call)
     whole = reply.whole(completions[0], usage_of(completions, work), work.told(completions))
     return web.Response(body=whole, content_type="application/json")
 
 
+class AskedMessage(Asked):
+    """A body of the messages API, `message`, as the chat that it comes to."""
+
+    def __init__(self, body: bytes, caller: Caller, service: Service) -> None:
+        fields = fields_of(body)
+        self.message = messages_of(fields)
+        super().__init__(msgspec.json.encode(chat_fields(self.message, fields)), caller, service)
+
+
 async def count_tokens(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
     """POST /v1/messages/count_tokens: of the prompt as the base model sees it, whatever a technique makes of it."""
-    _, call = await _asked(request, service, caller)
+    call = AskedMessage(await request.read(), caller, service).chat_call()
     base = next(bases(call.served.model))
     async with caller.admitted(Budget()):
         counted = await base.count_tokens(call.request)
     return web.Response(body=msgspec.json.encode({"input_tokens": counted}), content_type="application/json")
-
-
-async def _asked(request: web.Request, service: Service, caller: Caller) -> tuple[Messages, Call]:
-    fields = fields_of(await request.read())
-    body = messages_of(fields)
-    return body, Asked(msgspec.json.encode(chat_fields(body, fields)), caller, service).chat_call()
-
-
-class _Telling:
-    def __init__(self, events: MessageEvents) -> None:
-        self._events = events
-
-    def piece(self, piece: Piece, work: Work) -> bytes:
-        return self._events.delta(piece.part) if isinstance(piece.part, Delta) else b""
-
-    def end(self, done: list[Completion], work: Work) -> bytes:
-        return self._events.end(done[0], usage_of(done, work), work.told(done))
-
-    def failed(self, refusal: Refusal) -> bytes:
-        return self._events.failed(refusal)

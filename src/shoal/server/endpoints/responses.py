@@ -3,12 +3,11 @@
 import msgspec
 from aiohttp import web
 
-from shoal.runtime.types import Completion, Delta
 from shoal.server.access.keys import Caller
-from shoal.server.endpoints.chat import Asked, usage_of
-from shoal.server.endpoints.telling import told_as_it_comes
+from shoal.server.endpoints.asked import Asked
+from shoal.server.endpoints.telling import TellingOne, told_as_it_comes, usage_of
 from shoal.server.refusals import Refusal
-from shoal.server.service import Piece, Service, Work
+from shoal.server.service import Service
 from shoal.server.wire.chat_input import fields_of
 from shoal.server.wire.responses_input import chat_fields, responses_of
 from shoal.server.wire.responses_output import ResponseEvents, ResponseReply
@@ -18,7 +17,8 @@ async def responses(request: web.Request, service: Service, caller: Caller) -> w
     """POST /v1/responses."""
     asked = AskedResponse(await request.read(), caller, service)
     if asked.response.stream:
-        return await told_as_it_comes(request, service, asked.chat_call(), _Telling(ResponseReply(asked.response)))
+        events = ResponseEvents(ResponseReply(asked.response))
+        return await told_as_it_comes(request, service, asked.chat_call(), TellingOne(events))
     return web.Response(body=await whole_response(asked), content_type="application/json")
 
 
@@ -41,17 +41,3 @@ async def whole_response(asked: AskedResponse) -> bytes:
 async def kept_response(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
     """Whatever is asked of an earlier response."""
     raise Refusal(404, "no response is kept here, so none can be fetched, cancelled or deleted", code="not_kept")
-
-
-class _Telling:
-    def __init__(self, reply: ResponseReply) -> None:
-        self._events = ResponseEvents(reply)
-
-    def piece(self, piece: Piece, work: Work) -> bytes:
-        return self._events.delta(piece.part) if isinstance(piece.part, Delta) else b""
-
-    def end(self, done: list[Completion], work: Work) -> bytes:
-        return self._events.end(done[0], usage_of(done, work), work.told(done))
-
-    def failed(self, refusal: Refusal) -> bytes:
-        return self._events.failed(refusal)

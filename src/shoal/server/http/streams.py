@@ -8,7 +8,6 @@ from typing import Self
 from aiohttp import web
 
 from shoal.server import records
-from shoal.server.http.guard import ID
 from shoal.server.refusals import Refusal
 
 _HEADERS = {
@@ -33,7 +32,7 @@ class EventStream:
         silence: float = 8.0,
         progress: Callable[[], str] | None = None,
     ) -> None:
-        self.response = web.StreamResponse(headers={**_HEADERS, "x-request-id": request[ID]})
+        self.response = web.StreamResponse(headers=_HEADERS)
         self.begun = False
         self._request = request
         self._begin_after = begin_after
@@ -69,12 +68,12 @@ class EventStream:
             record.reply += data
         await self.response.write(data)
 
-    async def fail(self, refusal: Refusal) -> None:
-        """The last event of a stream that failed after it began."""
+    async def fail(self, refusal: Refusal, event: bytes) -> None:
+        """The last event of a stream that failed after it began, which tells the refusal as the API has it."""
         record = records.current.get()
         if record is not None:
             record.error = refusal.cause
-        await self.send(b"event: error\ndata: " + refusal.body() + b"\n\n")
+        await self.send(event)
 
     async def _begin(self) -> None:
         async with self._lock:

@@ -60,6 +60,11 @@ class Common(Struct):
     shoal: OwnOptions = OwnOptions()
     optillm_approach: str | None = None
 
+    @property
+    def with_usage(self) -> bool:
+        """Whether a stream ends with what it cost."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
 
 class Sampling(Struct):
     """What bodies say of sampling, in the words of the API."""

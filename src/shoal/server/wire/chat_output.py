@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from shoal.runtime.trace import Span
 from shoal.runtime.types import Completion, TokenLogprob, Usage, total
+from shoal.server.refusals import Refusal
 
 _encode = msgspec.json.Encoder().encode
 
@@ -68,6 +69,11 @@ def event(data: Any, name: str | None = None) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+
+
+def error_event(refusal: Refusal) -> bytes:
+    """The last event of a stream that failed."""
+    return event(refusal.body(), "error")
 
 
 def _choice(index: int, completion: Completion) -> dict[str, Any]:

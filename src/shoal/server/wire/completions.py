@@ -12,7 +12,7 @@ from shoal.server.optillm import OPTIONS
 from shoal.server.refusals import Refusal, invalid, read_as
 from shoal.server.settings import Preset
 from shoal.server.wire.chat_input import Common, Fields, Sampling, extra_of, params_of
-from shoal.server.wire.chat_output import DONE, Told, event
+from shoal.server.wire.chat_output import DONE, Told, error_event, event
 
 _encode = msgspec.json.Encoder().encode
 
@@ -95,7 +95,7 @@ class TextReply:
         return last + DONE
 
     def failed(self, refusal: Refusal) -> bytes:
-        return event(refusal.body(), "error")
+        return error_event(refusal)
 
     def _echo(self, index: int) -> str:
         return self._echoes[index] if self._echoes else ""
