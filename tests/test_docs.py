@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from shoal.backends.config import load_config
 from shoal.cli import main
 from shoal.cli.catalogue import table
+from shoal.cli.key import key
+from shoal.cli.serve import serve
+from shoal.server.settings import settings_of
 from shoal.techniques import TECHNIQUES
 
 ROOT = Path(__file__).parent.parent
@@ -70,6 +74,30 @@ def test_commands(text: str) -> None:
         with pytest.raises(SystemExit) as exit_:
             main(shlex.split(command))
         assert exit_.value.code == 0, line
+
+
+SERVER_COMMAND = re.compile(r"^(?:\$ )?shoal (serve|key)(?= |$)([^#>\n]*)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_server_commands_are_as_the_command_line_has_them(page: Path) -> None:
+    for name, arguments in SERVER_COMMAND.findall(page.read_text("utf-8")):
+        command = {"serve": serve, "key": key}[name]
+        command.make_context(name, shlex.split(arguments)).close()
+
+
+def configurations() -> list[object]:
+    blocks = [(page, match) for page in PAGES for match in CONFIGURATION.finditer(page.read_text("utf-8"))]
+    return [pytest.param(match[1], id=f"{page.name}:{match.start()}") for page, match in blocks]
+
+
+CONFIGURATION = re.compile(r"^```toml\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("text", configurations())
+def test_configurations_are_read(text: str, at_home: Path) -> None:
+    (at_home / "shoal.toml").write_text(text.replace('"0f1e..."', f'"{"0f" * 32}"'))
+    settings_of(load_config())
 
 
 def test_the_table_of_techniques_is_the_catalogue() -> None:

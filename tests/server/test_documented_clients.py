@@ -7,7 +7,7 @@ import pytest
 from tests.server.sdks import assistant, served
 from tests.server.serving import scripted_model
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDRESS = "http://127.0.0.1:8000"
 
@@ -15,7 +15,7 @@ ADDRESS = "http://127.0.0.1:8000"
 def blocks() -> list[object]:
     return [
         pytest.param(match[1], id=f"{page.name}:{match.string.count(chr(10), 0, match.start()) + 2}")
-        for page in sorted(DOCS.rglob("*.md"))
+        for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
         for match in BLOCK.finditer(page.read_text("utf-8"))
     ]
 
