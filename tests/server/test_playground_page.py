@@ -231,6 +231,30 @@ def test_bars_of_all_depths_stand_on_one_axis() -> None:
     on_page(steps)
 
 
+def test_a_thousand_calls_are_drawn_in_few_steps() -> None:
+    watch = """() => {
+        window.drawn = 0;
+        new MutationObserver((changes) => {
+            window.drawn += changes.filter(({ target }) => target.matches(".votes")).length;
+        }).observe(document.body, { childList: true, subtree: true });
+    }"""
+
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        await column(page, "B").get_by_label("n", exact=True).fill("1000")
+        await shows(page, ".card:nth-child(2) .estimate", "1,000 calls")
+        await page.evaluate(watch)
+        await ask(page)
+        await done(page)
+        vote = column(page, "B")
+        assert await vote.locator("li.call").count() == 1000
+        assert await page.evaluate("window.drawn") < 200  # one for each of 2,000 events would hold up the page
+        await vote.locator(".vote summary").first.click()
+        await playwright.expect(vote.locator(".vote-draws").first).to_contain_text("and 567 more among the calls")
+
+    on_page(steps, settings={"max_calls": 2000})
+
+
 def test_runs_of_different_questions_are_not_compared() -> None:
     async def steps(page: Page, _: Client) -> None:
         await ask(page)
