@@ -567,13 +567,53 @@ def test_light_and_dark() -> None:
     on_page(steps, color_scheme="dark")
 
 
-def test_a_server_without_a_model_for_this_caller_says_so() -> None:
+def test_a_key_for_a_preset_alone_can_use_it() -> None:
     keys = {"ann": KeySettings(sha256(b"secret").hexdigest(), models=("careful",))}
-    presets = {"careful": Preset("re_reading@m")}
+    presets = {"careful": Preset("re_reading@m", system="Think.", temperature=0.5)}
+
+    async def steps(page: Page, client: Client) -> None:
+        await page.get_by_role("textbox", name="Key").fill("secret")
+        await page.keyboard.press("Enter")
+        await shows(page, ".card h3", "careful")
+        await shows(page, ".card .estimate", "1 call")
+        await shows(page, ".card .stages", "Your key covers this preset as it is")
+        await page.fill("#question", "How much?")
+        await page.keyboard.press("Control+Enter")
+        await done(page)
+        await shows(page, ".card .lead", "5")
+        await page.get_by_role("button", name="More").click()
+        await page.get_by_role("menuitem", name="Copy as curl").click()
+        asked = json.loads((await page.locator(".export").inner_text()).split("-d '")[1].rstrip("'\n"))
+        assert asked["model"] == "careful"
+        await page.get_by_role("tab", name="shoal.toml").click()
+        table = tomllib.loads(await page.locator(".export").inner_text())["presets"]["careful"]
+        assert table == {"model": "re_reading@m", "system": "Think.", "temperature": 0.5}
+
+    on_page(steps, settings={"keys": keys, "presets": presets})
+
+
+def test_a_server_without_a_model_for_this_caller_says_so() -> None:
+    keys = {"ann": KeySettings(sha256(b"secret").hexdigest(), models=("self_consistency@m",))}
 
     async def steps(page: Page, _: Client) -> None:
         await page.get_by_role("textbox", name="Key").fill("secret")
         await page.keyboard.press("Enter")
         await shows(page, "#notice", "No model is served to you here")
 
-    on_page(steps, settings={"keys": keys, "presets": presets})
+    on_page(steps, settings={"keys": keys})
+
+
+def test_columns_with_one_title_are_told_apart() -> None:
+    async def main() -> None:
+        models = {name: scripted_model(VOTES, name=name) for name in ("m", "other")}
+        async with serving(models) as client, opened(client) as page:
+            await shows(page, "#columns", "all at once")
+            await column(page, "B").get_by_role("button", name="Remove Self consistency").click()
+            await column(page, "B").get_by_role("combobox", name="Model", exact=True).select_option("other")
+            await shows(page, ".card:nth-child(2) .estimate", "1 call")
+            await page.fill("#question", "How much?")
+            await page.keyboard.press("Control+Enter")
+            await done(page)
+            assert await page.locator(".row-spec").all_inner_texts() == ["m", "other"]
+
+    run(main())

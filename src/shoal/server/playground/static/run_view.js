@@ -91,7 +91,7 @@ export class RunView {
       answer.reasoning ? h("details", { class: "more" }, h("summary", {}, "Reasoning"), h("pre", {}, answer.reasoning)) : null,
       text,
       answer.finish_reason === "length" ? h("p", { class: "note" }, "Cut off: the reply reached the most tokens it may have.") : null,
-      h("button", { type: "button", class: "quiet small", onclick: () => copy(answer.text, "Answer") }, "Copy answer"),
+      answer.text ? h("button", { type: "button", class: "quiet small", onclick: () => copy(answer.text, "Answer") }, "Copy answer") : null,
     ].filter(Boolean));
     this.others.replaceChildren(...(answer.alternatives.length ? [h("details", { class: "more" }, h("summary", {}, plural(answer.alternatives.length, "further answer")),
       answer.alternatives.map(({ text: other }) => h("pre", { class: "alternative" }, other)))] : []));
