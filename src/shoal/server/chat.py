@@ -30,7 +30,7 @@ from shoal.server.names import Served
 from shoal.server.optillm import NO_TECHNIQUE
 from shoal.server.refusals import invalid, read_as, refusal_of
 from shoal.server.replies import DONE, Replying, final_tokens, finish_reason, logprobs, tool_calls, usage_body
-from shoal.server.service import Call, Piece, Service, Work, timed
+from shoal.server.service import Call, Piece, Service, Timed, Work
 from shoal.server.streams import EventStream
 from shoal.techniques import TECHNIQUES
 
@@ -175,10 +175,10 @@ async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -
         passed = await passed_on(api, asked, relay)
         return web.Response(body=passed.body, headers=_back(passed.headers), content_type="application/json")
     fields, budget = _prepared(asked)
-    async with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
+    with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
         async with EventStream(request) as stream:
             try:
-                async with timed(budget), relay.stream(api, fields) as passing:
+                async with Timed(budget), relay.stream(api, fields) as passing:
                     await _streamed_on(passing, stream, budget)
             except ShoalError as error:
                 if not stream.begun:
@@ -199,8 +199,8 @@ async def _streamed_on(passing: Passing, stream: EventStream, budget: Budget) ->
 async def passed_on(api: Api, asked: Asked, relay: Relays) -> Passed:
     """The whole reply of the model's server."""
     fields, budget = _prepared(asked)
-    async with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
-        async with timed(budget):
+    with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
+        async with Timed(budget):
             passed = await relay.post(api, fields)
         budget.spent = passed.usage
         return passed
