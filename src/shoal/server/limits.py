@@ -39,12 +39,15 @@ ROUTING = frozenset(
 )
 
 _MOST = 1e15
+_raw_items = msgspec.json.Decoder(list[Raw]).decode
 _MOST_OPTION = 1000
 _LONGEST_SCHEMA = 16_384  # what a grammar takes to make grows with the square of it, and all wait meanwhile
 
 
 def refuse_routing(fields: Mapping[str, Raw]) -> None:
     """Refusal for a body that would say where its request goes. Its values are not repeated."""
+    if ROUTING.isdisjoint(fields):
+        return
     for name in sorted(ROUTING & fields.keys()):
         raise invalid(f"{name}: where a request goes, and with which key, is not the client's to say", name)
 
@@ -114,6 +117,6 @@ def _prompts(raw: Raw | None) -> int:
 
 def _turns(raw: Raw | None) -> int:
     try:
-        return 0 if raw is None else len(msgspec.json.decode(raw, type=list[Raw]))
+        return 0 if raw is None else len(_raw_items(raw))
     except (ValueError, RecursionError):
         return 0
