@@ -8,7 +8,6 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 from shoal.backends.relay import Api, Passed, Passing, Relays, prompt_tokens
@@ -19,7 +18,7 @@ from shoal.server.bodies import (
     Common,
     Fields,
     chat_request,
-    fields_of,
+    read_once,
     technique_options,
     with_preset,
     without_own,
@@ -48,9 +47,7 @@ class Asked:
     """A body of the chat or text API, and who is to answer it."""
 
     def __init__(self, body: bytes, caller: Caller, service: Service) -> None:
-        self.fields: Fields = fields_of(body)
-        spread = b"extra_body" in body and "extra_body" not in self.fields
-        self.body = msgspec.json.encode(self.fields) if spread else body
+        self.fields, self.body = read_once(body)
         self.common: Common = read_as(self.body, Common)
         own, approach = self.common.shoal, self.common.optillm_approach
         technique = own.technique or (approach if approach not in NO_TECHNIQUE else None)
