@@ -54,6 +54,10 @@ def refuse_routing(fields: Mapping[str, Raw]) -> None:
 
 def refuse_dear(fields: Mapping[str, Raw], n: int, budget: Budget, settings: Settings) -> None:
     """Refusal for a body that passes through and asks for more than one request may."""
+    drawn = _number(fields.get("best_of"))
+    if drawn > settings.max_n:
+        raise invalid(f"best_of={drawn}: at most {settings.max_n} answers to a request", "best_of")
+    n = max(n, drawn)
     asked = n * _prompts(fields.get("prompt"))
     if budget.calls is not None and asked > budget.calls:
         raise _over(f"{asked} answers", f"{budget.calls} calls", "n" if asked == n else "prompt")
@@ -64,9 +68,6 @@ def refuse_dear(fields: Mapping[str, Raw], n: int, budget: Budget, settings: Set
         most = _number(fields.get(name)) * n
         if budget.tokens is not None and most > budget.tokens:
             raise _over(f"{most} tokens", f"{budget.tokens}", name)
-    drawn = _number(fields.get("best_of"))
-    if drawn > settings.max_n:
-        raise invalid(f"best_of={drawn}: at most {settings.max_n} answers to a request", "best_of")
 
 
 def refuse_extreme(model: object) -> None:
@@ -99,7 +100,7 @@ def _over(asked: str, allowed: str, param: str) -> Refusal:
 def _number(raw: Raw | None) -> int:
     """A field where it is a number; what else it is, is for the model's server to refuse."""
     value = _decoded(raw)
-    return int(value) if isinstance(value, int | float) and abs(value) < _MOST else 0
+    return int(min(value, _MOST)) if isinstance(value, int | float) and value > 0 else 0
 
 
 def _decoded(raw: Raw | None) -> Any:
