@@ -140,7 +140,7 @@ def settings_of(config: Config) -> Settings:
     tables.setdefault("state", default_state_path())
     given = table_as(Tables, tables, f"{where}server]")
     for origin in given.origins:
-        if not is_origin(origin):
+        if not _is_origin(origin):
             raise UsageError(
                 f"{where}server]: origins: {origin!r} is not of the form https://host or https://host:port"
             )
@@ -149,19 +149,19 @@ def settings_of(config: Config) -> Settings:
             raise UsageError(f"{where}server.keys.{name}]: {KEY_NAME_RULE}")
     return Settings(
         **{name: getattr(given, name) for name in Tables.__struct_fields__ if name != "keys"},
-        keys=tables_as(KeySettings, table_of(keys, f"{where}server.keys]"), f"{where}server.keys"),
+        keys=tables_as(KeySettings, _table_of(keys, f"{where}server.keys]"), f"{where}server.keys"),
         presets=tables_as(Preset, config.presets, f"{where}presets"),
         prices=tables_as(Price, config.prices, f"{where}prices"),
     )
 
 
-def table_of(value: object, where: str) -> dict[str, object]:
+def _table_of(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: must be tables, one for each key")
     return value
 
 
-def is_origin(text: str) -> bool:
+def _is_origin(text: str) -> bool:
     """Whether a text is what a browser sends as `Origin`: scheme and host, nothing after them, in lower case."""
     try:
         parts = urlsplit(text)
