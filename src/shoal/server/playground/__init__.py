@@ -34,7 +34,7 @@ _HEADERS = {
 }
 
 
-class Turn(Struct, frozen=True, forbid_unknown_fields=True):
+class PageTurn(Struct, frozen=True, forbid_unknown_fields=True):
     """One message as the page writes it."""
 
     role: str
@@ -45,7 +45,7 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
     """What the page asks of one model."""
 
     model: str
-    messages: tuple[Turn, ...]
+    messages: tuple[PageTurn, ...]
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
@@ -71,7 +71,7 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     model: str
 
 
-class Text(Struct, frozen=True, forbid_unknown_fields=True):
+class Shown(Struct, frozen=True, forbid_unknown_fields=True):
     """A text to be shown."""
 
     text: str
@@ -88,7 +88,7 @@ async def _estimate(request: web.Request, service: Service, caller: Caller) -> w
 
 
 async def _render(request: web.Request, service: Service, caller: Caller) -> web.Response:
-    text = read_as(await request.read(), Text).text
+    text = read_as(await request.read(), Shown).text
     return json_reply(_encoded({"html": await asyncio.to_thread(rendered, text)}))
 
 
