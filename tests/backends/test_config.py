@@ -65,6 +65,13 @@ def test_endpoint_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ('[endpoints.lab]\nbase_ulr = "x"\n', r"\[endpoints.lab\]: unknown key 'base_ulr'; did you mean base_url?"),
         ("[endpoints.lab]\nrpm = 3\n", "missing required field `base_url`"),
         ('[endpoints.lab]\nbase_url = "x"\nrpm = "many"\n', r"Expected `float \| null`, got `str` - at `\$.rpm`"),
+        *(
+            (f'[endpoints.lab]\nbase_url = "x"\n{key} = {value}\n', rf"\[endpoints.lab\]: .* - at `\$.{key}`")
+            for key in ("rpm", "tpm", "max_in_flight", "timeout", "max_n", "queries_per_batch")
+            for value in ("0", "-1")
+        ),
+        ('[endpoints.lab]\nbase_url = "x"\nconstraints = "vlm"\n', "constraints`; known: vllm, llamacpp"),
+        ('[endpoints.local]\nbase_url = "x"\n', r"\[endpoints.local\]: local means something else"),
         ("endpoints = 3\n", "must be tables"),
         ("[endpoints\n", "shoal.toml: "),
     ],
@@ -72,6 +79,29 @@ def test_endpoint_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mistakes_are_named(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         config(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('base_url = "10.0.0.7:8000"', r"^shoal.toml \[endpoints.lab\]: base_url must be an http"),
+        ('base_url = "http://127.0.0.1:99999/v1"', r"^shoal.toml \[endpoints.lab\]: base_url is not a URL"),
+        ('base_url = "http://127.0.0.1/v1"\napi_key = "a\\nb"', r"^shoal.toml \[endpoints.lab\]: the API key holds"),
+        ('base_url = "http://127.0.0.1/v1"\napi_key = "${NEVER_SET}"', r"^shoal.toml \[endpoints.lab\] api_key: "),
+    ],
+)
+def test_what_cannot_be_opened_is_named_with_its_table(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        open_base("lab/m", config(f"[endpoints.lab]\n{text}\n"))
+
+
+def test_an_endpoint_that_is_not_there_is_asked_for() -> None:
+    with pytest.raises(UsageError, match=r"'lab/m'; known: gguf, openai, scripted .* \[endpoints.lab\] in shoal.toml"):
+        open_base("lab/m", Config())
+
+
+def test_a_byte_order_mark_does_no_harm() -> None:
+    assert "lab" in config(f"\ufeff{TOML}").endpoints
 
 
 def test_no_file_is_no_configuration(tmp_path: Path) -> None:

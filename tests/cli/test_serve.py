@@ -72,6 +72,50 @@ def test_what_is_refused_before_anything_begins(
     assert "Traceback" not in err
 
 
+DIGEST = "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[server]\nmodels = ["lab/x"]', "shoal.toml [server]: models: unknown model 'lab/x'"),
+        ('[server]\nmodels = ["best_of_n(m=4)@local"]', "shoal.toml [server]: models: best_of_n has no option 'm'"),
+        ('[server]\nmodels = ["best_of_n(n=-4)@local"]', "best_of_n(n=-4)@local: its options leave no call to make"),
+        ('[server]\nmodels = ["best_of_n(n=500)@local"]', "may take 1000 calls, and a request may take 128"),
+        ('[presets.big]\nmodel = "self_consistency(n=129)@local"', "big: may take 129 calls"),
+        (
+            '[server]\nmodels = ["lab/x"]\n[endpoints.lab]\nbase_url = "x"',
+            "shoal: shoal.toml [endpoints.lab]: base_url",
+        ),
+        ('[server]\nhosts = ["*"]', "shoal.toml [server]: hosts: '*' is not a name or address alone"),
+        ('[server]\nhosts = ["https://lab.example"]', "hosts: 'https://lab.example' is not a name"),
+        ('[server]\nhosts = ["lab.example:80"]', "hosts: 'lab.example:80' is not a name"),
+        ('[server]\ncache = "on"', "`$.cache`; known: off, key, shared"),
+        (
+            f'[server.keys.a]\nsha256 = "{DIGEST}"\n[server.keys.b]\nsha256 = "{DIGEST.upper()}"',
+            "shoal.toml [server.keys.b]: sha256 is that of a, too",
+        ),
+        ('[presets.""]\nmodel = "local"', "shoal.toml [presets.]: a preset's name is not empty"),
+        ('[presets."a@b"]\nmodel = "local"', "shoal.toml [presets.a@b]: a preset's name"),
+        ('[presets.s]\nmodel = "local"\n[models.s]\nendpoints = ["local"]', "[presets.s]: s is one of [models] too"),
+    ],
+)
+def test_mistakes_in_the_configuration_are_one_line(
+    text: str, said: str, at_home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (at_home / "shoal.toml").write_text(text)
+    code, out, err = shoal(capsys, "serve", "--port", "0")
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["lab.example", "10.0.0.7", "fe80::1"])
+def test_hosts_are_names_and_addresses(host: str) -> None:
+    Path("shoal.toml").write_text(f'[server]\nhosts = ["{host}"]')
+    assert settings_of(load_config()).hosts == (host,)
+
+
 def served(at_home: Path, *arguments: str, key: str = "") -> tuple[Any, str]:
     """What /v1/models says to a key, and what the server wrote to standard error."""
     (at_home / "s.py").write_text(SCRIPT)

@@ -7,13 +7,14 @@ from typing import Any
 import msgspec
 import pytest
 from tests.scripting import run
-from tests.server.serving import Client, Reply, scripted_model, serving
+from tests.server.serving import Client, Reply, running, scripted_model, serving
 from tests.server.upstreams import said, upstream
 
 from shoal.backends.scripted import Script
 from shoal.errors import ShoalError
 from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, Request, Usage
+from shoal.server.app import create_app
 from shoal.server.limits import refuse_dear
 from shoal.server.names import Names
 from shoal.server.refusals import Refusal
@@ -207,6 +208,7 @@ async def posted(client: Client, body: dict[str, Any] | bytes, model: str) -> Re
     return await client.post("/v1/chat/completions", {"model": model, "messages": messages, **body})
 
 
+ASKED = b'{"model":"up/m","messages":[{"role":"user","content":"x"}],'
 DEEP = b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 
 MANY_DIGITS = b'{"model":"moa@m","messages":[{"role":"user","content":"x"}],"shoal":{"options":{"width":%s}}}' % (
@@ -256,18 +258,22 @@ def test_a_body_that_is_too_large_is_refused() -> None:
         ({"max_tokens": 1e12}, "max_tokens", "budget_exceeded"),
         ({"max_completion_tokens": 2501, "n": 2}, "max_completion_tokens", "budget_exceeded"),
         ({"max_tokens": 500, "shoal": {"max_tokens": 499}}, "max_tokens", "budget_exceeded"),
+        ({"max_tokens": 1e300}, "max_tokens", "budget_exceeded"),
         ({"best_of": 17}, "best_of", None),
+        ({"best_of": 1e16}, "best_of", None),
+        ({"max_tokens": 500, "best_of": 11}, "max_tokens", "budget_exceeded"),
+        ({"extra_body": {"n": 17}}, "n", None),
+        (ASKED + b'"extra\\u005fbody": {"n": 17}}', "n", None),
+        (ASKED + b'"n": 1, "extra_b\\u006fdy": {"max_tokens": 1, "\\u006e": 17}}', "n", None),
+        ({"extra_body": {"n": 17, "extra_body": 1}}, "extra_body", None),
+        ({"extra_body": {"extra_body": {"api_base": "http://127.0.0.1:1"}}}, "extra_body", None),
         ({"messages": [{"role": "user", "content": "x"}] * 2049}, "messages", None),
         ({"max_tokens": 5000, "n": 1}, None, None),
         ({"max_tokens": "many", "n": 1}, None, None),  # for the model's server to refuse
     ],
 )
-def test_what_passes_through_has_limits_too(body: dict[str, Any], param: str | None, code: str | None) -> None:
+def test_what_passes_through_has_limits_too(body: Any, param: str | None, code: str | None) -> None:
     async def main() -> tuple[Reply, int]:
-        from tests.server.serving import running
-
-        from shoal.server.app import create_app
-
         async with upstream(lambda asked: said()) as up:
             settings = Settings(models=("up/m",), max_tokens=5000)
             async with running(create_app(up.config, settings=settings)) as client:
@@ -279,6 +285,21 @@ def test_what_passes_through_has_limits_too(body: dict[str, Any], param: str | N
         return
     assert (reply.status, calls) == (400, 0), reply.text
     assert (reply.error["param"], reply.error["code"]) == (param, code)
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_technique_draws_by_itself_and_no_server_draws_more_for_it(path: str) -> None:
+    async def main() -> tuple[Reply, int]:
+        async with (
+            upstream(lambda asked: said()) as up,
+            running(create_app(up.config, settings=Settings(models=("up/m",)))) as client,
+        ):
+            messages = [{"role": "user", "content": "x"}]
+            asked = {"model": "re2@up/m", "messages": messages, "prompt": "x", "best_of": 16}
+            return await client.post(path, asked), len(up.requests)
+
+    reply, calls = run(main())
+    assert (reply.status, reply.error["param"], calls) == (400, "best_of", 0)
 
 
 @pytest.mark.parametrize(
@@ -298,10 +319,8 @@ def test_prompts_count_as_many_calls(prompt: Any, n: int, allowed: bool) -> None
 def test_what_passes_through_ends_with_its_seconds() -> None:
     async def main() -> list[Reply]:
         from tests.backends.faulty_server import faulty_server
-        from tests.server.serving import running
 
         from shoal.backends.config import Config, Endpoint
-        from shoal.server.app import create_app
 
         async with faulty_server() as up:
             config = Config({"up": Endpoint(up.base_url)})

@@ -597,7 +597,7 @@ def test_an_address_that_is_taken_is_one_clear_error(run: Any) -> None:
     async def test() -> None:
         async with served() as server:
             port = server.listener.port
-            with pytest.raises(UsageError, match=f"^cannot listen on 127.0.0.1:{port}: "):
+            with pytest.raises(UsageError, match=f"^cannot listen on 127.0.0.1:{port}: Address already in use; "):
                 await listen(web.Application(), "127.0.0.1", port)
 
     run(test)

@@ -4,6 +4,7 @@ import asyncio
 import io
 import stat
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.server.batching import auth, upload
 from tests.server.serving import Client, Reply, scripted_model, serving
 
 from shoal.server.access.keys import settings_for
+from shoal.server.batches.files import _file, _Form
 
 KEYS = {name: settings_for(f"key-of-{name}") for name in ("ann", "bob")}
 
@@ -114,6 +116,67 @@ def test_a_file_larger_than_allowed_is_refused_and_leaves_nothing() -> None:
 
     assert run(main()) == [413, 413, 200, 413, 200, 413]
     assert sorted(path.stat().st_size for path in Path("state/files").iterdir()) == [1_000_000, 3_000_000]
+
+
+def test_uploads_at_once_have_no_more_room_than_one_after_another() -> None:
+    async def main() -> list[int]:
+        async with served(max_stored=2_500_000) as client:
+            replies = await asyncio.gather(*(upload(client, b"x" * 1_000_000) for _ in range(8)))
+            await upload(client, b"x" * 1_000_000)  # nothing stays reserved
+            return sorted(reply.status for reply in replies)
+
+    statuses = run(main())
+    assert set(statuses) == {200, 413}
+    assert sum(path.stat().st_size for path in kept()) == 2_000_000
+
+
+def form_with(head: bytes) -> bytes:
+    purpose = b'--b\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+    return purpose + b"--b\r\n" + head + b"\r\n\r\nx\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "kept_as"),
+    [
+        (b"a\xff\xfe.jsonl", "a.jsonl"),
+        (b"\xff", "upload.jsonl"),
+        ("\u00e9.jsonl".encode(), "\u00e9.jsonl"),
+        (b"/.." * 2500 + b"/x", "x"),
+        (b"a" * 8000, "a" * 255),
+    ],
+)
+def test_a_filename_of_any_bytes_is_taken_and_quickly(name: bytes, kept_as: str) -> None:
+    async def main() -> Reply:
+        async with served() as client:
+            body = form_with(b'content-disposition: form-data; name="file"; filename="%s"' % name)
+            headers = {"content-type": "multipart/form-data; boundary=b"}
+            return await client.post("/v1/files", body, headers=headers)
+
+    reply = run(main())
+    assert (reply.status, reply.json["filename"]) == (200, kept_as)
+    assert len(kept()) == 1
+
+
+def test_a_filename_takes_time_that_grows_with_its_length() -> None:
+    form = _Form(purpose="batch", filename="a" * 40_000, bytes=1)
+    began = process_time()
+    assert _file("file-0", form).filename == "a" * 255
+    assert process_time() - began < 1
+
+
+def test_what_was_in_the_directory_before_stays() -> None:
+    async def main() -> None:
+        async with served() as client:
+            await upload(client, b"x")
+
+    theirs = [Path("state/files/notes.txt"), Path("state/batches/table.sqlite"), Path("state/files/file-1/deep.txt")]
+    left = [Path(f"state/files/file-{'0' * 24}"), Path(f"state/batches/batch_{'a' * 24}.sqlite-wal")]
+    for path in (*theirs, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    run(main())
+    assert all(path.exists() for path in theirs)
+    assert not any(path.exists() for path in left)  # of an upload and a batch that a crash cut short
 
 
 @pytest.mark.parametrize(

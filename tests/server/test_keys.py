@@ -434,7 +434,7 @@ def test_a_ledger_that_cannot_be_written_counts_on(tmp_path: Path, caplog: pytes
 
 
 async def paid(caller: Caller, budget: Budget, error: BaseException | None, lost: Usage) -> None:
-    async with caller.admitted(budget, lambda: lost):
+    with caller.admitted(budget, lambda: lost):
         await budget.reserve(10)
         budget.settle(10, Usage(3, 4, 1))
         assert caller.spent.total_tokens == 7  # at once, not at the end
@@ -462,11 +462,10 @@ def test_a_refused_request_costs_nothing() -> None:
     caller = Caller("a", KeySettings(DIGEST, rpm=1))
 
     async def main() -> None:
-        async with caller.admitted(Budget()):
+        with caller.admitted(Budget()):
             pass
-        with pytest.raises(Refusal, match="1 requests a minute"):
-            async with caller.admitted(Budget()):
-                raise AssertionError
+        with pytest.raises(Refusal, match="1 requests a minute"), caller.admitted(Budget()):
+            raise AssertionError
 
     run(main())
     assert (caller.spent, caller.in_flight) == (Usage(), 0)

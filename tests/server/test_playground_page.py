@@ -231,6 +231,30 @@ def test_bars_of_all_depths_stand_on_one_axis() -> None:
     on_page(steps)
 
 
+def test_a_thousand_calls_are_drawn_in_few_steps() -> None:
+    watch = """() => {
+        window.drawn = 0;
+        new MutationObserver((changes) => {
+            window.drawn += changes.filter(({ target }) => target.matches(".votes")).length;
+        }).observe(document.body, { childList: true, subtree: true });
+    }"""
+
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        await column(page, "B").get_by_label("n", exact=True).fill("1000")
+        await shows(page, ".card:nth-child(2) .estimate", "1,000 calls")
+        await page.evaluate(watch)
+        await ask(page)
+        await done(page)
+        vote = column(page, "B")
+        assert await vote.locator("li.call").count() == 1000
+        assert await page.evaluate("window.drawn") < 200  # one for each of 2,000 events would hold up the page
+        await vote.locator(".vote summary").first.click()
+        await playwright.expect(vote.locator(".vote-draws").first).to_contain_text("and 567 more among the calls")
+
+    on_page(steps, settings={"max_calls": 2000})
+
+
 def test_runs_of_different_questions_are_not_compared() -> None:
     async def steps(page: Page, _: Client) -> None:
         await ask(page)
@@ -543,13 +567,53 @@ def test_light_and_dark() -> None:
     on_page(steps, color_scheme="dark")
 
 
-def test_a_server_without_a_model_for_this_caller_says_so() -> None:
+def test_a_key_for_a_preset_alone_can_use_it() -> None:
     keys = {"ann": KeySettings(sha256(b"secret").hexdigest(), models=("careful",))}
-    presets = {"careful": Preset("re_reading@m")}
+    presets = {"careful": Preset("re_reading@m", system="Think.", temperature=0.5)}
+
+    async def steps(page: Page, client: Client) -> None:
+        await page.get_by_role("textbox", name="Key").fill("secret")
+        await page.keyboard.press("Enter")
+        await shows(page, ".card h3", "careful")
+        await shows(page, ".card .estimate", "1 call")
+        await shows(page, ".card .stages", "Your key covers this preset as it is")
+        await page.fill("#question", "How much?")
+        await page.keyboard.press("Control+Enter")
+        await done(page)
+        await shows(page, ".card .lead", "5")
+        await page.get_by_role("button", name="More").click()
+        await page.get_by_role("menuitem", name="Copy as curl").click()
+        asked = json.loads((await page.locator(".export").inner_text()).split("-d '")[1].rstrip("'\n"))
+        assert asked["model"] == "careful"
+        await page.get_by_role("tab", name="shoal.toml").click()
+        table = tomllib.loads(await page.locator(".export").inner_text())["presets"]["careful"]
+        assert table == {"model": "re_reading@m", "system": "Think.", "temperature": 0.5}
+
+    on_page(steps, settings={"keys": keys, "presets": presets})
+
+
+def test_a_server_without_a_model_for_this_caller_says_so() -> None:
+    keys = {"ann": KeySettings(sha256(b"secret").hexdigest(), models=("self_consistency@m",))}
 
     async def steps(page: Page, _: Client) -> None:
         await page.get_by_role("textbox", name="Key").fill("secret")
         await page.keyboard.press("Enter")
         await shows(page, "#notice", "No model is served to you here")
 
-    on_page(steps, settings={"keys": keys, "presets": presets})
+    on_page(steps, settings={"keys": keys})
+
+
+def test_columns_with_one_title_are_told_apart() -> None:
+    async def main() -> None:
+        models = {name: scripted_model(VOTES, name=name) for name in ("m", "other")}
+        async with serving(models) as client, opened(client) as page:
+            await shows(page, "#columns", "all at once")
+            await column(page, "B").get_by_role("button", name="Remove Self consistency").click()
+            await column(page, "B").get_by_role("combobox", name="Model", exact=True).select_option("other")
+            await shows(page, ".card:nth-child(2) .estimate", "1 call")
+            await page.fill("#question", "How much?")
+            await page.keyboard.press("Control+Enter")
+            await done(page)
+            assert await page.locator(".row-spec").all_inner_texts() == ["m", "other"]
+
+    run(main())

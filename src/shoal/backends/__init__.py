@@ -142,15 +142,29 @@ def _one(
         return BaseModel(_ENGINES[provider](name), cache=cache, limits=limits, retry=retry)
     endpoint = given or endpoint_named(provider, config)
     if endpoint is None or not name:
-        known = [*PROVIDERS, *config.endpoints, *config.models]
-        what = f"unknown model {spec!r}" if endpoint is None else f"model {spec!r}: expected {provider}/MODEL"
-        raise UsageError(f"{what}; {did_you_mean(provider, known)}" if endpoint is None else what)
+        raise _no_such(spec, config) if endpoint is None else UsageError(f"model {spec!r}: expected {provider}/MODEL")
     if endpoint.base_url == OPENAI_URL and not endpoint.api_key:
         raise UsageError(f"model {spec!r} needs OPENAI_API_KEY, or OPENAI_BASE_URL for another server")
     if queries_per_batch is not None:
         endpoint = structs.replace(endpoint, queries_per_batch=queries_per_batch)
     limits = Limits(route.rpm or endpoint.rpm, route.tpm or endpoint.tpm, route.max_in_flight or endpoint.max_in_flight)
-    return _openai(provider, name, endpoint, cache, limits, retry or RetryPolicy(deadline=endpoint.timeout))
+    try:
+        return _openai(provider, name, endpoint, cache, limits, retry or RetryPolicy(deadline=endpoint.timeout))
+    except UsageError as error:
+        if given or provider not in config.endpoints:
+            raise
+        raise UsageError(f"{config.file} [endpoints.{provider}]: {error}") from None
+
+
+def _no_such(spec: str, config: Config) -> UsageError:
+    """What to say of a spec that begins with no provider."""
+    provider, slash, name = spec.partition("/")
+    if not (slash and name):
+        return UsageError(
+            f"unknown model {spec!r}; {did_you_mean(provider, {*PROVIDERS, *config.endpoints, *config.models})}"
+        )
+    near = did_you_mean(provider, {*PROVIDERS, *config.endpoints} - {"local"})  # what may stand before a slash
+    return UsageError(f"unknown model {spec!r}; {near} (a server needs its [endpoints.{provider}] in {config.file})")
 
 
 def _openai(  # all that an endpoint's model is made of

@@ -15,17 +15,19 @@ import os
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct, structs
+from msgspec import Meta, Struct, structs
 
-from shoal.backends.routing import Routing, routing
+from shoal.backends.routing import PROVIDERS, Routing, routing
 from shoal.backends.tables import known_keys, tables_as
 from shoal.errors import UsageError
 
 CONFIG_FILE = "shoal.toml"
 OPENAI_URL = "https://api.openai.com/v1"
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
+_Above0 = Annotated[float, Meta(gt=0)]
+_Whole = Annotated[int, Meta(ge=1)]
 
 
 class Endpoint(Struct, frozen=True):
@@ -38,13 +40,13 @@ class Endpoint(Struct, frozen=True):
 
     base_url: str
     api_key: str | None = None
-    rpm: float | None = None
-    tpm: float | None = None
-    max_in_flight: int | None = None
-    queries_per_batch: int = 1
-    constraints: str | None = None
-    timeout: float = 600.0
-    max_n: int = 128
+    rpm: _Above0 | None = None
+    tpm: _Above0 | None = None
+    max_in_flight: _Whole | None = None
+    queries_per_batch: _Whole = 1
+    constraints: Literal["vllm", "llamacpp"] | None = None
+    timeout: _Above0 = 600.0
+    max_n: _Whole = 128
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"
@@ -70,13 +72,16 @@ def load_config(path: Path | None = None) -> Config:
             raise UsageError(f"no configuration file {file}")
         return Config()
     try:
-        data = tomllib.loads(file.read_text("utf-8"))
+        data = tomllib.loads(file.read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file}: {error}") from None
     known_keys(data, _SECTIONS, str(file))
     for section, table in data.items():
         if not isinstance(table, dict):
             raise UsageError(f"{file}: {section} must be tables, [{section}...]")
+    for name in data.get("endpoints", {}):
+        if name in PROVIDERS and name != "openai":  # whose address and key may be said here
+            raise UsageError(f"{file} [endpoints.{name}]: {name} means something else; choose another name")
     return Config(
         tables_as(Endpoint, data.get("endpoints", {}), f"{file} [endpoints"),
         {name: routing(name, table, f"{file} [models.{name}]") for name, table in data.get("models", {}).items()},
@@ -106,7 +111,7 @@ def endpoint_named(name: str, config: Config) -> Endpoint | None:
     """The endpoint of that name: from the configuration, else from NAME_BASE_URL and NAME_API_KEY."""
     if name in config.endpoints:
         endpoint = config.endpoints[name]
-        where = f"[endpoints.{name}]"
+        where = f"{config.file} [endpoints.{name}]"
         api_key = _expand(endpoint.api_key, f"{where} api_key") if endpoint.api_key else None
         return structs.replace(endpoint, base_url=_expand(endpoint.base_url, f"{where} base_url"), api_key=api_key)
     prefix = re.sub(r"\W", "_", name).upper()

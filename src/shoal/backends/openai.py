@@ -21,7 +21,7 @@ from shoal.backends.openai_wire import (
     to_wire_text,
     wire_seed,
 )
-from shoal.backends.transport import Incoming, Transport
+from shoal.backends.transport import Incoming, Reply, Transport
 from shoal.errors import BadRequest, ModelError, UsageError, did_you_mean
 from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
 from shoal.runtime.types import Completion, Delta, Request
@@ -220,8 +220,14 @@ class OpenAIBackend:
         self, api: Literal["chat/completions", "completions"], body: bytes
     ) -> AbstractAsyncContextManager[Incoming]:
         """The reply to a body that somebody else wrote, as it comes."""
-        url = self._urls.chat if api == "chat/completions" else self._urls.text
-        return self._transport.stream(url, body, timeout=self._timeout)
+        return self._transport.stream(self._url(api), body, timeout=self._timeout)
+
+    async def send(self, api: Literal["chat/completions", "completions"], body: bytes) -> Reply:
+        """The same, once it is all there."""
+        return await self._transport.post(self._url(api), body, timeout=self._timeout)
+
+    def _url(self, api: str) -> str:
+        return self._urls.chat if api == "chat/completions" else self._urls.text
 
     async def aclose(self) -> None:
         """Close the connections; the backend may be used again afterwards."""

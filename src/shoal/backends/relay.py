@@ -18,7 +18,7 @@ from shoal.backends.openai_usage import estimated_tokens, present, reported
 from shoal.backends.sse import SseParser
 from shoal.backends.transport import Incoming
 from shoal.errors import ConnectionFailed, DeadlineExceeded, ModelError
-from shoal.runtime.admission import Admission, Slot
+from shoal.runtime.admission import Admission, Turn
 from shoal.runtime.types import Usage
 
 Api = Literal["chat/completions", "completions"]
@@ -66,60 +66,55 @@ class Relay:
     async def post(self, api: Api, fields: Fields) -> Passed:
         """The whole reply to a request that does not stream. `fields` is the request's body."""
 
-        async def attempt(slot: Slot, _: AsyncExitStack) -> Passed:
-            async with self.backend.open(api, self._body(fields)) as incoming:
-                body = await incoming.whole()
-            if not 200 <= incoming.status < 300:
-                raise error_of(incoming.status, incoming.headers, body, self.backend.server)
-            usage = _whole(incoming.headers, body, fields, self.backend.server)
-            slot.used = usage.total_tokens
-            return Passed(incoming.headers, body, usage)
+        async def attempt(turn: Turn) -> Passed:
+            async with turn as slot:
+                status, headers, body = await self.backend.send(api, self._body(fields))
+                if not 200 <= status < 300:
+                    raise error_of(status, headers, body, self.backend.server)
+                usage = _whole(headers, body, fields, self.backend.server)
+                slot.used = usage.total_tokens
+                return Passed(headers, body, usage)
 
-        async with AsyncExitStack() as stack:
-            return await self._tried(attempt, fields, stack)
+        return await self._tried(attempt, fields)
 
     @asynccontextmanager
     async def stream(self, api: Api, fields: Fields) -> AsyncIterator[Passing]:
         """The reply to a request that streams, from its first bytes on."""
-        async with AsyncExitStack() as stack:
 
-            async def attempt(slot: Slot, kept: AsyncExitStack) -> Passing:
+        async def attempt(turn: Turn) -> tuple[Passing, AsyncExitStack]:
+            async with AsyncExitStack() as kept:
+                slot = await kept.enter_async_context(turn)
                 incoming = await kept.enter_async_context(self.backend.open(api, self._body(fields)))
                 passing = await _begun(incoming, fields, self.backend.server)
                 kept.callback(lambda: setattr(slot, "used", passing.usage.total_tokens))
-                return passing
+                return passing, kept.pop_all()
 
-            yield await self._tried(attempt, fields, stack)
+        passing, kept = await self._tried(attempt, fields)
+        async with kept:
+            yield passing
 
     def _body(self, fields: Fields) -> bytes:
         return _encode({**fields, "model": self._model})
 
-    async def _tried(
-        self, attempt: Callable[[Slot, AsyncExitStack], Awaitable[T]], fields: Fields, stack: AsyncExitStack
-    ) -> T:
-        """`attempt` in a slot, again where its error allows it.
-
-        What the last one keeps open, its slot included, is closed with `stack`; the others take none while they wait.
-        """
+    async def _tried(self, attempt: Callable[[Turn], Awaitable[T]], fields: Fields) -> T:
+        """`attempt` in its turn, again where its error allows it. It gives its slot back before an error gets here."""
         loop, admission = asyncio.get_running_loop(), self.admission
         deadline = loop.time() + admission.retry.deadline
         tokens = expected(fields) if admission.counts_tokens else 0
         attempts = 0
         while True:
             attempts += 1
-            slot: Slot | None = None
+            turn = admission.slot(tokens)
             try:
-                async with asyncio.timeout_at(deadline), AsyncExitStack() as kept:
-                    slot = await kept.enter_async_context(admission.slot(tokens))
-                    result = await attempt(slot, kept)
-                    stack.push_async_exit(kept.pop_all())
+                async with asyncio.timeout_at(deadline):
+                    result = await attempt(turn)
             except TimeoutError:
                 seconds = admission.retry.deadline
                 raise DeadlineExceeded(f"no answer within {seconds:g} s", endpoint=self.name, retryable=False) from None
             except ModelError as error:
-                if slot is None:  # the endpoint lets nobody in now
+                if turn.slot is None:  # the endpoint lets nobody in now
                     raise
-                admission.failed(error, slot, loop.time())
+                admission.failed(error, turn.slot, loop.time())
                 delay = admission.retry_delay(error, attempts, deadline - loop.time())
                 if delay is None:
                     raise
@@ -212,7 +207,7 @@ class _Streaming:
         self.headers = incoming.headers
         self._fields = fields
         self._server = server
-        self._incoming = incoming.chunks()
+        self._incoming = incoming
         self._parser = SseParser()
         self._first = b""
         self._broken: ModelError | None = None
@@ -228,7 +223,7 @@ class _Streaming:
 
     async def begin(self) -> None:
         """Wait for the first event, so that a stream that begins with an error is an error."""
-        async for chunk in self._incoming:
+        while chunk := await self._incoming.piece():
             self._first = self._events_in(chunk)
             if self._broken is not None:
                 raise self._broken
@@ -240,7 +235,7 @@ class _Streaming:
         """The events of the stream. Raises ModelError where it breaks off, or holds an error."""
         yield self._first
         if not self._done:
-            async for chunk in self._incoming:
+            while chunk := await self._incoming.piece():
                 if events := self._events_in(chunk):
                     yield events
                 if self._broken is not None:

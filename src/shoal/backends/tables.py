@@ -1,7 +1,7 @@
 """Tables of shoal.toml as the values they stand for; what is wrong in one is named with its place."""
 
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +24,16 @@ def table_as(kind: type[T], table: Any, where: str) -> T:
     try:
         return msgspec.convert(table, kind)
     except msgspec.ValidationError as error:
-        raise UsageError(f"{where}: {error}") from None
+        raise UsageError(f"{where}: {error}{_choices(kind, table)}") from None
+
+
+def _choices(kind: type[Struct], table: dict[str, Any]) -> str:
+    """The end of the message where a key holds none of the words it may."""
+    for key, hint in get_type_hints(kind).items():
+        words = next((get_args(one) for one in (hint, *get_args(hint)) if get_origin(one) is Literal), None)
+        if words and isinstance(table.get(key), str) and table[key] not in words:
+            return f"; known: {', '.join(words)}"
+    return ""
 
 
 def known_keys(table: dict[str, Any], known: Iterable[str], where: str) -> None:

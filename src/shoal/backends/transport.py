@@ -9,8 +9,8 @@ import asyncio
 import os
 import ssl
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -43,24 +43,35 @@ class Incoming:
         self._idle = idle
         self._max_body = max_body
         self._endpoint = endpoint
+        self._size: int | None = None  # of what was read so far; None before the first piece
+        self._unpack: _Unpacking | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The body piece by piece, bounded after decompression."""
-        unpack = self._unpacking()
-        size = 0
-        while chunk := await self._chunk():
-            if unpack is not None:
-                chunk = unpack(chunk, self._max_body + 1 - size)
-            size += len(chunk)
-            if size > self._max_body:
-                raise MalformedResponse(f"a body of more than {self._max_body} bytes", endpoint=self._endpoint)
-            if chunk:
-                yield chunk
-        if unpack is not None and not unpack.finished:
-            raise MalformedResponse("a compressed body without its end", endpoint=self._endpoint)
+        """The body piece by piece."""
+        while chunk := await self.piece():
+            yield chunk
 
     async def whole(self) -> bytes:
-        return b"".join([chunk async for chunk in self.chunks()])
+        chunks = []
+        while chunk := await self.piece():
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    async def piece(self) -> bytes:
+        """The next piece, of the body after decompression, which is bounded; empty at its end."""
+        if self._size is None:
+            self._size, self._unpack = 0, self._unpacking()
+        while piece := await self._chunk():
+            if self._unpack is not None:
+                piece = self._unpack(piece, self._max_body + 1 - self._size)
+            self._size += len(piece)
+            if self._size > self._max_body:
+                raise MalformedResponse(f"a body of more than {self._max_body} bytes", endpoint=self._endpoint)
+            if piece:
+                return piece
+        if self._unpack is not None and not self._unpack.finished:
+            raise MalformedResponse("a compressed body without its end", endpoint=self._endpoint)
+        return b""
 
     async def _chunk(self) -> bytes:
         if there := self._response.content.read_nowait():
@@ -139,19 +150,39 @@ class Transport:
 
     async def post(self, url: str, body: bytes, *, timeout: float) -> Reply:
         """A whole reply, within `timeout` seconds in all."""
-        async with self.stream(url, body, timeout=timeout) as incoming:
-            return Reply(incoming.status, incoming.headers, await incoming.whole())
+        session, deadline = await self._ready(), asyncio.timeout(timeout)
+        with self._typing(deadline, timeout):
+            async with deadline, self._sent(session, url, body) as response:
+                incoming = self._incoming(response)
+                return Reply(incoming.status, incoming.headers, await incoming.whole())
 
     @asynccontextmanager
     async def stream(self, url: str, body: bytes, *, timeout: float) -> AsyncIterator[Incoming]:
         """A reply as it comes; leaving the context early closes the connection."""
+        session, deadline = await self._ready(), asyncio.timeout(timeout)
+        with self._typing(deadline, timeout):
+            async with deadline, self._sent(session, url, body) as response:
+                yield self._incoming(response)
+
+    async def _ready(self) -> aiohttp.ClientSession:
         session = self._session if self._loop is asyncio.get_running_loop() else await self._open()
         assert session is not None
-        deadline = asyncio.timeout(timeout)
+        return session
+
+    def _sent(
+        self, session: aiohttp.ClientSession, url: str, body: bytes
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        proxy = self._proxies[url] if url in self._proxies else self._proxies.setdefault(url, _proxy_for(url))
+        return session.post(url, data=body, allow_redirects=False, proxy=proxy)
+
+    def _incoming(self, response: aiohttp.ClientResponse) -> Incoming:
+        return Incoming(response, self._idle_timeout, self._max_body, self._endpoint)
+
+    @contextmanager
+    def _typing(self, deadline: asyncio.Timeout, timeout: float) -> Iterator[None]:
+        """What goes wrong in the body, as errors of ours."""
         try:
-            proxy = self._proxies[url] if url in self._proxies else self._proxies.setdefault(url, _proxy_for(url))
-            async with deadline, session.post(url, data=body, allow_redirects=False, proxy=proxy) as response:
-                yield Incoming(response, self._idle_timeout, self._max_body, self._endpoint)
+            yield
         except (aiohttp.ClientError, ssl.SSLError, OSError, UnicodeError) as error:
             if deadline.expired():
                 raise DeadlineExceeded(f"no whole reply within {timeout:g} s", endpoint=self._endpoint) from None

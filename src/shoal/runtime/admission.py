@@ -6,8 +6,7 @@ One for each endpoint, shared by all that is sent to it: the scheduler's wire re
 import asyncio
 import heapq
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from itertools import count
 
 from shoal.errors import ModelError, RateLimited
@@ -25,6 +24,25 @@ class Slot:
         self.ordinal = ordinal
         self.reserved = reserved
         self.used = 0
+
+
+class Turn:
+    """A request that comes to its turn where the context is entered, and leaves with it. `slot` is there from then."""
+
+    __slots__ = ("_admission", "_tokens", "slot")
+
+    def __init__(self, admission: "Admission", tokens: int) -> None:
+        self._admission = admission
+        self._tokens = tokens
+        self.slot: Slot | None = None
+
+    async def __aenter__(self) -> Slot:
+        self.slot = await self._admission.come(self._tokens)
+        return self.slot
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self.slot is not None
+        self._admission.leave(self.slot)
 
 
 class Admission:
@@ -137,9 +155,12 @@ class Admission:
     def _older_elsewhere(self, age: int) -> bool:
         return any((oldest := ask()) is not None and oldest < age for _, ask in self._watchers)
 
-    @asynccontextmanager
-    async def slot(self, tokens: int) -> AsyncIterator[Slot]:
+    def slot(self, tokens: int) -> Turn:
         """A request's turn, the oldest first (`scope.age`), then first come, first served; the body is the request."""
+        return Turn(self, tokens)
+
+    async def come(self, tokens: int) -> Slot:
+        """Enter when it is one's turn, see `slot`."""
         loop = asyncio.get_running_loop()
         self.bind(loop)
         age, order = scope.age.get(), next(self._order)
@@ -155,10 +176,7 @@ class Admission:
                 raise
         slot = self.enter(tokens)
         self.give_turn()  # there may be room for one more
-        try:
-            yield slot
-        finally:
-            self.leave(slot)
+        return slot
 
     def _is_turn_of(self, age: int, order: int, now: float) -> bool:
         if (self._queue and self._queue[0][:2] < (age, order)) or self._older_elsewhere(age):

@@ -280,6 +280,7 @@ class Scheduler:
             draw.deadline = draw.deadline or now + self.retry.deadline
         self._loads.add(load)
         load.task = self._loop.create_task(self._carry(load))
+        load.task.add_done_callback(lambda _: self._over(load))  # one cancelled before its first step never runs
 
     async def _carry(self, load: _Load) -> None:
         """Ask the backend, then hand each draw its own outcome."""
@@ -288,9 +289,8 @@ class Scheduler:
             async with asyncio.timeout_at(min(draw.deadline for draw in load.draws())):
                 outcomes = await self._ask(load)
         except TimeoutError:
-            error = DeadlineExceeded(
-                f"no whole answer within {self.retry.deadline:g} s", endpoint=self.backend.name, retryable=False
-            )
+            message = f"no whole answer within {self.retry.deadline:g} s"
+            error = DeadlineExceeded(message, endpoint=self.backend.name, retryable=False)
             outcomes = [error] * len(load.calls)
         except ModelError as error:
             outcomes = [error] * len(load.calls)
@@ -299,10 +299,8 @@ class Scheduler:
             fault.__cause__ = error
             outcomes = [fault] * len(load.calls)
         finally:
-            self._loads.discard(load)
-            used = sum(done.usage.total_tokens for outcome in outcomes if isinstance(outcome, list) for done in outcome)
-            load.slot.used = used
-            self.admission.leave(load.slot)
+            load.slot.used = sum(one.usage.total_tokens for each in outcomes if isinstance(each, list) for one in each)
+            self._over(load)
         for call, outcome in zip(load.calls, outcomes, strict=True):
             for draw in call:
                 draw.load = None
@@ -310,6 +308,11 @@ class Scheduler:
                 self._answered(call, outcome)
             else:
                 self._failed(load, call, outcome)
+
+    def _over(self, load: _Load) -> None:
+        if load in self._loads:
+            self._loads.remove(load)
+            self.admission.leave(load.slot)
 
     async def _ask(self, load: _Load) -> list[Outcome]:
         first = load.calls[0][0]
@@ -384,10 +387,9 @@ class Scheduler:
                 continue
             if isinstance(outcome, Completion):
                 future.set_result(outcome.cached() if paid else outcome)
-                paid = True
             else:
                 future.set_exception(copy(outcome) if paid else outcome)
-                paid = True
+            paid = True
         # Known until a waiter had its turn, and a cache above it the answer: nobody asks it again meanwhile.
         draw.done = outcome if paid and isinstance(outcome, Completion) else None
         if draw.done is None:

@@ -123,6 +123,7 @@ class Span(Tree):
             self.end = perf_counter()
             if self.watch is not None:
                 self.watch(self)
+                self.watch = None  # who watches often holds the tree: all of it would wait for the garbage collector
 
     @property
     def cached(self) -> bool:

@@ -26,6 +26,7 @@ from shoal.server.names import Names, open_models
 from shoal.server.openapi import document
 from shoal.server.service import Service
 from shoal.server.settings import Settings, settings_of
+from shoal.techniques.bounds import bound
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
@@ -80,10 +81,25 @@ def _ledger(settings: Settings) -> Ledger | None:
 def _names(settings: Settings, config: Config) -> Names:
     specs = settings.models or ("local",)
     cache = None if settings.cache == "off" else DrawCache(default_cache_path(), unkept=UNKEPT | {"length"})
-    for preset in settings.presets:
-        if "@" in preset or "/" in preset:
-            raise UsageError(f"[presets.{preset}]: a preset's name holds no @ and no /")
-    return Names(open_models(specs, config, cache), settings.presets)
+    try:
+        models = open_models(specs, config, cache)
+    except UsageError as error:
+        if list(specs) != config.server.get("models") or str(error).startswith(config.file):
+            raise
+        raise UsageError(f"{config.file} [server]: models: {error}") from None
+    names = Names(models, settings.presets)
+    for name in names.own:
+        _refuse_useless(name, bound(names.resolve(name).model).calls, settings.max_calls)
+    return names
+
+
+def _refuse_useless(name: str, calls: int, most: int) -> None:
+    """UsageError for a model of the operator's that no request could use as it is."""
+    if calls > most:
+        message = f"may take {calls} calls, and a request may take {most}; smaller options, or a larger max_calls"
+        raise UsageError(f"{name}: {message} in [server]")
+    if calls < 1:
+        raise UsageError(f"{name}: its options leave no call to make; use larger ones")
 
 
 async def _closing(ledger: Ledger | None, app: web.Application) -> AsyncIterator[None]:

@@ -39,18 +39,25 @@ ROUTING = frozenset(
 )
 
 _MOST = 1e15
+_raw_items = msgspec.json.Decoder(list[Raw]).decode
 _MOST_OPTION = 1000
 _LONGEST_SCHEMA = 16_384  # what a grammar takes to make grows with the square of it, and all wait meanwhile
 
 
 def refuse_routing(fields: Mapping[str, Raw]) -> None:
     """Refusal for a body that would say where its request goes. Its values are not repeated."""
+    if ROUTING.isdisjoint(fields):
+        return
     for name in sorted(ROUTING & fields.keys()):
         raise invalid(f"{name}: where a request goes, and with which key, is not the client's to say", name)
 
 
 def refuse_dear(fields: Mapping[str, Raw], n: int, budget: Budget, settings: Settings) -> None:
     """Refusal for a body that passes through and asks for more than one request may."""
+    drawn = _number(fields.get("best_of"))
+    if drawn > settings.max_n:
+        raise invalid(f"best_of={drawn}: at most {settings.max_n} answers to a request", "best_of")
+    n = max(n, drawn)
     asked = n * _prompts(fields.get("prompt"))
     if budget.calls is not None and asked > budget.calls:
         raise _over(f"{asked} answers", f"{budget.calls} calls", "n" if asked == n else "prompt")
@@ -59,9 +66,6 @@ def refuse_dear(fields: Mapping[str, Raw], n: int, budget: Budget, settings: Set
         most = _number(fields.get(name)) * n
         if budget.tokens is not None and most > budget.tokens:
             raise _over(f"{most} tokens", f"{budget.tokens}", name)
-    drawn = _number(fields.get("best_of"))
-    if drawn > settings.max_n:
-        raise invalid(f"best_of={drawn}: at most {settings.max_n} answers to a request", "best_of")
 
 
 def refuse_long_conversation(messages: int, settings: Settings) -> None:
@@ -100,7 +104,7 @@ def _over(asked: str, allowed: str, param: str) -> Refusal:
 def _number(raw: Raw | None) -> int:
     """A field where it is a number; what else it is, is for the model's server to refuse."""
     value = _decoded(raw)
-    return int(value) if isinstance(value, int | float) and abs(value) < _MOST else 0
+    return int(min(value, _MOST)) if isinstance(value, int | float) and value > 0 else 0
 
 
 def _decoded(raw: Raw | None) -> Any:
@@ -118,6 +122,6 @@ def _prompts(raw: Raw | None) -> int:
 
 def _turns(raw: Raw | None) -> int:
     try:
-        return 0 if raw is None else len(msgspec.json.decode(raw, type=list[Raw]))
+        return 0 if raw is None else len(_raw_items(raw))
     except (ValueError, RecursionError):
         return 0

@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
 from time import perf_counter
+from types import TracebackType
 
 from msgspec import Struct
 
@@ -126,8 +127,9 @@ class Service:
     async def complete(self, call: Call) -> tuple[list[Completion], Work]:
         """All n answers, asked at once."""
         work = await self._work(call)
-        async with call.caller.admitted(work.budget, work.lost), self._scopes(work):
-            return await _asked(call), work
+        with call.caller.admitted(work.budget, work.lost):
+            async with self._scopes(work):
+                return await _asked(call), work
 
     async def stream(self, call: Call) -> AsyncGenerator[Work | Piece, None]:
         """The work, at once; then the parts of the answers as they come, and of each, last, the whole."""
@@ -141,7 +143,7 @@ class Service:
             async with self._scopes(work):
                 await _streamed(work, pieces)
 
-        async with call.caller.admitted(work.budget, work.lost):
+        with call.caller.admitted(work.budget, work.lost):
             yield work
             task = asyncio.ensure_future(carry_out())
             task.add_done_callback(lambda _: pieces.put_nowait(None))
@@ -157,8 +159,9 @@ class Service:
     async def carrying(self, call: Call) -> AsyncIterator[Work]:
         """The budget, realm and time of a call, around work that somebody else does."""
         work = await self._work(call)
-        async with call.caller.admitted(work.budget, work.lost), self._scopes(work):
-            yield work
+        with call.caller.admitted(work.budget, work.lost):
+            async with self._scopes(work):
+                yield work
 
     async def listed(self, caller: Caller) -> list[str]:
         """The names of the models that a caller may ask for, without those that cannot run here."""
@@ -202,7 +205,7 @@ class Service:
             stack.enter_context(scope.setting(budgets.current, work.budget))
             if work.call.served.base is None:
                 work.trace = stack.enter_context(tracing(work.call.served.name, work.watch))
-            async with timed(work.budget):
+            async with Timed(work.budget):
                 yield
 
     def _realm(self, caller: Caller) -> str:
@@ -212,19 +215,32 @@ class Service:
         return scope.realm.get() or f"request {next(self._numbers)}"
 
 
-@asynccontextmanager
-async def timed(budget: Budget) -> AsyncIterator[None]:
+class Timed:
     """The budget's seconds, for all of the body. BudgetExceeded says what was spent when any of it ran out."""
-    began, timer = perf_counter(), asyncio.timeout(budget.seconds)
-    try:
-        async with timer:
-            yield
-    except (TimeoutError, BudgetExceeded) as error:
-        if isinstance(error, TimeoutError) and not timer.expired():
-            raise
-        why = str(error) or f"the budget of {budget.seconds:g} seconds is spent"
-        spent = f"{budget.spent.calls} calls, {budget.spent.total_tokens} tokens, {perf_counter() - began:.1f} s"
-        raise BudgetExceeded(f"{why}; this request has spent {spent}") from None
+
+    __slots__ = ("_began", "_budget", "_timer")
+
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._began, self._timer = perf_counter(), asyncio.timeout(budget.seconds)
+
+    async def __aenter__(self) -> None:
+        await self._timer.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await self._timer.__aexit__(kind, error, traceback)
+        except TimeoutError:  # its own
+            raise self._exceeded(f"the budget of {self._budget.seconds:g} seconds is spent") from None
+        if isinstance(error, BudgetExceeded):
+            raise self._exceeded(str(error)) from None
+
+    def _exceeded(self, why: str) -> BudgetExceeded:
+        spent, seconds = self._budget.spent, perf_counter() - self._began
+        told = f"{spent.calls} calls, {spent.total_tokens} tokens, {seconds:.1f} s"
+        return BudgetExceeded(f"{why}; this request has spent {told}")
 
 
 async def _runnable(slug: str) -> bool:

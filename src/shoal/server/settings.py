@@ -46,6 +46,7 @@ from shoal.errors import UsageError
 
 Positive = Annotated[int, Meta(ge=1)]
 Amount = Annotated[float, Meta(ge=0)]
+HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+", re.ASCII)
 KEY_NAME = r"[A-Za-z0-9_-]{1,64}"
 KEY_NAME_RULE = "a key's name is of 1 to 64 letters, digits, - and _"
 
@@ -144,15 +145,34 @@ def settings_of(config: Config) -> Settings:
             raise UsageError(
                 f"{where}server]: origins: {origin!r} is not of the form https://host or https://host:port"
             )
+    for host in given.hosts:
+        if not HOST.fullmatch(host):
+            raise UsageError(f"{where}server]: hosts: {host!r} is not a name or address alone, like lab.example")
     for name in keys if isinstance(keys, dict) else ():
         if not re.fullmatch(KEY_NAME, name):
             raise UsageError(f"{where}server.keys.{name}]: {KEY_NAME_RULE}")
+    read = tables_as(KeySettings, _table_of(keys, f"{where}server.keys]"), f"{where}server.keys")
+    _refuse_twice(read, f"{where}server.keys")
+    for name in config.presets:
+        if not name or "@" in name or "/" in name:
+            raise UsageError(f"{where}presets.{name}]: a preset's name is not empty and holds no @ and no /")
+        if name in config.models:
+            raise UsageError(f"{where}presets.{name}]: {name} is one of [models] too; choose another name")
     return Settings(
         **{name: getattr(given, name) for name in Tables.__struct_fields__ if name != "keys"},
-        keys=tables_as(KeySettings, _table_of(keys, f"{where}server.keys]"), f"{where}server.keys"),
+        keys=read,
         presets=tables_as(Preset, config.presets, f"{where}presets"),
         prices=tables_as(Price, config.prices, f"{where}prices"),
     )
+
+
+def _refuse_twice(keys: dict[str, KeySettings], where: str) -> None:
+    """A key in two tables would be held to the limits of one of them."""
+    first: dict[str, str] = {}
+    for name, key in keys.items():
+        other = first.setdefault(key.sha256.lower(), name)
+        if other != name:
+            raise UsageError(f"{where}.{name}]: sha256 is that of {other}, too; make another key with `shoal key`")
 
 
 def _table_of(value: object, where: str) -> dict[str, object]:

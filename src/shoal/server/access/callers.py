@@ -1,8 +1,8 @@
 """Somebody who asks: which models and techniques their key covers, how much they may ask for, and what they spent."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic, time
 
 from shoal.errors import BudgetExceeded, UsageError
@@ -118,8 +118,8 @@ class Caller:
             message = "this key does not open the metrics; metrics = true in its table would"
             raise Refusal(403, message, kind="permission_error", code="metrics_not_allowed")
 
-    @asynccontextmanager
-    async def admitted(self, budget: Budget, lost: Callable[[], Usage] = _nothing) -> AsyncIterator[None]:
+    @contextmanager
+    def admitted(self, budget: Budget, lost: Callable[[], Usage] = _nothing) -> Iterator[None]:
         """One request of the caller's; a Refusal with 429 where it is one too many.
 
         What the budget says was spent is the caller's to pay, call by call; whatever else it holds at the end is paid

@@ -11,7 +11,6 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 
-from shoal.errors import StoreError
 from shoal.server.batches.objects import File, new_id
 from shoal.server.batches.state import Page, State, private_file
 from shoal.server.http.replies import json_reply
@@ -20,31 +19,40 @@ from shoal.server.refusals import Refusal, invalid
 _CHUNK = 1 << 20
 _MOST_PARTS = 16
 _LONGEST_FIELD = 1024
-_NAME = re.compile(r"[\x00-\x1f\x7f]|.*[/\\]", re.DOTALL)
+_DIRECTORIES = re.compile(r"[/\\]")
+_UNPRINTED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 async def upload(request: web.Request, state: State, owner: str, most: int, most_stored: int) -> web.Response:
     """POST /v1/files: a form with `purpose` (batch) and `file`, of up to `most` bytes."""
-    room = min(most, most_stored - state.stored(owner))
+    room = min(most, most_stored - state.stored(owner) - state.arriving[owner])
     refusal = _too_large(most) if room == most else _no_room(most_stored)
     if request.content_type != "multipart/form-data":
         raise invalid("a file is sent as multipart/form-data, with the fields purpose and file")
     if room <= 0 or (request.content_length or 0) > room + _MOST_PARTS * _CHUNK:
         raise refusal
+    room = min(room, request.content_length or room)
+    state.arriving[owner] += room
+    try:
+        return json_reply(await _uploaded(request, state, owner, room, refusal))
+    finally:
+        state.arriving[owner] -= room
+
+
+async def _uploaded(request: web.Request, state: State, owner: str, room: int, too_large: Refusal) -> File:
     id_ = new_id("file-")
     path = state.content(id_)
     try:
-        form = await _form(request, path, room, refusal)
-        file = _file(id_, form)
+        file = _file(id_, await _form(request, path, room, too_large))
     except BaseException:  # also where the client has gone
         path.unlink(missing_ok=True)
         raise
     try:
         await state.keep_file(owner, file)
-    except StoreError:
+    except Exception:  # whoever goes now leaves a file that is listed, or soon will be
         path.unlink(missing_ok=True)
         raise
-    return json_reply(file)
+    return file
 
 
 class _Form(Struct):
@@ -60,7 +68,7 @@ def _file(id_: str, form: _Form) -> File:
         raise invalid("file: missing", "file")
     if form.purpose != "batch":
         raise invalid("purpose: must be batch", "purpose")
-    filename = _NAME.sub("", form.filename)[:255] or "upload.jsonl"
+    filename = _UNPRINTED.sub("", _DIRECTORIES.split(form.filename)[-1])[:255] or "upload.jsonl"
     return File(id=id_, bytes=form.bytes, created_at=int(time.time()), filename=filename, purpose="batch")
 
 

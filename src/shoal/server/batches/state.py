@@ -6,6 +6,8 @@ are of our own making.
 
 import logging
 import os
+import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +22,7 @@ from shoal.server.batches.objects import ENDED, Batch, File
 log = logging.getLogger("shoal.server")
 T = TypeVar("T", File, Batch)
 _VERSION = 1
+_OURS = re.compile(r"file-[0-9a-f]{24}$|batch_[0-9a-f]{24}\.sqlite(-wal|-shm)?$")
 _SCHEMA = """
     CREATE TABLE file (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, owner TEXT NOT NULL,
         purpose TEXT NOT NULL, bytes INTEGER NOT NULL, sum BLOB NOT NULL, value BLOB NOT NULL);
@@ -40,6 +43,7 @@ class State:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.arriving = Counter[str]()  # bytes that uploads under way may come to, by their owners
         self._lock = DirectoryLock(path, "the server's state directory")
         self._store: Store | None = None
         try:
@@ -75,14 +79,17 @@ class State:
             path.with_name(name).unlink(missing_ok=True)
 
     def _tidy(self) -> None:
-        """Remove what nothing refers to: uploads and deletions that a crash cut short, journals of what has ended."""
+        """Remove what nothing refers to: uploads and deletions that a crash cut short, journals of what has ended.
+
+        What has no name of ours is somebody else's, in a directory that was there before.
+        """
         kept = {id_ for (id_,) in self.store.rows("SELECT id FROM file")}
         under_way = {batch.id for _, batch in self.open_batches()}
         for path in self._files.iterdir():
-            if path.name not in kept:
+            if path.name not in kept and _OURS.match(path.name):
                 path.unlink()
         for path in self._journals.iterdir():
-            if path.name.partition(".")[0] not in under_way:
+            if path.name.partition(".")[0] not in under_way and _OURS.match(path.name):
                 path.unlink()
 
     # The list. A store that failed to write is not trusted again: the next use opens the file anew.

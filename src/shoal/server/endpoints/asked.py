@@ -1,14 +1,12 @@
 """A body that asks for completions: what it says, who is to answer it, and whether its sender may ask for that."""
 
-import msgspec
-
 from shoal.backends.relay import Relays
 from shoal.server.access.callers import Caller
 from shoal.server.limits import refuse_long_conversation
 from shoal.server.optillm import NO_TECHNIQUE
 from shoal.server.refusals import invalid, read_as
 from shoal.server.service import Call, Service
-from shoal.server.wire.chat_input import Common, Fields, chat_request, fields_of, technique_options
+from shoal.server.wire.chat_input import Common, chat_request, read_once, technique_options
 from shoal.techniques import TECHNIQUES
 from shoal.techniques.opening import bases
 
@@ -25,9 +23,7 @@ class Asked:
     """A body of the chat API, or of one that comes to it, and who is to answer it."""
 
     def __init__(self, body: bytes, caller: Caller, service: Service) -> None:
-        self.fields: Fields = fields_of(body)
-        spread = b"extra_body" in body and "extra_body" not in self.fields
-        self.body = msgspec.json.encode(self.fields) if spread else body
+        self.fields, self.body = read_once(body)
         self.common: Common = read_as(self.body, Common)
         own, approach = self.common.shoal, self.common.optillm_approach
         technique = own.technique or (approach if approach not in NO_TECHNIQUE else None)

@@ -45,6 +45,6 @@ async def count_tokens(request: web.Request, service: Service, caller: Caller) -
     """POST /v1/messages/count_tokens: of the prompt as the base model sees it, whatever a technique makes of it."""
     call = AskedMessage(await request.read(), caller, service).chat_call()
     base = next(bases(call.served.model))
-    async with caller.admitted(Budget()):
+    with caller.admitted(Budget()):
         counted = await base.count_tokens(call.request)
     return json_reply({"input_tokens": counted})

@@ -13,7 +13,7 @@ from shoal.server.endpoints.asked import Asked
 from shoal.server.http.streams import EventStream
 from shoal.server.limits import refuse_dear
 from shoal.server.refusals import refusal_of
-from shoal.server.service import timed
+from shoal.server.service import Timed
 from shoal.server.wire.chat_input import Fields, with_preset, without_own
 from shoal.server.wire.chat_output import error_event
 
@@ -26,10 +26,10 @@ async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -
         headers = {} if id_ is None else {"x-upstream-request-id": id_}
         return web.Response(body=passed.body, headers=headers, content_type="application/json")
     fields, budget = _prepared(asked)
-    async with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
+    with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
         async with EventStream(request) as stream:
             try:
-                async with timed(budget), relay.stream(api, fields) as passing:
+                async with Timed(budget), relay.stream(api, fields) as passing:
                     await _streamed_on(passing, stream, budget)
             except ShoalError as error:
                 if not stream.begun:
@@ -51,8 +51,8 @@ async def _streamed_on(passing: Passing, stream: EventStream, budget: Budget) ->
 async def passed_on(api: Api, asked: Asked, relay: Relays) -> Passed:
     """The whole reply of the model's server."""
     fields, budget = _prepared(asked)
-    async with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
-        async with timed(budget):
+    with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):
+        async with Timed(budget):
             passed = await relay.post(api, fields)
         budget.spent = passed.usage
         return passed

@@ -88,6 +88,8 @@ async def listen(app: web.Application, host: str, port: int, limits: ConnectionL
     except OSError as error:
         await runner.cleanup()
         reason = error.strerror or str(error)
+        if error.errno and not isinstance(error, socket.gaierror):
+            reason = os.strerror(error.errno)  # the loop's own words repeat the address
         raise UsageError(f"cannot listen on {host}:{port}: {reason}; choose another host or port") from None
     _keep_little_unsent(servers[0], limits.buffered_bytes // 4)
     return Listener(runner, servers, connections)

@@ -103,6 +103,11 @@ _MOST_VALUES = 300_000  # [] takes three bytes on the way and sixty here
 
 def fields_of(body: bytes) -> Fields:
     """A body's fields, each as the client wrote it. A nested `extra_body` is spread out, as the SDK would have."""
+    return read_once(body)[0]
+
+
+def read_once(body: bytes) -> tuple[Fields, bytes]:
+    """A body's fields, and a body that says the same and nothing else, whoever reads it."""
     if body.count(b",") > _MOST_VALUES:
         raise Refusal(413, f"the body holds more than {_MOST_VALUES} values", code="too_many_values")
     try:
@@ -114,8 +119,11 @@ def fields_of(body: bytes) -> Fields:
     if nested.startswith(b"{"):
         del fields["extra_body"]
         fields |= read_as(nested, dict[str, Raw])
+        if "extra_body" in fields:
+            raise invalid("extra_body: there is another one in it", "extra_body")
+        body = msgspec.json.encode(fields)
     refuse_routing(fields)
-    return fields
+    return fields, body
 
 
 _OWN = frozenset(("shoal", "optillm_approach", *OPTIONS))
@@ -144,6 +152,8 @@ def chat_request(
         if message.content is None and message.role != "assistant":
             raise invalid(f"messages[{i}].content is missing", f"messages[{i}].content")
     extra = extra_of(fields, _READ | known, to_server=to_server)
+    if extra.get("best_of", 1) != 1:  # answers that no budget would know of
+        raise invalid("best_of: use a technique instead, such as best_of_n(n=4)@MODEL", "best_of")
     if to_server and chat.response_format is not None and chat.response_format.type == "json_object":
         extra["response_format"] = {"type": "json_object"}
         chat.response_format = None

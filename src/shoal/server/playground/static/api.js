@@ -51,15 +51,14 @@ export const catalogue = async () => (await ask("catalogue")).json();
 export const estimate = async (model, signal) => (await ask("estimate", { model }, signal)).json();
 export const render = async (text) => (await (await ask("render", { text })).json()).html;
 
-/** Run a question; `each` is called with every event. Rejects with a Failure, or AbortError where it was cancelled. */
+/** Run a question; `each` is called with the events of one message, as they come. Rejects with a Failure, or AbortError where it was cancelled. */
 export async function run(question, signal, each) {
   const response = await ask("run", question, signal);
   let ended = false;
   for await (const data of events(response.body)) {
-    for (const event of JSON.parse(data)) {
-      ended ||= event.event === "answer" || event.event === "failed";
-      each(event);
-    }
+    const batch = JSON.parse(data);
+    ended ||= batch.some(({ event }) => event === "answer" || event === "failed");
+    each(batch);
   }
   if (!ended) throw new Failure({ meaning: "The connection broke before the answer was there", advice: "Run again." });
 }

@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import { h, setRendered } from "./dom.js";
-import { plural, seconds, short } from "./words.js";
+import { count, plural, seconds, short } from "./words.js";
 
 export class CallsView {
   constructor(run) {
@@ -21,8 +21,8 @@ export class CallsView {
       if (!this.rows.has(node.id)) this.append(node);
       this.drawRow(node);
     }
-    const all = [...this.run.nodes.values()].filter(({ kind }) => kind === "call").length;
-    this.count.textContent = this.run.status === "running" ? `${this.run.finishedCalls.length} of ${all} so far` : all;
+    const { calls, finishedCalls, status } = this.run;
+    this.count.textContent = status === "running" ? `${count(finishedCalls.length)} of ${count(calls)} so far` : count(calls);
   }
 
   append(node) {

@@ -3,20 +3,23 @@
 import { h } from "./dom.js";
 import { count, money, plural, seconds, short } from "./words.js";
 
-/** Draw the results `[{ letter, name, run }]` into the box; it hides where there is nothing to compare. */
+/** Draw the results `[{ letter, name, spec, run }]` into the box; it hides where there is nothing to compare. */
 export function drawComparison(box, results) {
   box.hidden = results.length < 2 || !results.some(({ run }) => run.status === "done");
   if (box.hidden) return;
   const groups = groupsOf(results);
   const most = (figure) => Math.max(...results.map(({ run }) => figure(run) ?? 0), 0);
   const tops = { calls: most((run) => run.finishedCalls.length), tokens: most((run) => run.tokens), time: most((run) => run.seconds), cost: most((run) => run.cost) };
+  const names = new Set(results.map(({ name }) => name));
+  const bases = new Set(results.map(({ spec }) => spec.split("@").at(-1)));
+  const named = names.size === results.length && bases.size === 1; // what the names leave open, the specs tell
   const priced = results.some(({ run }) => run.cost !== null);
   const head = ["", "Answer", "Calls", "Tokens", "Time", ...(priced ? ["Cost"] : [])];
   box.replaceChildren(
     h("p", { class: "verdict" }, verdict(results, groups)),
     h("div", { class: "table-box" }, h("table", {},
       h("thead", {}, h("tr", {}, head.map((name, i) => h("th", { scope: "col", class: i > 1 ? "number" : "" }, name || h("span", { class: "sr" }, "Configuration"))))),
-      h("tbody", {}, results.map((result) => row(result, groups, tops, priced))))));
+      h("tbody", {}, results.map((result) => row(result, groups, tops, { priced, named }))))));
 }
 
 /** The finished columns by what their answers come to, the largest group first. */
@@ -43,13 +46,13 @@ function verdict(results, groups) {
   return [`${first.letters.length} of ${answered} agree: `, h("strong", {}, short(first.short, 80)), `.${rest}`];
 }
 
-function row({ letter, name, run }, groups, tops, priced) {
+function row({ letter, name, spec, run }, groups, tops, { priced, named }) {
   const group = groups.findIndex(({ letters }) => letters.includes(letter));
   const others = group < 0 ? [] : groups[group].letters.filter((other) => other !== letter);
   const agrees = others.length ? h("span", { class: "agrees" }, `✓ as ${others.join(", ")}`) : null;
-  const said = { running: "…", failed: "failed", cancelled: "cancelled" }[run.status] ?? short(run.answer.short ?? run.answer.text, 60);
+  const said = { running: "…", failed: "failed", cancelled: "cancelled" }[run.status] ?? (short(run.answer.short ?? run.answer.text, 60) || h("span", { class: "soft" }, "empty reply"));
   return h("tr", { class: run.status },
-    h("th", { scope: "row" }, h("span", { class: "letter" }, letter), h("span", { class: "row-name" }, name)),
+    h("th", { scope: "row" }, h("span", { class: "letter" }, letter), h("span", { class: "row-name" }, name, named ? null : h("code", { class: "row-spec" }, spec))),
     h("td", { class: "said" }, h("span", {}, said), agrees),
     figure("Calls", count(run.finishedCalls.length), run.finishedCalls.length, tops.calls),
     figure("Tokens", count(run.tokens), run.tokens, tops.tokens),

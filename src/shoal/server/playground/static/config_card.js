@@ -4,7 +4,7 @@ import * as api from "./api.js";
 import { h, menu, withCode } from "./dom.js";
 import { optionForm } from "./option_form.js";
 import { specOf, titleOf } from "./spec.js";
-import { SAMPLING } from "./state.js";
+import { SAMPLING, columnOf, modelOf } from "./state.js";
 import { presets } from "./store.js";
 import { plural, range } from "./words.js";
 
@@ -50,6 +50,10 @@ export class ConfigCard {
     return this.column.preset || titleOf(this.form, this.page.catalogue.techniques);
   }
 
+  get model() {
+    return modelOf(this.column, this.page.catalogue.presets);
+  }
+
   // The parts
 
   build() {
@@ -70,19 +74,15 @@ export class ConfigCard {
     const pick = (event) => this.usePreset([...own, ...shared].find((preset) => preset.name === event.target.value));
     const about = [...own, ...shared].find((preset) => preset.name === this.column.preset)?.description;
     const select = h("label", { class: "row" }, h("span", {}, "Preset"), h("select", { onchange: pick },
-      h("option", { value: "" }, "None"),
+      this.page.catalogue.models.length ? h("option", { value: "" }, "None") : null,
       shared.length ? h("optgroup", { label: "Of this server" }, shared.map(option)) : null,
       own.length ? h("optgroup", { label: "Your own" }, own.map(option)) : null));
     return h("div", { class: "preset" }, select, about ? h("p", { class: "about" }, about) : null);
   }
 
   usePreset(preset) {
-    this.column.preset = preset?.name ?? "";
-    if (preset) {
-      this.column.spec = preset.model;
-      this.column.own = { system: preset.system ?? "", stop: preset.stop ?? [] };
-      for (const name of SAMPLING) this.column.own[name] = preset[name] ?? null;
-    }
+    if (preset) Object.assign(this.column, columnOf(preset));
+    else this.column.preset = "";
     this.build();
     this.read();
     this.page.changed();
@@ -111,6 +111,10 @@ export class ConfigCard {
       return;
     }
     const { models } = this.page.catalogue;
+    if (!models.includes(this.form.base) && this.model === this.column.preset) {
+      this.formBox.replaceChildren(h("p", { class: "about" }, "Your key covers this preset as it is; its model and techniques cannot be changed."));
+      return;
+    }
     const bases = models.includes(this.form.base) ? models : [...models, this.form.base];
     const base = h("select", { onchange: (event) => { this.form.base = event.target.value; this.written(); } },
       bases.map((name) => h("option", { value: name, selected: name === this.form.base }, name)));
@@ -190,7 +194,7 @@ export class ConfigCard {
   async ask(withForm) {
     this.asked = new AbortController();
     try {
-      this.estimate = await api.estimate(this.column.spec, this.asked.signal);
+      this.estimate = await api.estimate(this.model, this.asked.signal);
       this.error = null;
       if (withForm) this.form = this.estimate.form;
     } catch (error) {

@@ -30,9 +30,9 @@ export function asToml(name, asked) {
   return `[presets.${/^[\w-]+$/.test(name) ? name : JSON.stringify(name)}]\n${lines.join("\n")}\n`;
 }
 
-/** Show the exports of one column; `result` is that of its last run, or null. */
-export function openExport(title, asked, result, needsKey, name) {
-  const forms = [["curl", asCurl(asked, needsKey)], ["Python", asPython(asked, needsKey)], ["shoal.toml", asToml(name, asked)]];
+/** Show the exports of one column, whose model is `spec`; `result` is that of its last run, or null. */
+export function openExport(title, asked, spec, result, needsKey, name) {
+  const forms = [["curl", asCurl(asked, needsKey)], ["Python", asPython(asked, needsKey)], ["shoal.toml", asToml(name, { ...asked, model: spec })]];
   forms.push(["JSON", JSON.stringify(result ?? { request: asked }, null, 2)]);
   const text = h("pre", { class: "export", tabindex: "0" });
   let current = forms[0];

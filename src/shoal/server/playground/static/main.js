@@ -8,7 +8,7 @@ import { openExport } from "./export.js";
 import { openHistory, remember } from "./past.js";
 import { Run } from "./run.js";
 import { RunView } from "./run_view.js";
-import { LETTERS, SAMPLING, checked, fromFragment, linkTo, questionFor } from "./state.js";
+import { LETTERS, SAMPLING, checked, columnOf, fromFragment, linkTo, noSettings, questionFor } from "./state.js";
 import { draft, presets, theme } from "./store.js";
 import { plural, range, seconds, short } from "./words.js";
 
@@ -17,12 +17,11 @@ const EXAMPLES = [
   "Three friends share 17 coins. Ann has twice as many as Ben, and Cem has two more than Ben. How many has Ben?",
   "Write a Python function that says whether a string reads the same backwards, and explain it in one sentence.",
 ];
-const noSettings = () => ({ system: "", temperature: null, top_p: null, max_tokens: null, seed: null, stop: [] });
 const emptyColumn = (spec) => ({ spec, preset: "", own: noSettings() });
 
 let catalogue = { models: [], techniques: [], presets: [], prices: {}, limits: {} };
 let state = null;
-let columns = []; // { data, card, element, run, view, name }, the last three of its last run
+let columns = []; // { data, card, element, run, view, name, spec }, the last four of its last run
 let ticking = 0;
 let asked = null; // the state of the run that is on show
 
@@ -40,7 +39,7 @@ async function start() {
   }
   $("notice").hidden = true;
   $("open-key").hidden = !api.key.get();
-  if (!catalogue.models.length) {
+  if (!catalogue.models.length && !catalogue.presets.length) {
     notice({ meaning: "No model is served to you here", advice: "Start the server with a model, as in `shoal serve -m local`, or ask for a key that covers one." });
     return;
   }
@@ -50,9 +49,13 @@ async function start() {
 
 function firstState() {
   const [model] = catalogue.models;
+  if (!model) return { question: "", ...noSettings(), columns: [anotherColumn()] };
   const best = catalogue.techniques.find(({ slug }) => slug === "self_consistency") ?? catalogue.techniques[0];
   return { question: "", ...noSettings(), columns: [emptyColumn(model), ...(best ? [emptyColumn(`${best.slug}@${model}`)] : [])] };
 }
+
+/** A plain model; for a key that covers presets only, the first of them. */
+const anotherColumn = () => (catalogue.models.length ? emptyColumn(catalogue.models[0]) : columnOf(catalogue.presets[0]));
 
 function show(next) {
   cancelAll();
@@ -81,7 +84,7 @@ function askForKey(refused) {
   const form = h("form", { onsubmit: (event) => { event.preventDefault(); api.key.set(field.value.trim()); box.close(); start(); } },
     h("p", {}, refused ? "That key was not accepted. Enter another one." : "This server asks for a key. Enter the one you were given."), field,
     h("div", { class: "dialog-foot" }, h("span", { class: "soft" }, "Kept until this tab is closed."), h("span", { class: "spacer" }), h("button", { type: "submit", class: "primary" }, "Enter")));
-  const box = dialog("Key", [form], { kind: "key", onclose: () => { if (!catalogue.models.length) notice({ meaning: "A key is needed.", advice: "" }); } });
+  const box = dialog("Key", [form], { kind: "key", onclose: () => { if (!columns.length) notice({ meaning: "A key is needed.", advice: "" }); } });
   field.focus();
 }
 
@@ -126,7 +129,7 @@ function newColumn(data) {
 }
 
 function menuOf(entry) {
-  const exported = () => openExport(`“${entry.card.name}” elsewhere`, questionFor(state, entry.data), entry.run?.status === "running" ? null : entry.run?.result ?? null, Boolean(api.key.get()), entry.card.name);
+  const exported = () => openExport(`“${entry.card.name}” elsewhere`, questionFor(state, entry.data, catalogue.presets), entry.data.spec, entry.run?.status === "running" ? null : entry.run?.result ?? null, Boolean(api.key.get()), entry.card.name);
   return [
     ["Copy as curl, Python, JSON…", exported],
     ["Save as preset…", () => savePreset(entry)],
@@ -141,9 +144,9 @@ function savePreset(entry) {
   const field = h("input", { type: "text", required: true, maxlength: "60", value: entry.data.preset, "aria-label": "Name" });
   const form = h("form", { onsubmit: (event) => {
     event.preventDefault();
-    const { model, messages, ...sampling } = questionFor(state, entry.data);
+    const { model: _, messages, ...sampling } = questionFor(state, entry.data, []);
     const system = messages.find(({ role }) => role === "system")?.content ?? "";
-    presets.save({ name: field.value.trim(), model, system, ...sampling });
+    presets.save({ name: field.value.trim(), model: entry.data.spec, system, ...sampling });
     entry.data.preset = field.value.trim();
     box.close();
     refreshCards();
@@ -216,7 +219,8 @@ function runColumns(entries) {
   for (const entry of entries) {
     entry.view?.element.remove();
     entry.name = entry.card.name;
-    entry.run = new Run(questionFor(asked, entry.data), catalogue.prices, (run, nodes) => onEvent(entry, run, nodes));
+    entry.spec = entry.data.spec;
+    entry.run = new Run(questionFor(asked, entry.data, catalogue.presets), catalogue.prices, (run, nodes) => onEvent(entry, run, nodes));
     entry.view = new RunView(entry.run, { cancel: () => entry.run.cancel(), again: () => runColumns([entry]) });
     entry.element.append(entry.view.element);
     entry.card.fold(true);
@@ -250,8 +254,8 @@ function ended(entry) {
 }
 
 /** The columns' last runs of the question that was asked last; a run of another question is nothing to compare with. */
-const shownResults = () => columns.flatMap(({ name, run }, i) => (
-  run && run.question.messages.at(-1).content === asked.question ? [{ letter: LETTERS[i], name, run }] : []));
+const shownResults = () => columns.flatMap(({ name, spec, run }, i) => (
+  run && run.question.messages.at(-1).content === asked.question ? [{ letter: LETTERS[i], name, spec, run }] : []));
 const redrawComparison = () => drawComparison($("comparison"), shownResults());
 const tick = () => { for (const { run, view } of columns) if (run?.status === "running") view.tick(); };
 const cancelAll = () => { for (const { run } of columns) run?.cancel(); };
@@ -269,7 +273,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawTheme)
 $("composer").addEventListener("submit", (event) => { event.preventDefault(); runAll(); });
 $("composer").addEventListener("input", () => { changed(); grow(); });
 $("cancel").addEventListener("click", cancelAll);
-$("add").addEventListener("click", () => newColumn(emptyColumn(catalogue.models[0])));
+$("add").addEventListener("click", () => newColumn(anotherColumn()));
 $("share").addEventListener("click", () => { changed(); copy(linkTo(state), "Link"); });
 $("open-history").addEventListener("click", () => openHistory((past) => { const found = checked(past); if (found) show(found); }));
 $("open-settings").addEventListener("click", () => {

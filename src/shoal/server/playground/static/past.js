@@ -9,7 +9,7 @@ export function remember(state, results) {
   history.add({
     at: Date.now(), state,
     results: results.map(({ name, run }) => ({
-      name, status: run.status, seconds: run.seconds, tokens: run.tokens, calls: run.finishedCalls.length, cost: run.cost,
+      name, model: run.question.model, status: run.status, seconds: run.seconds, tokens: run.tokens, calls: run.finishedCalls.length, cost: run.cost,
       short: run.answer?.short ?? null, text: (run.answer?.text ?? "").slice(0, 8000), failure: run.failure?.meaning ?? null,
     })),
   });
@@ -30,7 +30,7 @@ function item(run, restore) {
     h("p", { class: "past-head" }, h("strong", {}, short(run.state.question, 120)), h("span", { class: "soft" }, ago(run.at))),
     run.results.map((result) => h("details", {},
       h("summary", {}, h("span", { class: "past-name" }, result.name), h("span", { class: "past-said" }, short(result.short ?? result.failure ?? (result.text || result.status), 50)),
-        h("span", { class: "soft" }, [plural(result.calls, "call"), seconds(result.seconds), result.cost === null ? "" : money(result.cost)].filter(Boolean).join(" · "))),
+        h("span", { class: "soft" }, [result.model, plural(result.calls, "call"), seconds(result.seconds), result.cost === null ? "" : money(result.cost)].filter(Boolean).join(" · "))),
       h("pre", {}, result.text || result.failure || result.status))),
     h("button", { type: "button", class: "small", onclick: restore }, "Use again"));
 }

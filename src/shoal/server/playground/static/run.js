@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 
 export class Run {
-  /** `changed(run, nodes)` is called after each event with what it touched. */
+  /** `changed(run, nodes)` is called after each batch of events with what it touched. */
   constructor(question, prices, changed) {
     this.question = question;
     this.prices = prices;
@@ -24,7 +24,7 @@ export class Run {
 
   async start() {
     try {
-      await api.run(this.question, this.stopper.signal, (event) => this.told(event));
+      await api.run(this.question, this.stopper.signal, (batch) => this.told(batch));
     } catch (error) {
       if (error.name === "AbortError") this.end("cancelled");
       else this.fail(error);
@@ -52,28 +52,39 @@ export class Run {
     return this.took ?? (performance.now() - this.began) / 1000;
   }
 
-  told(event) {
+  /** Thousands of calls come in few batches: what is drawn is drawn once a batch. */
+  told(batch) {
+    const nodes = new Set();
+    for (const event of batch) {
+      const node = this.happened(event);
+      if (node) nodes.add(node);
+    }
+    if (this.status === "running") this.changed(this, [...nodes]);
+  }
+
+  /** The node that an event touched, if any. */
+  happened(event) {
     if (event.event === "prompt") this.prompts.set(event.prompt, event.messages);
-    else if (event.event === "started") this.started(event);
-    else if (event.event === "finished") this.finished(event);
-    else if (event.event === "delta") { this.text += event.text; this.reasoning += event.reasoning; this.changed(this, []); }
+    else if (event.event === "started") return this.started(event);
+    else if (event.event === "finished") return this.finished(event);
+    else if (event.event === "delta") { this.text += event.text; this.reasoning += event.reasoning; }
     else if (event.event === "answer") this.answered(event);
     else if (event.event === "failed") { this.failure = event; this.end("failed"); }
+    return null;
   }
 
   started(event) {
     const node = { ...event, end: null, parentNode: this.nodes.get(event.parent) ?? null };
     if (node.kind === "call") node.number = ++this.calls;
     this.nodes.set(node.id, node);
-    this.changed(this, [node]);
+    return node;
   }
 
   finished(event) {
     const node = this.nodes.get(event.id);
-    if (!node) return;
+    if (!node) return null;
     const { at, event: _, ...rest } = event;
-    Object.assign(node, rest, { end: at });
-    this.changed(this, [node]);
+    return Object.assign(node, rest, { end: at });
   }
 
   answered(event) {

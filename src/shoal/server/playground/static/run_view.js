@@ -5,6 +5,7 @@ import { copy, h, setRendered } from "./dom.js";
 import { count, money, plural, seconds, short } from "./words.js";
 
 const PATIENCE = 4; // seconds without a reply after which a word is due
+const MOST_LINKS = 100; // draws that a vote leads to; the others stand among the calls
 
 export class RunView {
   constructor(run, { cancel, again }) {
@@ -90,7 +91,7 @@ export class RunView {
       answer.reasoning ? h("details", { class: "more" }, h("summary", {}, "Reasoning"), h("pre", {}, answer.reasoning)) : null,
       text,
       answer.finish_reason === "length" ? h("p", { class: "note" }, "Cut off: the reply reached the most tokens it may have.") : null,
-      h("button", { type: "button", class: "quiet small", onclick: () => copy(answer.text, "Answer") }, "Copy answer"),
+      answer.text ? h("button", { type: "button", class: "quiet small", onclick: () => copy(answer.text, "Answer") }, "Copy answer") : null,
     ].filter(Boolean));
     this.others.replaceChildren(...(answer.alternatives.length ? [h("details", { class: "more" }, h("summary", {}, plural(answer.alternatives.length, "further answer")),
       answer.alternatives.map(({ text: other }) => h("pre", { class: "alternative" }, other)))] : []));
@@ -113,13 +114,21 @@ export class RunView {
     const bar = h("i", {});
     bar.style.width = `${(100 * group.nodes.length) / cast}%`;
     const won = group.form !== null && group.form === winner;
+    const draws = h("p", { class: "vote-draws" });
+    const fill = () => { if (details.open && !draws.childElementCount) draws.append(...this.drawsOf(group.nodes)); };
     const details = h("details", { class: `vote ${won ? "won" : ""} ${group.form === null ? "none" : ""}`, open: this.openVotes.has(group.form),
-      ontoggle: () => this.openVotes[details.open ? "add" : "delete"](group.form) },
+      ontoggle: () => { this.openVotes[details.open ? "add" : "delete"](group.form); fill(); } },
     h("summary", {}, h("span", { class: "vote-name" }, short(name, 80), won ? h("span", { class: "sr" }, ", the answer") : null), h("span", { class: "meter", "aria-hidden": "true" }, bar),
       h("span", { class: "vote-count" }, String(group.nodes.length))),
-    h("p", { class: "vote-draws" }, group.nodes.map((node) => h("button", { type: "button", class: "link", onclick: () => this.calls.show(node) },
-      node.draw.length ? `Draw ${node.draw.at(-1) + 1}` : `Call ${node.number}`))));
+    draws);
+    fill();
     return details;
+  }
+
+  drawsOf(nodes) {
+    const links = nodes.slice(0, MOST_LINKS).map((node) => h("button", { type: "button", class: "link", onclick: () => this.calls.show(node) },
+      node.draw.length ? `Draw ${node.draw.at(-1) + 1}` : `Call ${node.number}`));
+    return nodes.length > MOST_LINKS ? [...links, h("span", { class: "soft" }, `and ${count(nodes.length - MOST_LINKS)} more among the calls`)] : links;
   }
 }
 

@@ -43,11 +43,21 @@ export function linkTo(state) {
   return `${location.origin}${location.pathname}#s=${code.replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "")}`;
 }
 
-/** What the server is asked for one column: its own settings go before those of all. */
-export function questionFor(state, column) {
+export const noSettings = () => settings(null);
+
+/** A column that is as a preset says. */
+export const columnOf = (preset) => ({ spec: preset.model, preset: preset.name, own: settings(preset) });
+
+/** The model of a column by the name of its preset, where that is one of the server's and unchanged: a key may cover no more. */
+export function modelOf(column, presets) {
+  return presets.some(({ name, model }) => name === column.preset && model === column.spec) ? column.preset : column.spec;
+}
+
+/** What the server is asked for one column: its own settings go before those of all. `presets` are the server's. */
+export function questionFor(state, column, presets) {
   const system = column.own.system || state.system;
   const messages = [...(system ? [{ role: "system", content: system }] : []), { role: "user", content: state.question }];
-  const asked = { model: column.spec, messages };
+  const asked = { model: modelOf(column, presets), messages };
   for (const name of SAMPLING) {
     const value = column.own[name] ?? state[name];
     if (value !== null) asked[name] = value;
