@@ -20,7 +20,8 @@ from shoal.batch.journal import Journal
 from shoal.errors import BadRequest
 from shoal.runtime.limits import Limits
 from shoal.runtime.types import Request
-from shoal.server.access.keys import Caller, settings_for
+from shoal.server.access.callers import Caller
+from shoal.server.access.keys import settings_for
 from shoal.server.batches.answering import Answering, Slots
 from shoal.server.batches.answering import Endpoint as BatchEndpoint
 from shoal.server.batches.lines import decoded

@@ -100,6 +100,10 @@ def test_every_route_is_in_the_document_and_no_other() -> None:
     assert {(each.method, each.path) for each in OPERATIONS} == there
 
 
+def test_the_document_names_no_modules() -> None:
+    assert not [name for name in described(OPERATIONS)["components"]["schemas"] if "." in name]
+
+
 def test_the_document_is_served_and_is_in_the_package() -> None:
     async def main() -> Reply:
         async with serving({"m": scripted_model(lambda request: "x")}) as client:

@@ -313,7 +313,7 @@ def test_the_page_is_open_and_what_it_asks_needs_the_key() -> None:
             assert events_of(reply)[-1]["text"] == "4"
 
     async def refused_without_key(client: Client) -> None:
-        for method, path, _ in playground.ENDPOINTS:
+        for method, path, _ in playground.ROUTES:
             reply = await (client.get(path) if method == "GET" else client.post(path, question("m")))
             assert reply.status == 401, path
 

@@ -1,17 +1,17 @@
 """The application: routes, and what they share."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
-import msgspec
 from aiohttp import web
 
 from shoal.backends.config import Config, load_config
 from shoal.errors import UsageError
 from shoal.runtime.cache import UNKEPT, DrawCache, default_cache_path
 from shoal.server import playground
-from shoal.server.access.keys import Caller, Keys
+from shoal.server.access.callers import Caller
+from shoal.server.access.keys import Keys
 from shoal.server.access.ledger import Ledger
 from shoal.server.batches.endpoints import add_batches
 from shoal.server.batches.running import Batches
@@ -20,6 +20,7 @@ from shoal.server.endpoints.completions import completions
 from shoal.server.endpoints.messages import count_tokens, messages
 from shoal.server.endpoints.responses import kept_response, responses
 from shoal.server.http.guard import CALLER, Guard
+from shoal.server.http.replies import json_reply
 from shoal.server.metrics import CONTENT_TYPE, Metrics
 from shoal.server.names import Names, open_models
 from shoal.server.openapi import document
@@ -29,7 +30,6 @@ from shoal.techniques.bounds import bound
 
 SERVICE: web.AppKey[Service] = web.AppKey("service", Service)
 KEYS: web.AppKey[Keys] = web.AppKey("keys", Keys)
-Endpoint = Callable[[web.Request, Service, Caller], Awaitable[web.StreamResponse]]
 _OPEN = frozenset(("/health", *playground.pages()))
 
 
@@ -59,16 +59,10 @@ def create_app(
     app.router.add_get("/openapi.json", _openapi)
     app.router.add_get("/v1/models", partial(_called, _models))
     app.router.add_get("/v1/models/{name:.+}", partial(_called, _model))
-    app.router.add_post("/v1/chat/completions", partial(_called, chat_completions))
-    app.router.add_post("/v1/completions", partial(_called, completions))
-    app.router.add_post("/v1/responses", partial(_called, responses))
-    app.router.add_route("*", "/v1/responses/{id:.+}", partial(_called, kept_response))
-    app.router.add_post("/v1/messages", partial(_called, messages))
-    app.router.add_post("/v1/messages/count_tokens", partial(_called, count_tokens))
+    for method, path, endpoint in (*_ROUTES, *playground.ROUTES):
+        app.router.add_route(method, path, partial(_called, endpoint))
     for path in playground.pages():
         app.router.add_get(path, playground.page)
-    for method, path, endpoint in playground.ENDPOINTS:
-        app.router.add_route(method, path, partial(_called, endpoint))
     if settings.metrics != "off":
         app.router.add_get("/metrics", partial(_metrics, metrics))
     app.on_response_prepare.append(guard.prepare)
@@ -116,7 +110,7 @@ async def _closing(ledger: Ledger | None, app: web.Application) -> AsyncIterator
         await base.aclose()
 
 
-async def _called(endpoint: Endpoint, request: web.Request) -> web.StreamResponse:
+async def _called(endpoint: playground.Endpoint, request: web.Request) -> web.StreamResponse:
     return await endpoint(request, request.app[SERVICE], request[CALLER])
 
 
@@ -127,26 +121,32 @@ async def _metrics(metrics: Metrics, request: web.Request) -> web.Response:
 
 
 async def _health(_: web.Request) -> web.Response:
-    return web.json_response({"status": "ok"})
+    return json_reply({"status": "ok"})
 
 
 async def _openapi(_: web.Request) -> web.Response:
-    return web.Response(body=document(), content_type="application/json")
+    return json_reply(document())
 
 
 async def _models(_: web.Request, service: Service, caller: Caller) -> web.Response:
-    return _json({"object": "list", "data": [_listed(name) for name in await service.listed(caller)]})
+    return json_reply({"object": "list", "data": [_listed(name) for name in await service.listed(caller)]})
 
 
 async def _model(request: web.Request, service: Service, caller: Caller) -> web.Response:
     name = request.match_info["name"]
     caller.check(service.names.resolve(name))
-    return _json(_listed(name))
+    return json_reply(_listed(name))
 
 
 def _listed(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "shoal"}
 
 
-def _json(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+_ROUTES: tuple[tuple[str, str, playground.Endpoint], ...] = (
+    ("POST", "/v1/chat/completions", chat_completions),
+    ("POST", "/v1/completions", completions),
+    ("POST", "/v1/responses", responses),
+    ("*", "/v1/responses/{id:.+}", kept_response),
+    ("POST", "/v1/messages", messages),
+    ("POST", "/v1/messages/count_tokens", count_tokens),
+)

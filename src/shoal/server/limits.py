@@ -61,13 +61,17 @@ def refuse_dear(fields: Mapping[str, Raw], n: int, budget: Budget, settings: Set
     asked = n * _prompts(fields.get("prompt"))
     if budget.calls is not None and asked > budget.calls:
         raise _over(f"{asked} answers", f"{budget.calls} calls", "n" if asked == n else "prompt")
-    turns = _turns(fields.get("messages"))
-    if turns > settings.max_messages:
-        raise invalid(f"messages: {turns} are more than the {settings.max_messages} allowed", "messages")
+    refuse_long_conversation(_turns(fields.get("messages")), settings)
     for name in ("max_tokens", "max_completion_tokens"):
         most = _number(fields.get(name)) * n
         if budget.tokens is not None and most > budget.tokens:
             raise _over(f"{most} tokens", f"{budget.tokens}", name)
+
+
+def refuse_long_conversation(messages: int, settings: Settings) -> None:
+    """Refusal for more messages than a request may have."""
+    if messages > settings.max_messages:
+        raise invalid(f"messages: {messages} are more than the {settings.max_messages} allowed", "messages")
 
 
 def refuse_extreme(model: object) -> None:

@@ -15,8 +15,7 @@ from msgspec import Struct
 from shoal.server import shapes
 from shoal.server.batches.endpoints import Create
 from shoal.server.batches.objects import Batch, File
-from shoal.server.playground import Question, Spec
-from shoal.server.playground import Text as Shown
+from shoal.server.playground import Question, Shown, Spec
 from shoal.server.wire.chat_input import Chat, Common
 from shoal.server.wire.completions import Text
 from shoal.server.wire.messages_input import Messages

@@ -18,7 +18,7 @@ from shoal.runtime.concurrency import gather
 from shoal.runtime.limits import expected_tokens
 from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request, Usage, total
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.limits import refuse_extreme, refuse_long_schema
 from shoal.server.names import Names, Served
 from shoal.server.pricing import cost_of, usages_of
@@ -187,8 +187,6 @@ class Service:
         for slug in call.served.slugs:
             if TECHNIQUES[slug].runs_code:
                 await sandbox.need()
-        if call.n > self.settings.max_n:
-            raise Refusal(400, f"n={call.n}: at most {self.settings.max_n} answers to a request", param="n")
         refuse_extreme(call.served.model)
         refuse_long_schema(call.request, call.served.model)
         budget = self.budget(call.own)

@@ -141,7 +141,7 @@ def settings_of(config: Config) -> Settings:
     tables.setdefault("state", default_state_path())
     given = table_as(Tables, tables, f"{where}server]")
     for origin in given.origins:
-        if not is_origin(origin):
+        if not _is_origin(origin):
             raise UsageError(
                 f"{where}server]: origins: {origin!r} is not of the form https://host or https://host:port"
             )
@@ -151,7 +151,7 @@ def settings_of(config: Config) -> Settings:
     for name in keys if isinstance(keys, dict) else ():
         if not re.fullmatch(KEY_NAME, name):
             raise UsageError(f"{where}server.keys.{name}]: {KEY_NAME_RULE}")
-    read = tables_as(KeySettings, table_of(keys, f"{where}server.keys]"), f"{where}server.keys")
+    read = tables_as(KeySettings, _table_of(keys, f"{where}server.keys]"), f"{where}server.keys")
     _refuse_twice(read, f"{where}server.keys")
     for name in config.presets:
         if not name or "@" in name or "/" in name:
@@ -175,13 +175,13 @@ def _refuse_twice(keys: dict[str, KeySettings], where: str) -> None:
             raise UsageError(f"{where}.{name}]: sha256 is that of {other}, too; make another key with `shoal key`")
 
 
-def table_of(value: object, where: str) -> dict[str, object]:
+def _table_of(value: object, where: str) -> dict[str, object]:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: must be tables, one for each key")
     return value
 
 
-def is_origin(text: str) -> bool:
+def _is_origin(text: str) -> bool:
     """Whether a text is what a browser sends as `Origin`: scheme and host, nothing after them, in lower case."""
     try:
         parts = urlsplit(text)

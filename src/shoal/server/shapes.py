@@ -85,7 +85,7 @@ class UsageReply(Struct):
     completion_tokens_details: CompletionTokens | None = None
 
 
-class ChatReply(Struct):
+class ReplyMessage(Struct):
     role: Literal["assistant"]
     content: str | None = None
     refusal: str | None = None
@@ -95,7 +95,7 @@ class ChatReply(Struct):
 
 class ChatChoice(Struct):
     index: int
-    message: ChatReply
+    message: ReplyMessage
     finish_reason: FinishReason
     logprobs: dict[str, Any] | None = None
 

@@ -63,7 +63,6 @@ async def monte_carlo_tree_search(  # noqa: PLR0913 - the search's own parameter
     by: Literal["judge", "answer"] = "judge" if value == "judge" and verifier is None else "answer"
     spending = Spending()
     asked, judging = spending.on(model), spending.on(judge or model)
-    branching = min(branching, simulations)  # no node is expanded more often than that
     steps = _Steps(asked, request, branching, depth, rollout or by == "answer", judging, by, verifier, kind)
     root = Node(_Partial(()), [_STEP] * branching)
     await _tree.search(root, simulations, parallel, exploration, steps.expand, steps.rewards)

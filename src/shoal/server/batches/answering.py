@@ -12,7 +12,7 @@ from msgspec import Struct
 from shoal.batch.journal import Journal, RowRecorder
 from shoal.errors import ShoalError, StoreError
 from shoal.runtime import replay, scope
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.batches.lines import Line
 from shoal.server.endpoints.asked import Asked
 from shoal.server.endpoints.chat import whole_chat

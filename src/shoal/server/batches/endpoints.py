@@ -9,12 +9,13 @@ from aiohttp import web
 from msgspec import Meta, Raw, Struct
 
 from shoal.errors import StoreError
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.batches import files
 from shoal.server.batches.answering import ENDPOINTS
 from shoal.server.batches.running import Batches
 from shoal.server.batches.state import Page
 from shoal.server.http.guard import CALLER
+from shoal.server.http.replies import json_reply
 from shoal.server.refusals import Refusal, invalid, read_as
 
 log = logging.getLogger("shoal.server")
@@ -83,7 +84,7 @@ async def _create(request: web.Request, batches: Batches, caller: Caller) -> web
         message = f"No such file of purpose batch: {asked.input_file_id[:100]!r}"
         raise Refusal(404 if file is None else 400, message, param="input_file_id", code="not_found")
     batch = await batches.create(caller, asked.endpoint, file.id, asked.completion_window, asked.metadata)
-    return files.json_response(batch)
+    return json_reply(batch)
 
 
 async def _list(request: web.Request, batches: Batches, caller: Caller) -> web.StreamResponse:
@@ -92,11 +93,11 @@ async def _list(request: web.Request, batches: Batches, caller: Caller) -> web.S
 
 
 async def _get(request: web.Request, batches: Batches, caller: Caller) -> web.StreamResponse:
-    return files.json_response(batches.find(caller, request.match_info["id"]))
+    return json_reply(batches.find(caller, request.match_info["id"]))
 
 
 async def _cancel(request: web.Request, batches: Batches, caller: Caller) -> web.StreamResponse:
-    return files.json_response(await batches.cancel(caller, request.match_info["id"]))
+    return json_reply(await batches.cancel(caller, request.match_info["id"]))
 
 
 _ROUTES: tuple[tuple[str, str, Endpoint], ...] = (

@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
 from aiohttp import BodyPartReader, MultipartReader, web
 from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 
 from shoal.server.batches.objects import File, new_id
 from shoal.server.batches.state import Page, State, private_file
+from shoal.server.http.replies import json_reply
 from shoal.server.refusals import Refusal, invalid
 
 _CHUNK = 1 << 20
@@ -34,7 +34,7 @@ async def upload(request: web.Request, state: State, owner: str, most: int, most
     room = min(room, request.content_length or room)
     state.arriving[owner] += room
     try:
-        return json_response(await _uploaded(request, state, owner, room, refusal))
+        return json_reply(await _uploaded(request, state, owner, room, refusal))
     finally:
         state.arriving[owner] -= room
 
@@ -148,7 +148,7 @@ async def list_files(request: web.Request, state: State, owner: str) -> web.Resp
 
 async def get_file(request: web.Request, state: State, owner: str) -> web.Response:
     """GET /v1/files/{id}."""
-    return json_response(_found(request, state, owner))
+    return json_reply(_found(request, state, owner))
 
 
 async def get_content(request: web.Request, state: State, owner: str) -> web.StreamResponse:
@@ -166,7 +166,7 @@ async def delete_file(request: web.Request, state: State, owner: str) -> web.Res
         if other == owner and batch.input_file_id == file.id:
             raise invalid(f"the file is the input of {batch.id}, which is {batch.status}; cancel that first")
     await state.delete_file(file)
-    return json_response({"id": file.id, "object": "file", "deleted": True})
+    return json_reply({"id": file.id, "object": "file", "deleted": True})
 
 
 def _found(request: web.Request, state: State, owner: str) -> File:
@@ -190,8 +190,4 @@ def listing(found: "list[Any]", page: Page) -> web.Response:
     """A page of a list; `found` has one entry more than the page where there are more."""
     data = found[: page.limit]
     ends = {"first_id": data[0].id, "last_id": data[-1].id} if data else {"first_id": None, "last_id": None}
-    return json_response({"object": "list", "data": data, **ends, "has_more": len(found) > page.limit})
-
-
-def json_response(value: object) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+    return json_reply({"object": "list", "data": data, **ends, "has_more": len(found) > page.limit})

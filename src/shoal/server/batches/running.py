@@ -7,7 +7,8 @@ from pathlib import Path
 
 from shoal.batch.runner import window_for
 from shoal.errors import StoreError
-from shoal.server.access.keys import Caller, Keys
+from shoal.server.access.callers import Caller
+from shoal.server.access.keys import Keys
 from shoal.server.batches.answering import Slots
 from shoal.server.batches.objects import Batch, new_id, window_seconds
 from shoal.server.batches.state import State

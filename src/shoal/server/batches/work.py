@@ -10,7 +10,7 @@ from msgspec import structs
 
 from shoal.batch.journal import Journal
 from shoal.errors import CorruptStore, StoreError
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.batches.answering import ENDPOINTS, Answering, Slots
 from shoal.server.batches.lines import Checking, Line, decoded, read_lines
 from shoal.server.batches.objects import (

@@ -1,7 +1,8 @@
 """A body that asks for completions: what it says, who is to answer it, and whether its sender may ask for that."""
 
 from shoal.backends.relay import Relays
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
+from shoal.server.limits import refuse_long_conversation
 from shoal.server.optillm import NO_TECHNIQUE
 from shoal.server.refusals import invalid, read_as
 from shoal.server.service import Call, Service
@@ -53,7 +54,5 @@ class Asked:
 
     def chat_call(self) -> Call:
         request = chat_request(self.fields, self.body, self.served.preset, to_server=self.to_server, known=self.known)
-        most = self.service.settings.max_messages
-        if len(request.messages) > most:
-            raise invalid(f"messages: {len(request.messages)} are more than the {most} allowed", "messages")
+        refuse_long_conversation(len(request.messages), self.service.settings)
         return Call(self.served, request, self.caller, self.common.shoal, self.n)

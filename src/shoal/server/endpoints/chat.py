@@ -9,13 +9,14 @@ from typing import Any
 from aiohttp import web
 
 from shoal.runtime.types import Completion
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.endpoints.asked import Asked
 from shoal.server.endpoints.relaying import passed_on, relayed
 from shoal.server.endpoints.telling import told_as_it_comes, usage_of
+from shoal.server.http.replies import json_reply
 from shoal.server.refusals import Refusal
 from shoal.server.service import Piece, Service, Work
-from shoal.server.wire.chat_output import DONE, Replying, error_event, finish_reason, logprobs, tool_calls
+from shoal.server.wire.chat_output import DONE, ChatReply, error_event, finish_reason, logprobs, tool_calls
 
 
 async def chat_completions(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
@@ -25,7 +26,7 @@ async def chat_completions(request: web.Request, service: Service, caller: Calle
         return await relayed(request, "chat/completions", asked, asked.relay)
     if asked.common.stream:
         return await told_as_it_comes(request, service, asked.chat_call(), _Telling(asked))
-    return web.Response(body=await whole_chat(asked), content_type="application/json")
+    return json_reply(await whole_chat(asked))
 
 
 async def whole_chat(asked: Asked) -> bytes:
@@ -36,12 +37,12 @@ async def whole_chat(asked: Asked) -> bytes:
     shown = completions
     if asked.common.n is None and "|" in (work.call.served.technique or ""):
         shown = [*completions, *completions[0].alternatives]  # one choice from each technique, as optillm has it
-    return Replying(asked.common.model).whole(shown, usage_of(completions, work, shown), work.told(completions))
+    return ChatReply(asked.common.model).whole(shown, usage_of(completions, work, shown), work.told(completions))
 
 
 class _Telling:
     def __init__(self, asked: Asked) -> None:
-        self._reply = Replying(asked.common.model)
+        self._reply = ChatReply(asked.common.model)
         self._with_usage = asked.common.with_usage
         self._begun: set[int] = set()
 

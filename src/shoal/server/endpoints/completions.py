@@ -3,10 +3,11 @@
 from aiohttp import web
 
 from shoal.runtime.types import Completion
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.endpoints.asked import Asked
 from shoal.server.endpoints.relaying import passed_on, relayed
 from shoal.server.endpoints.telling import told_as_it_comes, usage_of
+from shoal.server.http.replies import json_reply
 from shoal.server.refusals import Refusal, invalid
 from shoal.server.service import Call, Piece, Service, Work
 from shoal.server.wire.completions import TextReply, text_of, text_requests
@@ -18,7 +19,7 @@ async def completions(request: web.Request, service: Service, caller: Caller) ->
     if asked.relay is not None:
         return await relayed(request, "completions", asked, asked.relay)
     if not asked.common.stream:
-        return web.Response(body=await whole_text(asked), content_type="application/json")
+        return json_reply(await whole_text(asked))
     call, telling = _call(asked)
     return await told_as_it_comes(request, service, call, telling)
 

@@ -4,10 +4,11 @@ import msgspec
 from aiohttp import web
 
 from shoal.runtime.budget import Budget
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.endpoints.asked import Asked
 from shoal.server.endpoints.telling import TellingOne, told_as_it_comes, usage_of
 from shoal.server.http.guard import ID
+from shoal.server.http.replies import json_reply
 from shoal.server.refusals import invalid
 from shoal.server.service import Service
 from shoal.server.wire.chat_input import fields_of
@@ -28,7 +29,7 @@ async def messages(request: web.Request, service: Service, caller: Caller) -> we
         return await told_as_it_comes(request, service, call, telling)
     completions, work = await service.complete(call)
     whole = reply.whole(completions[0], usage_of(completions, work), work.told(completions))
-    return web.Response(body=whole, content_type="application/json")
+    return json_reply(whole)
 
 
 class AskedMessage(Asked):
@@ -46,4 +47,4 @@ async def count_tokens(request: web.Request, service: Service, caller: Caller) -
     base = next(bases(call.served.model))
     with caller.admitted(Budget()):
         counted = await base.count_tokens(call.request)
-    return web.Response(body=msgspec.json.encode({"input_tokens": counted}), content_type="application/json")
+    return json_reply({"input_tokens": counted})

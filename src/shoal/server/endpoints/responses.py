@@ -3,9 +3,10 @@
 import msgspec
 from aiohttp import web
 
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.endpoints.asked import Asked
 from shoal.server.endpoints.telling import TellingOne, told_as_it_comes, usage_of
+from shoal.server.http.replies import json_reply
 from shoal.server.refusals import Refusal
 from shoal.server.service import Service
 from shoal.server.wire.chat_input import fields_of
@@ -19,7 +20,7 @@ async def responses(request: web.Request, service: Service, caller: Caller) -> w
     if asked.response.stream:
         events = ResponseEvents(ResponseReply(asked.response))
         return await told_as_it_comes(request, service, asked.chat_call(), TellingOne(events))
-    return web.Response(body=await whole_response(asked), content_type="application/json")
+    return json_reply(await whole_response(asked))
 
 
 class AskedResponse(Asked):

@@ -14,7 +14,8 @@ from aiohttp.typedefs import Handler, Middleware
 from shoal.errors import ShoalError, UsageError
 from shoal.runtime import scope
 from shoal.server import records
-from shoal.server.access.keys import Caller, Keys
+from shoal.server.access.callers import Caller
+from shoal.server.access.keys import Keys
 from shoal.server.http.errors import refusal_of_http, refused, with_allowed
 from shoal.server.metrics import Metrics
 from shoal.server.records import Record

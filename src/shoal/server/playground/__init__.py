@@ -13,8 +13,10 @@ from aiohttp import web
 from msgspec import Struct
 
 from shoal.runtime.types import Message, Request, SamplingParams
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
+from shoal.server.http.replies import json_reply
 from shoal.server.http.streams import EventStream
+from shoal.server.limits import refuse_long_conversation
 from shoal.server.playground.catalogue import catalogue, estimate
 from shoal.server.playground.live import events
 from shoal.server.playground.rendering import rendered
@@ -32,7 +34,7 @@ _HEADERS = {
 }
 
 
-class Turn(Struct, frozen=True, forbid_unknown_fields=True):
+class PageTurn(Struct, frozen=True, forbid_unknown_fields=True):
     """One message as the page writes it."""
 
     role: str
@@ -43,7 +45,7 @@ class Question(Struct, frozen=True, forbid_unknown_fields=True):
     """What the page asks of one model."""
 
     model: str
-    messages: tuple[Turn, ...]
+    messages: tuple[PageTurn, ...]
     temperature: float | None = None
     top_p: float | None = None
     max_tokens: int | None = None
@@ -69,32 +71,31 @@ class Spec(Struct, frozen=True, forbid_unknown_fields=True):
     model: str
 
 
-class Text(Struct, frozen=True, forbid_unknown_fields=True):
+class Shown(Struct, frozen=True, forbid_unknown_fields=True):
     """A text to be shown."""
 
     text: str
 
 
 async def _catalogue(_: web.Request, service: Service, caller: Caller) -> web.Response:
-    return _json(catalogue(service.names, service.settings, caller))
+    return json_reply(catalogue(service.names, service.settings, caller))
 
 
 async def _estimate(request: web.Request, service: Service, caller: Caller) -> web.Response:
     served = service.names.resolve(read_as(await request.read(), Spec).model)
     caller.check(served)
-    return _json(estimate(served.model))
+    return json_reply(_encoded(estimate(served.model)))
 
 
 async def _render(request: web.Request, service: Service, caller: Caller) -> web.Response:
-    text = read_as(await request.read(), Text).text
-    return _json({"html": await asyncio.to_thread(rendered, text)})
+    text = read_as(await request.read(), Shown).text
+    return json_reply(_encoded({"html": await asyncio.to_thread(rendered, text)}))
 
 
 async def _run(request: web.Request, service: Service, caller: Caller) -> web.StreamResponse:
     """A stream of events, each a JSON list of what happened since the one before."""
     question: Question = read_as(await request.read(), Question)
-    if len(question.messages) > service.settings.max_messages:
-        raise invalid(f"at most {service.settings.max_messages} messages", "messages")
+    refuse_long_conversation(len(question.messages), service.settings)
     served = service.names.resolve(question.model)
     call = Call(served, question.request(), caller)
     async with (
@@ -107,10 +108,6 @@ async def _run(request: web.Request, service: Service, caller: Caller) -> web.St
     return stream.response
 
 
-def _json(value: Any) -> web.Response:
-    return web.Response(body=_encoded(value), content_type="application/json")
-
-
 def _encoded(value: Any) -> bytes:
     try:
         return msgspec.json.encode(value)
@@ -118,7 +115,7 @@ def _encoded(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
-ENDPOINTS: tuple[tuple[str, str, Endpoint], ...] = (
+ROUTES: tuple[tuple[str, str, Endpoint], ...] = (
     ("GET", "/playground/api/catalogue", _catalogue),
     ("POST", "/playground/api/estimate", _estimate),
     ("POST", "/playground/api/render", _render),

@@ -11,7 +11,7 @@ import msgspec
 
 from shoal.prompting.answers import KINDS
 from shoal.runtime.model import Applied, Model, shown
-from shoal.server.access.keys import Caller
+from shoal.server.access.callers import Caller
 from shoal.server.names import Names
 from shoal.server.refusals import Refusal
 from shoal.server.settings import Settings

@@ -30,7 +30,7 @@ async def events(
 
     `within` is entered around the work: its budget, its caller's realm. Leaving the generator cancels the work.
     """
-    told = Told(request)
+    told = TreeEvents(request)
 
     async def work() -> Completion:
         async with within:
@@ -50,7 +50,7 @@ async def events(
         await asyncio.wait([task])
 
 
-async def _outcome(task: "asyncio.Task[Completion]", told: "Told") -> Event:
+async def _outcome(task: "asyncio.Task[Completion]", told: "TreeEvents") -> Event:
     try:
         completion = task.result()
     except ShoalError as error:
@@ -62,7 +62,7 @@ async def _outcome(task: "asyncio.Task[Completion]", told: "Told") -> Event:
     return await told.answer(completion)
 
 
-class Told:
+class TreeEvents:
     """The spans of one tree as events, each with a number; what has not been taken yet is kept."""
 
     def __init__(self, request: Request) -> None:

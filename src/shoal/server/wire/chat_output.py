@@ -30,7 +30,7 @@ class Told(Struct, frozen=True):
     cost: float | None = None
 
 
-class Replying:
+class ChatReply:
     """The head that all parts of one reply share."""
 
     def __init__(self, model: str, *, prefix: str = "chatcmpl-", object_: str = "chat.completion") -> None:

@@ -27,14 +27,14 @@ class Thinking(Struct):
     display: str | None = None
 
 
-class Format(Struct):
+class OutputFormat(Struct):
     schema: dict[str, Any]
     type: Literal["json_schema"] = "json_schema"
 
 
 class OutputConfig(Struct):
     effort: str | None = None
-    format: Format | None = None
+    format: OutputFormat | None = None
 
 
 class Metadata(Struct):
@@ -58,7 +58,7 @@ class Messages(Struct):
     tools: list[dict[str, Any]] | None = None
     tool_choice: ToolChoice | None = None
     output_config: OutputConfig | None = None
-    output_format: Format | None = None
+    output_format: OutputFormat | None = None
     mcp_servers: list[Any] | None = None
     container: Any = None
     n: int | None = None

@@ -14,7 +14,7 @@ from shoal.server.wire.chat_input import Fields
 Part = dict[str, Any]
 
 
-class Format(Struct):
+class TextFormat(Struct):
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = None
     schema: dict[str, Any] | None = None
@@ -23,11 +23,11 @@ class Format(Struct):
 
 
 class TextConfig(Struct):
-    format: Format | None = None
+    format: TextFormat | None = None
     verbosity: str | None = None
 
 
-class Reasoning(Struct):
+class ReasoningConfig(Struct):
     effort: str | None = None
 
 
@@ -41,7 +41,7 @@ class Responses(Struct):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: TextConfig | None = None
-    reasoning: Reasoning | None = None
+    reasoning: ReasoningConfig | None = None
     max_output_tokens: Annotated[int, Meta(ge=1)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=10)] | None = None
     top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
@@ -99,7 +99,7 @@ def chat_fields(body: Responses, fields: Fields) -> dict[str, Any]:
     return {name: value for name, value in chat.items() if value is not None}
 
 
-def _response_format(form: Format | None) -> dict[str, Any] | None:
+def _response_format(form: TextFormat | None) -> dict[str, Any] | None:
     if form is None or form.type == "text":
         return None
     if form.type == "json_object":
