@@ -15,6 +15,7 @@ from shoal.backends.relay import Api, Passed, Passing, Relays, prompt_tokens
 from shoal.errors import ShoalError
 from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, Usage, total
+from shoal.server import records
 from shoal.server.bodies import (
     Common,
     Fields,
@@ -54,6 +55,7 @@ class Asked:
         self.common: Common = read_as(self.body, Common)
         own, approach = self.common.shoal, self.common.optillm_approach
         technique = own.technique or (approach if approach not in NO_TECHNIQUE else None)
+        records.note_model(self.common.model, "", ())  # for the log, should it mean nothing here
         self.served = service.names.resolve(self.common.model, technique)
         names = OPTION_NAMES if self.served.base is None else _NO_NAMES
         options = technique_options(self.fields, own, names) if self.served.base is None else own.options
