@@ -14,6 +14,7 @@ import pytest
 from shoal.backends.config import load_config
 from shoal.cli import main
 from shoal.server.access.keys import digest
+from shoal.server.batches.state import State
 from shoal.server.settings import settings_of
 
 SCRIPT = "def f(request):\n    return 'The answer is 4.'\n"
@@ -150,3 +151,21 @@ def test_the_log_of_a_server_as_json_and_never_its_keys(at_home: Path) -> None:
 
 def test_a_quiet_server_writes_nothing(at_home: Path) -> None:
     assert served(at_home, "--quiet")[1] == ""
+
+
+def test_a_warning_is_a_line_of_the_log() -> None:
+    program = "import warnings; from shoal.server.records import log_to_stderr as log; log('json', quiet=True)"
+    command = [sys.executable, "-c", f"{program}; warnings.warn('the cache is off')"]
+    err = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stderr
+    assert json.loads(err)["message"] == "the cache is off"
+
+
+def test_a_second_server_is_told_to_keep_its_files_elsewhere(at_home: Path) -> None:
+    directory = at_home / "state" / "shoal" / "server"
+    first = State(directory)
+    try:
+        err = served(at_home)[1].splitlines()[0]
+    finally:
+        first.close()
+    assert err.startswith(f"files and batches are not served: {directory} is in use by process ")
+    assert err.endswith("; give this server its own, state in [server]")

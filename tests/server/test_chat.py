@@ -134,6 +134,24 @@ def test_a_client_that_goes_away_stops_the_call_upstream(model: str) -> None:
     run(main())
 
 
+def test_the_log_names_a_model_that_is_not_there(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "shoal.server")
+
+    async def main() -> None:
+        async with serving({"m": scripted_model(lambda request: "x")}) as client:
+            for path in ("/v1/chat/completions", "/v1/completions"):
+                await client.post(
+                    path, {"model": "no body\n", "messages": [{"role": "user", "content": "Q"}], "prompt": "Q"}
+                )
+            await client.post("/v1/responses", {"model": "no body\n", "input": "Q"})
+            await client.post(
+                "/v1/messages", {"model": "no body\n", "max_tokens": 1, "messages": [{"role": "user", "content": "Q"}]}
+            )
+
+    run(main())
+    assert [line.endswith(r"'no body\n' model_not_found") for line in caplog.messages] == [True] * 4, caplog.messages
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param", "code"),
     [

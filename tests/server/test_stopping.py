@@ -12,6 +12,8 @@ import pytest
 
 SERVER = """
 import asyncio
+import logging
+import sys
 from aiohttp import web
 from shoal.backends.loop import run
 from shoal.server.http.listening import serve
@@ -35,6 +37,9 @@ async def go_on(request):
 async def clean_up(app):
     print("cleaned up", flush=True)
 
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+logging.getLogger("shoal").setLevel(logging.INFO)
+
 async def main():
     app = web.Application()
     app["go on"] = asyncio.Event()
@@ -45,6 +50,9 @@ async def main():
 
 print(run(main()).name, flush=True)
 """
+
+
+STOPPING = "stopping: requests under way: 1, for up to 30 s; stop again to end now"
 
 
 @contextmanager
@@ -91,7 +99,7 @@ def test_the_first_signal_lets_answers_finish(number: signal.Signals) -> None:
         going_on.sendall(b"\r\n")
         assert answer.read() == b"last;"
         out, _ = process.communicate(timeout=20)
-        assert out.split("\n") == ["cleaned up", number.name, ""]
+        assert out.split("\n") == [STOPPING, "cleaned up", number.name, ""]
         assert process.returncode == 0
 
 
@@ -109,4 +117,4 @@ def test_a_second_signal_ends_at_once() -> None:
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             answer.read()
         out, _ = process.communicate(timeout=20)
-        assert out.split("\n") == ["cancelled", "cleaned up", "SIGTERM", ""]
+        assert out.split("\n") == [STOPPING, "cancelled", "cleaned up", "SIGTERM", ""]

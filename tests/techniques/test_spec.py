@@ -73,6 +73,7 @@ def test_specs(spec: str, shown: str) -> None:
         ("best_of_n(m=3)@local", "best_of_n has no option 'm'"),
         ("best_of_n(jugde=local)@local", "did you mean judge"),
         ("best_of_n(n=three)@local", "'three' is not a whole number"),
+        ("best_of_n(n=2, n=3)@local", "best_of_n(n=2, n=3): n is given twice"),
         ("best_of_n(3)@local", "'3' should be option=value"),
         ("self_consistency(similarity=f)@local", "only be given from Python"),
         ("locale", "unknown model 'locale'; did you mean local"),

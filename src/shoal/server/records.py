@@ -3,6 +3,7 @@
 import logging
 import secrets
 import sys
+import warnings
 from contextvars import ContextVar
 from time import perf_counter, time
 from typing import Any, Literal
@@ -108,3 +109,5 @@ def log_to_stderr(form: Literal["text", "json"], *, quiet: bool) -> None:
     handler.setFormatter(JsonLines() if form == "json" else logging.Formatter("%(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING if quiet else logging.INFO)
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
+    told = logging.getLogger("shoal.server")
+    warnings.showwarning = lambda message, *_, **__: told.warning("%s", message)

@@ -154,6 +154,8 @@ def _options(name: str, entry: Entry, text: str, open_base: OpenBase) -> dict[st
             raise UsageError(f"{name}({text}): {piece!r} should be option=value; options: {', '.join(entry.options)}")
         if option not in entry.options:
             raise UsageError(f"{name} has no option {option!r}; {did_you_mean(option, entry.options)}")
+        if option in options:
+            raise UsageError(f"{name}({text}): {option} is given twice")
         options[option] = _value(f"{name}({option}={value})", value, hints[option], open_base)
     return options
 

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from shoal.batch.runner import window_for
-from shoal.errors import StoreError
+from shoal.errors import StoreError, StoreLocked
 from shoal.server.access.callers import Caller
 from shoal.server.access.keys import Keys
 from shoal.server.batches.answering import Slots
@@ -17,6 +17,7 @@ from shoal.server.refusals import Refusal
 from shoal.server.service import Service
 
 log = logging.getLogger("shoal.server")
+_OWN = "; give this server its own, state in [server]"
 _MOST_OPEN = 100  # batches of one key that have not ended
 _AGAIN = 30.0  # seconds until a batch that the disk stopped is taken up again
 
@@ -45,7 +46,9 @@ class Batches:
             try:
                 self._opened(self._path)
             except StoreError as error:
-                log.error("files and batches are not served: %s", error)
+                log.error(
+                    "files and batches are not served: %s%s", error, _OWN if isinstance(error, StoreLocked) else ""
+                )
 
     async def stop(self) -> None:
         """Stop what is under way; the next start goes on with it."""

@@ -1,6 +1,7 @@
 """Listens, serves an application to its clients, and ends without cutting off the answers under way."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from shoal.errors import UsageError
 from shoal.server.http.connections import Connection, ConnectionLimits, Open
 from shoal.server.http.errors import Answering, answered
 
+log = logging.getLogger("shoal.server")
 _CLEAN_UP_S = 1.0  # what a cancelled request gets to close its calls
 _SPARE_FILES = 64
 _TAKEN_A_TURN = 8  # new connections
@@ -46,6 +48,9 @@ class Listener:
     async def drain(self) -> None:
         """Stop listening, close idle connections, give the answers under way `drain_s` seconds, and close."""
         self._stop_listening()
+        if answering := self._connections.answering:
+            most = f"{self._connections.limits.drain_s:g} s"
+            log.info("stopping: requests under way: %d, for up to %s; stop again to end now", answering, most)
         with suppress(TimeoutError):
             async with asyncio.timeout(self._connections.limits.drain_s):
                 await self._connections.none_left()
