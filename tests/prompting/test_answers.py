@@ -410,3 +410,9 @@ def test_votes_count_by_value() -> None:
     votes = [normalise(extract(reply) or "") for reply in replies]
     assert votes == ["50", "60", "60", "60"]
     assert re.fullmatch(r"-?\d+(/\d+)?", votes[0])
+
+
+def test_of_a_very_long_reply_the_end_is_looked_at() -> None:
+    long = "so\n" * 100_000
+    assert extract(f"The answer is 4.\n{long}The answer is 5.", "number") == "5"
+    assert extract(f"The answer is 4.\n{long}", "number") is None

@@ -49,6 +49,7 @@ class Watched:
         self.app = web.Application(client_max_size=100_000)
         self.app.router.add_route("*", "/echo", self.echo)
         self.app.router.add_post("/broken", self.broken)
+        self.app.router.add_get("/parting", self.parting)
         self.app.router.add_post("/shielded", self.shielded)
         for name in ("queued", "first_token", "mid_stream", "whole", "endless", "big", "finishing", "half"):
             self.app.router.add_get(f"/{name}", self.watched(getattr(self, name)))
@@ -74,6 +75,14 @@ class Watched:
 
     async def broken(self, request: web.Request) -> web.Response:
         raise RuntimeError(request.headers["Authorization"])
+
+    async def parting(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        assert request.transport is not None
+        request.transport.abort()  # as where a client goes away just before the next write
+        await response.write(b"x" * 100)
+        return response
 
     async def queued(self, request: web.Request) -> web.StreamResponse:
         self.events.put_nowait("started")
@@ -378,6 +387,19 @@ def test_errors_of_the_router_and_of_handlers_have_the_form_of_the_api(
         assert "RuntimeError in the answer to POST /broken\n" in caplog.text
         assert "in broken" in caplog.text
         assert "sk-secret" not in caplog.text
+
+    run(test)
+
+
+def test_a_client_that_is_gone_at_the_next_write_is_no_error_of_the_servers(
+    run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test() -> None:
+        async with served() as server:
+            client = await server.connect()
+            client.send(get("/parting"))
+            await client.rest()
+        assert not caplog.records
 
     run(test)
 

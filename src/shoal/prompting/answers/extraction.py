@@ -24,6 +24,7 @@ _SHORT_REPLY = 60
 _LONGEST_VALUE = 40
 _LONGEST_STATEMENT = 400
 _LAST = 200  # so many of the last statements are looked at
+_LOOKED_AT = 200_000  # characters, of 50,000 tokens and more
 
 _HASHES = re.compile(r"^####(?!#)[ \t]{0,9}(?=\S)", re.MULTILINE)
 _TAG = re.compile(r"<(?:final[ _-]?)?answer>", re.IGNORECASE)
@@ -90,14 +91,15 @@ def extract(text: str, kind: str = "auto", *, cut_off: bool = False) -> str | No
     is only the last that was reached.
 
     What is denied is not stated ("not 5 but 6" is 6), nor what is asked or supposed ("if the answer is 5"). Reasoning
-    in <think> is not looked at, and a reply that never leaves it has no answer.
+    in <think> is not looked at, and a reply that never leaves it has no answer. Of a very long reply the last 200,000
+    characters are looked at: a server answers nobody else meanwhile.
     """
     if kind not in KINDS:
         raise UsageError(f"unknown kind of answer {kind!r}; {did_you_mean(kind, KINDS)}")
     shown = without_reasoning(text)
     if shown is None:
         return None
-    shown = shown.strip()
+    shown = shown.strip()[-_LOOKED_AT:]
     for _, statement in reversed(_statements(shown)):
         answer = _as_kind(statement, kind)
         if answer is not None:

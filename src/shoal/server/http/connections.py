@@ -264,6 +264,8 @@ class Connection(web.RequestHandler):
         What the client sent is neither repeated nor logged, nor is an error's text: they may hold keys.
         """
         self._deadline = None
+        if isinstance(exc, ConnectionError) and (self._wire is None or self._wire.is_closing()):
+            raise exc  # the client is gone
         if status >= 500:
             where = "".join(traceback.format_tb(exc.__traceback__)) if exc is not None else ""
             path = request.rel_url.raw_path
