@@ -40,7 +40,8 @@ OPTION_NAMES = frozenset(
     for prefix in ("", *(f"{name}_" for name in (slug, *entry.aliases)))
 ) - {"n", "stop", "logprobs"}
 _NO_NAMES: frozenset[str] = frozenset()
-_PASSED_BACK = ("x-request-id", "openai-processing-ms", "openai-version")
+_PASSED_BACK = ("x-request-id",)
+_LONGEST_HEADER = 200
 
 
 class Asked:
@@ -217,5 +218,10 @@ def _lost(asked: Asked, fields: Fields, budget: Budget) -> Usage:
 
 
 def _back(headers: Any) -> dict[str, str]:
-    """Of the server's headers, those that are for the client."""
-    return {f"x-upstream-{name.removeprefix('x-')}": headers[name] for name in _PASSED_BACK[:1] if name in headers}
+    """Of the server's headers, those that are for the client, where they are what one may say."""
+    told = {name: headers[name] for name in _PASSED_BACK if name in headers}
+    return {
+        f"x-upstream-{name.removeprefix('x-')}": value
+        for name, value in told.items()
+        if len(value) <= _LONGEST_HEADER and value.isascii() and value.isprintable()
+    }
