@@ -82,11 +82,21 @@ BODIES = {
         400,
         "response_format",
     ),
+    "bounds of many digits": (
+        body(
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"schema": {"type": "integer", "minimum": -(10**30), "maximum": 10**30}},
+            }
+        ),
+        400,
+        "response_format",
+    ),
     "patterns that make a large grammar": (
         body(
             response_format={
                 "type": "json_schema",
-                "json_schema": {"schema": {"anyOf": [{"type": "string", "pattern": f"^{'(a|b)*' * 30}$"}] * 2}},
+                "json_schema": {"schema": {"anyOf": [{"type": "string", "pattern": f"^{'(a|b)*' * 15}$"}] * 2}},
             }
         ),
         400,

@@ -41,7 +41,7 @@ ROUTING = frozenset(
 _MOST = 1e15
 _MOST_OPTION = 1000
 _LONGEST_SCHEMA = 16_384  # what a grammar takes to make grows with the square of it, and all wait meanwhile
-_LONGEST_PATTERNS = 256  # characters: with the third power of these
+_LONGEST_PATTERNS = 128  # characters: with the third power of these
 
 
 def refuse_routing(fields: Mapping[str, Raw]) -> None:
@@ -96,7 +96,7 @@ def refuse_long_schema(request: Request, model: object) -> None:
 
 
 def _patterns(schema: object) -> int:
-    """How many characters the patterns in a schema have."""
+    """How many characters the patterns in a schema have. Refusal for a number with more digits than numbers have."""
     found, stack = 0, [schema]
     while stack:
         part = stack.pop()
@@ -106,6 +106,8 @@ def _patterns(schema: object) -> int:
             stack += part.values()
         elif isinstance(part, list):
             stack += part
+        elif isinstance(part, int) and abs(part) > 2**63:  # a bound becomes a grammar of its digits
+            raise invalid("a number in the schema has more than 64 bits", "response_format")
     return found
 
 
