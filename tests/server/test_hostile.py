@@ -82,6 +82,26 @@ BODIES = {
         400,
         "response_format",
     ),
+    "bounds of many digits": (
+        body(
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"schema": {"type": "integer", "minimum": -(10**30), "maximum": 10**30}},
+            }
+        ),
+        400,
+        "response_format",
+    ),
+    "patterns that make a large grammar": (
+        body(
+            response_format={
+                "type": "json_schema",
+                "json_schema": {"schema": {"anyOf": [{"type": "string", "pattern": f"^{'(a|b)*' * 15}$"}] * 2}},
+            }
+        ),
+        400,
+        "response_format",
+    ),
     "a name with control characters": (body(model="re2@m\x00\x1b[31m\n"), 404, "model"),
     "1,000 techniques": (body(model="&".join(["re2"] * 1000) + "@m"), 400, "model"),
     "1,000 techniques, optillm's way": (body(model="m", optillm_approach="|".join(["re2"] * 1000)), 400, "model"),

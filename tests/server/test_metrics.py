@@ -4,7 +4,9 @@ import asyncio
 import io
 import json
 import logging
+import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 from tests.backends.faulty_server import faulty_server
 from tests.scripting import AT_ONCE, in_turn, run
+from tests.server.batching import carried_out, line
 from tests.server.serving import Reply, scripted_model, serving
 
 from shoal.backends import BaseModel
@@ -252,6 +255,59 @@ def test_no_client_can_write_a_line(lines: io.StringIO) -> None:
     assert text.isascii()
     assert all(line.startswith("req_") and "\x1b" not in line and len(line) < 500 for line in text.splitlines())
     assert "canary" not in text
+
+
+def test_no_client_can_write_a_line_where_files_cannot_be_kept(lines: io.StringIO, tmp_path: Path) -> None:
+    (tmp_path / "state.sqlite").write_bytes(b"no database " * 1000)
+
+    async def main() -> Reply:
+        async with serving({"m": scripted_model(lambda request: "x")}, state=str(tmp_path)) as client:
+            return await client.get("/v1/files/x%0areq_1%20GET")
+
+    assert run(main()).status == 507
+    assert "\nreq_1 GET" not in lines.getvalue()
+
+
+@pytest.mark.parametrize("path", ["/playground/api/run", "/v1/batches"])
+def test_no_error_of_our_own_is_logged_with_words_of_the_clients(lines: io.StringIO, tmp_path: Path, path: str) -> None:
+    async def broken(model: Model, request: Request) -> Completion:
+        raise KeyError(request.text)
+
+    async def main() -> str:
+        model = apply(broken, scripted_model(lambda request: "x"))
+        async with serving({"m": model}, state=str(tmp_path)) as client:
+            if path == "/v1/batches":
+                return str(await carried_out(client, line("one", "giraffe")))
+            asked = {"model": "m", "messages": [{"role": "user", "content": "giraffe"}]}
+            return (await client.post(path, asked)).text
+
+    run(main())
+    assert "KeyError" in lines.getvalue()
+    assert "in broken" in lines.getvalue()
+    assert "giraffe" not in lines.getvalue()
+
+
+def test_broken_forms_are_not_repeated_in_the_log(capsys: pytest.CaptureFixture[str], at_home: Path) -> None:
+    form = b'--b\r\ncontent-disposition: form-data; name="file"; canary;\r\n\r\nx\r\n--b--\r\n'
+
+    async def main() -> Reply:
+        async with serving({"m": scripted_model(lambda request: "x")}, state="state") as client:
+            headers = {"content-type": "multipart/form-data; boundary=b"}
+            return await client.post("/v1/files", form, headers=headers)
+
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    root.handlers.clear()
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            log_to_stderr("json", quiet=False)
+            assert run(main()).status == 400
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert warned == []
+    assert [json.loads(line)["status"] for line in capsys.readouterr().err.splitlines()] == [400]
 
 
 def test_json_lines(lines: io.StringIO) -> None:

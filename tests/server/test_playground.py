@@ -241,12 +241,14 @@ def test_what_cannot_be_run_is_refused(body: dict[str, Any], status: int, messag
 
 def test_the_catalogue_has_a_form_for_every_technique() -> None:
     presets = {"careful": Preset("self_consistency@m", system="Be brief.", temperature=0.7)}
-    found = asked("/playground/api/catalogue", presets=presets, prices={"m": Price(1.0, 2.0)}).json
+    found = asked(
+        "/playground/api/catalogue", presets=presets, prices=dict.fromkeys(("m", "other"), Price(1.0, 2.0))
+    ).json
     assert found["models"] == ["m"]
     assert found["presets"] == [
         {"name": "careful", "model": "self_consistency@m", "system": "Be brief.", "temperature": 0.7}
     ]
-    assert found["prices"] == {"m": {"input": 1.0, "output": 2.0}}
+    assert found["prices"] == {"m": {"input": 1.0, "output": 2.0}}  # and of no model that is not there
     techniques = {technique["slug"]: technique for technique in found["techniques"]}
     assert techniques.keys() == TECHNIQUES.keys()
     vote = techniques["self_consistency"]

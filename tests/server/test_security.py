@@ -12,7 +12,7 @@ from aiohttp import web
 from tests.backends.faulty_server import FAULTS, faulty_server
 from tests.scripting import run
 from tests.server.serving import Client, Reply, running, scripted_model, serving
-from tests.server.upstreams import Asked, attacker, said, upstream
+from tests.server.upstreams import Asked, attacker, raw_reply, raw_upstream, said, upstream
 
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint
@@ -332,6 +332,36 @@ def test_exactly_these_headers_go_upstream_and_come_back(model: str) -> None:
     assert ("x-upstream-request-id" in reply.headers) == (model == "up/m")
     assert reply.headers["server"] != "theirs"
     assert reply.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize("value", ["a\x0bb", "a\x1b[2Jb", "\u00e9", "a" * 5000])
+def test_a_servers_request_id_that_no_header_may_hold_is_left_out(value: str) -> None:
+    async def main() -> Reply:
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "x"}}
+        reply = raw_reply(json.dumps({"choices": [choice]}).encode(), f"x-request-id: {value}\r\n")
+        async with (
+            raw_upstream(reply) as config,
+            running(create_app(config, settings=Settings(models=("up/m",)))) as client,
+        ):
+            return await client.chat("up/m")
+
+    reply = run(main())
+    assert reply.status == 200
+    assert "x-upstream-request-id" not in reply.headers
+
+
+def test_a_server_cannot_make_a_stream_count_for_more_answers_than_it_holds() -> None:
+    async def main() -> str:
+        choice = {"index": 10**12, "finish_reason": "stop", "delta": {"content": "x"}}
+        events = b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\ndata: [DONE]\n\n"
+        async with (
+            raw_upstream(raw_reply(events, kind="text/event-stream")) as config,
+            running(create_app(config, settings=Settings(models=("up/m",)))) as client,
+        ):
+            assert (await client.chat("up/m", stream=True)).status == 200
+            return (await client.get("/metrics")).text
+
+    assert 'shoal_model_calls_total{model="up/m",technique="none"} 1.0\n' in run(main())
 
 
 # Keys

@@ -90,3 +90,29 @@ async def attacker() -> AsyncIterator[Attacker]:
     finally:
         server.close()
         await server.wait_closed()
+
+
+@asynccontextmanager
+async def raw_upstream(reply: bytes) -> AsyncIterator[Config]:
+    """A server that answers everything with these bytes, head and all; the configuration that names it as `up`."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]))
+            writer.write(reply)
+            await writer.drain()
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield Config({"up": Endpoint(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")})
+
+
+def raw_reply(body: bytes, headers: str = "", kind: str = "application/json") -> bytes:
+    """A whole HTTP reply, whatever its headers hold."""
+    head = (
+        f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\n{headers}connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body

@@ -212,14 +212,15 @@ class _Streaming:
         self._first = b""
         self._broken: ModelError | None = None
         self._unfinished: set[int] = set()
-        self._choices = self._bytes = 0
+        self._choices: set[int] = set()
+        self._bytes = 0
         self._reported = Raw()
         self._done = False
 
     @property
     def usage(self) -> Usage:
         """What it cost so far, for one that is left early, too."""
-        return _usage(self._reported, self._fields, self._bytes, self._choices)
+        return _usage(self._reported, self._fields, self._bytes, len(self._choices))
 
     async def begin(self) -> None:
         """Wait for the first event, so that a stream that begins with an error is an error."""
@@ -269,7 +270,7 @@ class _Streaming:
         if present(reply.usage):
             self._reported = reply.usage.copy()
         for choice in reply.choices or ():
-            self._choices = max(self._choices, (choice.index or 0) + 1)
+            self._choices.add(choice.index or 0)
             self._bytes += 4  # a chunk is about a token
             if choice.finish_reason:
                 self._unfinished.discard(choice.index or 0)

@@ -42,6 +42,7 @@ _MOST = 1e15
 _raw_items = msgspec.json.Decoder(list[Raw]).decode
 _MOST_OPTION = 1000
 _LONGEST_SCHEMA = 16_384  # what a grammar takes to make grows with the square of it, and all wait meanwhile
+_LONGEST_PATTERNS = 128  # characters: with the third power of these
 
 
 def refuse_routing(fields: Mapping[str, Raw]) -> None:
@@ -91,9 +92,30 @@ def refuse_extreme(model: object) -> None:
 def refuse_long_schema(request: Request, model: object) -> None:
     """Refusal for a schema that an engine of this process would make a grammar of for too long."""
     schema = request.params.json_schema
-    if schema is not None and len(schema.text) > _LONGEST_SCHEMA and any(base.relay is None for base in bases(model)):
+    if schema is None or all(base.relay is not None for base in bases(model)):
+        return
+    if len(schema.text) > _LONGEST_SCHEMA:
         message = f"the schema is longer than the {_LONGEST_SCHEMA} bytes that an engine in this process takes"
         raise invalid(message, "response_format")
+    if _patterns(schema.value()) > _LONGEST_PATTERNS:
+        most = f"{_LONGEST_PATTERNS} characters that an engine in this process takes"
+        raise invalid(f"the schema's patterns are together longer than the {most}", "response_format")
+
+
+def _patterns(schema: object) -> int:
+    """How many characters the patterns in a schema have. Refusal for a number with more digits than numbers have."""
+    found, stack = 0, [schema]
+    while stack:
+        part = stack.pop()
+        if isinstance(part, dict):
+            pattern = part.get("pattern")
+            found += len(pattern) if isinstance(pattern, str) else 0
+            stack += part.values()
+        elif isinstance(part, list):
+            stack += part
+        elif isinstance(part, int) and abs(part) > 2**63:  # a bound becomes a grammar of its digits
+            raise invalid("a number in the schema has more than 64 bits", "response_format")
+    return found
 
 
 def _over(asked: str, allowed: str, param: str) -> Refusal:

@@ -3,16 +3,19 @@
 import logging
 import secrets
 import sys
+import traceback
 import warnings
 from contextvars import ContextVar
 from time import perf_counter, time
 from typing import Any, Literal
 
 import msgspec
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam
 from msgspec import Struct
 
 from shoal.runtime.types import Usage
 
+log = logging.getLogger("shoal.server")
 _LONGEST = 200
 
 
@@ -91,6 +94,12 @@ def note_model(name: str, base: str, slugs: tuple[str, ...]) -> None:
         record.name, record.base, record.slugs = name, base, slugs
 
 
+def log_fault(what: str, error: BaseException) -> None:
+    """Log an error of the server's own: where it happened, and not its words, which may be a client's or a model's."""
+    where = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s: %s\n%s", what, type(error).__name__, where.rstrip())
+
+
 class JsonLines(logging.Formatter):
     """Log records as one JSON object a line; that of a request has its fields, any other a message."""
 
@@ -111,3 +120,5 @@ def log_to_stderr(form: Literal["text", "json"], *, quiet: bool) -> None:
     logging.getLogger("aiohttp").setLevel(logging.WARNING)
     told = logging.getLogger("shoal.server")
     warnings.showwarning = lambda message, *_, **__: told.warning("%s", message)
+    for warning in (BadContentDispositionHeader, BadContentDispositionParam):  # they repeat what a client sent
+        warnings.simplefilter("ignore", warning)

@@ -1,7 +1,6 @@
 """One line of a batch: answered as the same request over HTTP is, and told in the same words where it fails."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from itertools import count
@@ -18,10 +17,10 @@ from shoal.server.endpoints.asked import Asked
 from shoal.server.endpoints.chat import whole_chat
 from shoal.server.endpoints.completions import AskedText, whole_text
 from shoal.server.endpoints.responses import AskedResponse, whole_response
+from shoal.server.records import log_fault
 from shoal.server.refusals import Refusal, refusal_of
 from shoal.server.service import Service
 
-log = logging.getLogger("shoal.server")
 _LONGEST_WAIT = 60.0  # seconds until a line asks again whether its key lets it in
 _YOUNG = 1 << 40  # live requests are older than any line, and served first
 _ages = count(_YOUNG)
@@ -88,13 +87,13 @@ class Answering:
             raise
         except ShoalError as error:
             refusal = refusal_of(error)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            refusal = self._fault(number)
-        except Exception:  # noqa: BLE001 - whatever befalls a line is that line's, and no other's
-            refusal = self._fault(number)
+            refusal = self._fault(number, error)
+        except Exception as error:  # noqa: BLE001 - whatever befalls a line is that line's, and no other's
+            refusal = self._fault(number, error)
         return refusal.status, refusal.body()
 
     async def _admitted(self, asked: Asked) -> bytes:
@@ -110,6 +109,6 @@ class Answering:
             async with self._held_back:  # one after another, for what the key has room for next is one
                 await asyncio.sleep(min(max(wait, 0.01), _LONGEST_WAIT))
 
-    def _fault(self, number: int) -> Refusal:
-        log.exception("line %d of %s failed", number, self._batch)
+    def _fault(self, number: int, error: BaseException) -> Refusal:
+        log_fault(f"line {number} of {self._batch} failed", error)
         return Refusal(500, "an error of the server's own; its log has it", kind="server_error")

@@ -14,7 +14,7 @@ from shoal.server.batches import files
 from shoal.server.batches.answering import ENDPOINTS
 from shoal.server.batches.running import Batches
 from shoal.server.batches.state import Page
-from shoal.server.http.guard import CALLER
+from shoal.server.http.guard import CALLER, ID
 from shoal.server.http.replies import json_reply
 from shoal.server.refusals import Refusal, invalid, read_as
 
@@ -56,7 +56,7 @@ async def _called(endpoint: Endpoint, request: web.Request) -> web.StreamRespons
     except (StoreError, OSError) as error:
         if isinstance(error, ConnectionError):
             raise
-        log.error("%s %s: %s", request.method, request.path, error)
+        log.error("%s: %s", request[ID], error)
         message = "files cannot be kept here now: no space, or the server may not write; its log says what is wrong"
         raise Refusal(507, message, kind="server_error", code="storage_unavailable") from None
 

@@ -31,7 +31,8 @@ async def upload(request: web.Request, state: State, owner: str, most: int, most
         raise invalid("a file is sent as multipart/form-data, with the fields purpose and file")
     if room <= 0 or (request.content_length or 0) > room + _MOST_PARTS * _CHUNK:
         raise refusal
-    room = min(room, request.content_length or room)
+    if "content-encoding" not in request.headers:
+        room = min(room, request.content_length or room)
     state.arriving[owner] += room
     try:
         return json_reply(await _uploaded(request, state, owner, room, refusal))

@@ -13,6 +13,7 @@ from shoal.server.batches.answering import Slots
 from shoal.server.batches.objects import Batch, new_id, window_seconds
 from shoal.server.batches.state import State
 from shoal.server.batches.work import Work
+from shoal.server.records import log_fault
 from shoal.server.refusals import Refusal
 from shoal.server.service import Service
 
@@ -102,8 +103,8 @@ class Batches:
                 break
             except StoreError as error:
                 log.error("%s waits %.0f s: %s; nothing finished is lost", work.batch.id, _AGAIN, error)
-            except Exception:
-                log.exception("%s stops until the next start", work.batch.id)
+            except Exception as error:  # noqa: BLE001 - whatever it is, other batches go on
+                log_fault(f"{work.batch.id} stops until the next start", error)
                 break
             await asyncio.sleep(_AGAIN)
         del self._works[work.batch.id]

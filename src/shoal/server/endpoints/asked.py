@@ -1,6 +1,7 @@
 """A body that asks for completions: what it says, who is to answer it, and whether its sender may ask for that."""
 
 from shoal.backends.relay import Relays
+from shoal.server import records
 from shoal.server.access.callers import Caller
 from shoal.server.limits import refuse_long_conversation
 from shoal.server.optillm import NO_TECHNIQUE
@@ -27,6 +28,7 @@ class Asked:
         self.common: Common = read_as(self.body, Common)
         own, approach = self.common.shoal, self.common.optillm_approach
         technique = own.technique or (approach if approach not in NO_TECHNIQUE else None)
+        records.note_model(self.common.model, "", ())  # for the log, should it mean nothing here
         self.served = service.names.resolve(self.common.model, technique)
         names = _OPTION_NAMES if self.served.base is None else _NO_NAMES
         options = technique_options(self.fields, own, names) if self.served.base is None else own.options

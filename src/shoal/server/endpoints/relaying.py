@@ -17,13 +17,16 @@ from shoal.server.service import Timed
 from shoal.server.wire.chat_input import Fields, with_preset, without_own
 from shoal.server.wire.chat_output import error_event
 
+_LONGEST_ID = 200
+
 
 async def relayed(request: web.Request, api: Api, asked: Asked, relay: Relays) -> web.StreamResponse:
     """The answer of the model's server, as it came."""
     if not asked.common.stream:
         passed = await passed_on(api, asked, relay)
-        id_ = passed.headers.get("x-request-id")
-        headers = {} if id_ is None else {"x-upstream-request-id": id_}
+        id_ = passed.headers.get("x-request-id", "")
+        sayable = 0 < len(id_) <= _LONGEST_ID and id_.isascii() and id_.isprintable()
+        headers = {"x-upstream-request-id": id_} if sayable else {}
         return web.Response(body=passed.body, headers=headers, content_type="application/json")
     fields, budget = _prepared(asked)
     with asked.caller.admitted(budget, partial(_lost, asked, fields, budget)):

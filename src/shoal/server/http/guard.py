@@ -2,7 +2,6 @@
 
 import logging
 import re
-import traceback
 from ipaddress import ip_address
 from itertools import count
 from time import perf_counter
@@ -91,9 +90,7 @@ class Guard:
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told, and the log
-            # Where it happened, and not its words: they may be a client's.
-            where = "".join(traceback.format_tb(error.__traceback__))
-            log.error("request %s failed: %s\n%s", record.id, type(error).__name__, where.rstrip())
+            records.log_fault(f"request {record.id} failed", error)
             message = f"an error of the server's own; its log has it as {record.id}"
             return _refused(request, Refusal(500, message, kind="server_error", code="internal_error"), record)
 

@@ -45,7 +45,9 @@ def catalogue(names: Names, settings: Settings, caller: Caller) -> dict[str, Any
         "models": models,
         "techniques": techniques,
         "presets": presets,
-        "prices": msgspec.to_builtins(settings.prices),
+        "prices": {
+            name: msgspec.to_builtins(price) for name, price in settings.prices.items() if _may(caller, names, name)
+        },
         "limits": {"calls": settings.max_calls, "tokens": settings.max_tokens, "seconds": settings.max_seconds},
     }
 

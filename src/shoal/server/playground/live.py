@@ -1,7 +1,6 @@
 """A call tree told while it grows: the events that the page draws."""
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -16,9 +15,9 @@ from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request
 from shoal.server.playground.advice import failure
 from shoal.server.playground.rendering import rendered
+from shoal.server.records import log_fault
 from shoal.traces import words
 
-log = logging.getLogger("shoal.server")
 Event = dict[str, Any]
 _PAUSE = 0.05  # seconds between two batches of events, at the least
 
@@ -55,8 +54,8 @@ async def _outcome(task: "asyncio.Task[Completion]", told: "TreeEvents") -> Even
         completion = task.result()
     except ShoalError as error:
         return {"event": "failed", **failure(error)}
-    except Exception as error:
-        log.exception("a run of the playground failed")
+    except Exception as error:  # noqa: BLE001 - whatever it is, the page is told, and the log
+        log_fault("a run of the playground failed", error)
         what = {"type": type(error).__name__, "meaning": "The server has a problem of its own", "message": ""}
         return {"event": "failed", **what, "advice": "Run again; if it keeps failing, the server's log says more."}
     return await told.answer(completion)
