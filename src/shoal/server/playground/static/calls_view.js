@@ -4,6 +4,8 @@ import * as api from "./api.js";
 import { h, setRendered } from "./dom.js";
 import { count, plural, seconds, short } from "./words.js";
 
+const MANY = 200; // rows beyond which those out of sight are not laid out
+
 export class CallsView {
   constructor(run) {
     this.run = run;
@@ -21,6 +23,7 @@ export class CallsView {
       if (!this.rows.has(node.id)) this.append(node);
       this.drawRow(node);
     }
+    this.list.classList.toggle("many", this.rows.size > MANY);
     const { calls, finishedCalls, status } = this.run;
     this.count.textContent = status === "running" ? `${count(finishedCalls.length)} of ${count(calls)} so far` : count(calls);
   }
