@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from tests.scripting import in_turn, run
+from tests.scripting import AT_ONCE, in_turn, run
 from tests.server.serving import Client, scripted_model, serving
 
+from shoal.backends import BaseModel
 from shoal.backends.config import tables_as
+from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import RateLimited
-from shoal.runtime.types import Completion, Request, Usage
+from shoal.runtime.types import Completion, Delta, Request, Usage
 from shoal.server.settings import KeySettings, Preset, Price
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
@@ -615,6 +617,37 @@ def test_a_long_answer_does_not_push_the_rest_away() -> None:
         assert (await text.bounding_box())["height"] > 2000
 
     on_page(steps, lambda request: "Some words.\n\n" * 200)
+
+
+def test_a_cancelled_answer_keeps_what_had_come_in() -> None:
+    async def main() -> None:
+        class Slow(ScriptedBackend):
+            async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
+                yield Delta("Half of an answer")
+                await asyncio.Event().wait()
+
+        model = BaseModel(Slow(VOTES, name="m"), retry=AT_ONCE)
+        async with serving({"m": model}) as client, opened(client) as page:
+            await ask(page)
+            await shows(page, ".card:nth-child(1) .answer", "Half of an answer")
+            await page.keyboard.press("Escape")
+            await shows(page, ".card:nth-child(1) .answer", "Cancelled.")
+            await shows(page, ".card:nth-child(1) .answer", "Half of an answer")
+
+    run(main())
+
+
+def test_a_model_that_is_no_longer_served_can_be_replaced_in_the_form() -> None:
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        await column(page, "B").get_by_text("As text", exact=True).click()
+        await column(page, "B").locator(".spec").fill("gone")
+        await shows(page, ".card:nth-child(2) .estimate", "does not exist")
+        await column(page, "B").get_by_role("button", name="start over").click()
+        await shows(page, ".card:nth-child(2) h3", "Plain model")
+        await shows(page, ".card:nth-child(2) .estimate", "1 call")
+
+    on_page(steps)
 
 
 def test_what_cannot_be_kept_is_not_said_to_be() -> None:

@@ -105,8 +105,9 @@ export class ConfigCard {
 
   drawForm() {
     if (!this.form) {
-      this.formBox.replaceChildren(...(this.error || !this.estimate ? [] : [h("p", { class: "about" },
-        "This combination is more than the form can show. Edit it as text, or ",
+      const known = this.page.catalogue.models.length > 0 && (this.error || this.estimate);
+      this.formBox.replaceChildren(...(!known ? [] : [h("p", { class: "about" },
+        this.error ? "This does not work here. Edit it as text, or " : "This combination is more than the form can show. Edit it as text, or ",
         h("button", { type: "button", class: "link", onclick: () => this.startOver() }, "start over with the form"), ".")]));
       return;
     }

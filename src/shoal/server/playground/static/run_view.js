@@ -73,8 +73,10 @@ export class RunView {
 
   drawAnswer() {
     const { answer, failure, status } = this.run;
-    if (failure) this.answer.replaceChildren(failureBox(failure, this.again));
-    else if (status === "cancelled") this.answer.replaceChildren(h("p", { class: "note" }, "Cancelled. What had come in by then is below."));
+    const partial = this.run.text ? h("div", {}, h("p", { class: "note" }, "What had come in by then:"), h("pre", { class: "partial" }, this.run.text)) : "";
+    const { length: finished } = this.run.finishedCalls;
+    if (failure) this.answer.replaceChildren(failureBox(failure, this.again), partial);
+    else if (status === "cancelled") this.answer.replaceChildren(h("p", { class: "note" }, finished ? `Cancelled after ${plural(finished, "call")}.` : "Cancelled."), partial);
     else if (answer) this.drawFinal(answer);
     else this.answer.replaceChildren(h("div", { class: "waiting" }, h("i", {}), h("i", {}), h("i", {}), this.patience));
   }
