@@ -745,15 +745,19 @@ def test_a_server_without_a_model_for_this_caller_says_so() -> None:
 
 def test_columns_with_one_title_are_told_apart() -> None:
     async def main() -> None:
-        models = {name: scripted_model(VOTES, name=name) for name in ("m", "other")}
+        models = {name: scripted_model(VOTES, name=name) for name in ("m", "other" * 12)}
         async with serving(models) as client, opened(client) as page:
             await shows(page, "#columns", "all at once")
             await column(page, "B").get_by_role("button", name="Remove Self consistency").click()
-            await column(page, "B").get_by_role("combobox", name="Model", exact=True).select_option("other")
+            await column(page, "B").get_by_role("combobox", name="Model", exact=True).select_option("other" * 12)
             await shows(page, ".card:nth-child(2) .estimate", "1 call")
             await page.fill("#question", "How much?")
             await page.keyboard.press("Control+Enter")
             await done(page)
-            assert await page.locator(".row-spec").all_inner_texts() == ["m", "other"]
+            assert await page.locator(".row-spec").all_inner_texts() == ["m", "other" * 12]
+            for width in (360, 820, 1280):
+                await page.set_viewport_size({"width": width, "height": 900})
+                assert await page.evaluate("document.documentElement.scrollWidth") == width
+                assert (await page.locator(".row-name").first.bounding_box())["height"] < 60
 
     run(main())
