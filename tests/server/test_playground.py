@@ -79,7 +79,7 @@ def test_a_run_is_told_as_a_tree_that_grows() -> None:
     assert all(finished[e["id"]]["at"] >= e["at"] >= 0 for e in started)
     answer = events[-1]
     assert (answer["event"], answer["short"], answer["form"], answer["finish_reason"]) == ("answer", "5", "5", "stop")
-    assert answer["html"] == "<p>It is 5. The answer is 5.</p>\n"
+    assert answer["html"] == '<p dir="auto">It is 5. The answer is 5.</p>\n'
     assert answer["usage"]["calls"] == 3
     (last,) = answer["critical_path"]
     assert last in {e["id"] for e in started[1:]}
@@ -432,7 +432,9 @@ def test_hostile_text_takes_no_long_time(text: str) -> None:
 
 
 def test_the_server_renders_a_text() -> None:
-    assert asked("/playground/api/render", {"text": "*x* <b>"}).json == {"html": "<p><em>x</em> &lt;b&gt;</p>\n"}
+    assert asked("/playground/api/render", {"text": "*x* <b>"}).json == {
+        "html": '<p dir="auto"><em>x</em> &lt;b&gt;</p>\n'
+    }
 
 
 def test_keys_of_upstream_are_not_told() -> None:

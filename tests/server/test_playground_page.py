@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 from msgspec import structs
-from tests.scripting import in_turn, run
+from tests.scripting import AT_ONCE, in_turn, run
 from tests.server.serving import Client, scripted_model, serving
 
+from shoal.backends import BaseModel
 from shoal.backends.config import tables_as
+from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import RateLimited
-from shoal.runtime.types import Completion, Request, Usage
+from shoal.runtime.types import Completion, Delta, Request, Usage
 from shoal.server.settings import KeySettings, Preset, Price
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
@@ -567,6 +569,144 @@ def test_light_and_dark() -> None:
     on_page(steps, color_scheme="dark")
 
 
+def test_techniques_that_run_code_are_explained_where_there_is_no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_SANDBOX", "off")
+
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        option = column(page, "B").locator("option", has_text="Program of thoughts")
+        assert await option.inner_text() == "Program of thoughts (cannot run here)"
+        assert await option.is_disabled()
+        await column(page, "B").get_by_text("As text", exact=True).click()
+        await column(page, "B").locator(".spec").fill("program_of_thoughts@m")
+        await shows(page, ".card:nth-child(2) .stage", "this server has no sandbox for it")
+
+    on_page(steps)
+
+
+def test_more_calls_than_the_server_allows_are_named_before_the_run() -> None:
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        await column(page, "B").get_by_label("n", exact=True).fill("9")
+        await shows(page, ".card:nth-child(2) .estimate", "This server allows 8 calls for one question")
+
+    on_page(steps, settings={"max_calls": 8})
+
+
+def test_words_stay_whole_and_text_goes_its_own_way() -> None:
+    text = "| Language | Year | Typing | Notes |\n|-|-|-|-|\n| Python | 1991 | dynamic | " + "words " * 40 + "|\n\n"
+
+    async def steps(page: Page, _: Client) -> None:
+        await ask(page)
+        await done(page)
+        lines = "one => (one.clientHeight - 10) / parseFloat(getComputedStyle(one).lineHeight)"
+        assert await page.locator(".prose th").first.evaluate(lines) < 2  # "Language"
+        assert await page.locator(".prose p").first.evaluate("one => getComputedStyle(one).direction") == "rtl"
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+    on_page(steps, lambda request: text + "مرحبا بالعالم", viewport={"width": 360, "height": 740})
+
+
+def test_a_long_answer_does_not_push_the_rest_away() -> None:
+    async def steps(page: Page, _: Client) -> None:
+        await ask(page)
+        await done(page)
+        text = column(page, "A").locator(".answer .prose")
+        assert (await text.bounding_box())["height"] < 600
+        await column(page, "A").get_by_role("button", name="Show all of it").click()
+        assert (await text.bounding_box())["height"] > 2000
+
+    on_page(steps, lambda request: "Some words.\n\n" * 200)
+
+
+def test_a_cancelled_answer_keeps_what_had_come_in() -> None:
+    async def main() -> None:
+        class Slow(ScriptedBackend):
+            async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
+                yield Delta("Half of an answer")
+                await asyncio.Event().wait()
+
+        model = BaseModel(Slow(VOTES, name="m"), retry=AT_ONCE)
+        async with serving({"m": model}) as client, opened(client) as page:
+            await ask(page)
+            await shows(page, ".card:nth-child(1) .answer", "Half of an answer")
+            await page.keyboard.press("Escape")
+            await shows(page, ".card:nth-child(1) .answer", "Cancelled.")
+            await shows(page, ".card:nth-child(1) .answer", "Half of an answer")
+
+    run(main())
+
+
+def test_a_model_that_is_no_longer_served_can_be_replaced_in_the_form() -> None:
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        await column(page, "B").get_by_text("As text", exact=True).click()
+        await column(page, "B").locator(".spec").fill("gone")
+        await shows(page, ".card:nth-child(2) .estimate", "does not exist")
+        await column(page, "B").get_by_role("button", name="start over").click()
+        await shows(page, ".card:nth-child(2) h3", "Plain model")
+        await shows(page, ".card:nth-child(2) .estimate", "1 call")
+
+    on_page(steps)
+
+
+def test_what_cannot_be_kept_is_not_said_to_be() -> None:
+    async def steps(page: Page, _: Client) -> None:
+        await shows(page, "#columns", "all at once")
+        await page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full') } }")
+        await column(page, "A").get_by_role("button", name="More").click()
+        await page.get_by_role("menuitem", name="Save as preset").click()
+        await page.get_by_role("textbox", name="Name").fill("mine")
+        await page.keyboard.press("Enter")
+        await shows(page, "#toast", "Not saved")
+        await shows(page, ".card h3", "Plain model")
+
+    on_page(steps)
+
+
+def test_the_keys_do_nothing_before_the_page_is_there() -> None:
+    async def steps(page: Page, _: Client) -> None:
+        asked = asyncio.Event()
+        go = asyncio.Event()
+
+        async def late(route: Any) -> None:
+            asked.set()
+            await go.wait()
+            await route.continue_()
+
+        await page.route("**/playground/api/catalogue", late)
+        await page.reload(wait_until="commit")
+        await asked.wait()
+        await page.wait_for_selector("#question")
+        await page.keyboard.press("Control+Enter")
+        go.set()
+        await shows(page, "#columns", "all at once")
+
+    on_page(steps)
+
+
+def test_nothing_jumps_when_the_first_column_is_done() -> None:
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def script(request: Request) -> str:
+            if len(request.sample) > 1 or (request.sample and request.sample[-1] > 0):
+                await go.wait()
+            return "The answer is 5."
+
+        async with serving({"m": scripted_model(script, name="m")}) as client, opened(client) as page:
+            await ask(page)
+            await page.wait_for_selector(".comparison table")
+            top = (await page.locator("#columns").bounding_box())["y"]
+            await shows(page, ".card:nth-child(1) .lead", "5")
+            assert (await page.locator("#columns").bounding_box())["y"] == top
+            go.set()
+            await done(page)
+            assert (await page.locator("#columns").bounding_box())["y"] == top
+
+    run(main())
+
+
 def test_a_key_for_a_preset_alone_can_use_it() -> None:
     keys = {"ann": KeySettings(sha256(b"secret").hexdigest(), models=("careful",))}
     presets = {"careful": Preset("re_reading@m", system="Think.", temperature=0.5)}
@@ -605,15 +745,19 @@ def test_a_server_without_a_model_for_this_caller_says_so() -> None:
 
 def test_columns_with_one_title_are_told_apart() -> None:
     async def main() -> None:
-        models = {name: scripted_model(VOTES, name=name) for name in ("m", "other")}
+        models = {name: scripted_model(VOTES, name=name) for name in ("m", "other" * 12)}
         async with serving(models) as client, opened(client) as page:
             await shows(page, "#columns", "all at once")
             await column(page, "B").get_by_role("button", name="Remove Self consistency").click()
-            await column(page, "B").get_by_role("combobox", name="Model", exact=True).select_option("other")
+            await column(page, "B").get_by_role("combobox", name="Model", exact=True).select_option("other" * 12)
             await shows(page, ".card:nth-child(2) .estimate", "1 call")
             await page.fill("#question", "How much?")
             await page.keyboard.press("Control+Enter")
             await done(page)
-            assert await page.locator(".row-spec").all_inner_texts() == ["m", "other"]
+            assert await page.locator(".row-spec").all_inner_texts() == ["m", "other" * 12]
+            for width in (360, 820, 1280):
+                await page.set_viewport_size({"width": width, "height": 900})
+                assert await page.evaluate("document.documentElement.scrollWidth") == width
+                assert (await page.locator(".row-name").first.bounding_box())["height"] < 60
 
     run(main())

@@ -12,7 +12,9 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from shoal.errors import ShoalError
 from shoal.runtime.types import Message, Request, SamplingParams
+from shoal.sandbox import need
 from shoal.server.access.callers import Caller
 from shoal.server.http.replies import json_reply
 from shoal.server.http.streams import EventStream
@@ -78,7 +80,16 @@ class Shown(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 async def _catalogue(_: web.Request, service: Service, caller: Caller) -> web.Response:
-    return json_reply(catalogue(service.names, service.settings, caller))
+    return json_reply(catalogue(service.names, service.settings, caller) | {"unconfined": await _unconfined()})
+
+
+async def _unconfined() -> str:
+    """Why programs that a model wrote cannot be run here; empty where they can."""
+    try:
+        await need()
+    except ShoalError as error:
+        return str(error)
+    return ""
 
 
 async def _estimate(request: web.Request, service: Service, caller: Caller) -> web.Response:

@@ -14,6 +14,7 @@ from shoal.server.playground.mathml import mathml
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.rules_core import StateCore
     from markdown_it.rules_inline import StateInline
     from markdown_it.token import Token
 
@@ -52,6 +53,7 @@ def _reader(with_formulas: bool) -> "MarkdownIt":
     reader.validateLink = lambda url: _WEB.fullmatch(url) is not None  # type: ignore[method-assign]
     if with_formulas:
         _add_formulas(reader)
+    reader.core.ruler.push("directions", _directions)
     for name, rule in (("link_open", _link), ("image", _image), ("th_open", _cell), ("td_open", _cell)):
         reader.add_render_rule(name, rule)
     return reader
@@ -72,6 +74,13 @@ def _add_formulas(reader: "MarkdownIt") -> None:
 
 
 Rule = Sequence["Token"]
+
+
+def _directions(state: "StateCore") -> None:
+    """Each block goes from left to right, or from right to left, as its own first letter does."""
+    for token in state.tokens:
+        if token.nesting == 1 and token.level == 0:
+            token.attrs["dir"] = "auto"
 
 
 def _in_brackets(state: "StateInline", silent: bool) -> bool:

@@ -4,6 +4,9 @@ import * as api from "./api.js";
 import { h, setRendered } from "./dom.js";
 import { count, plural, seconds, short } from "./words.js";
 
+const IN_SIGHT = 16; // rows beyond which a shadow tells that there are more
+const MANY = 200; // rows beyond which those out of sight are not laid out
+
 export class CallsView {
   constructor(run) {
     this.run = run;
@@ -13,7 +16,7 @@ export class CallsView {
     this.legend = h("p", { class: "legend", hidden: true },
       h("span", {}, h("i", { class: "critical" }), "what the answer waited for"), h("span", {}, h("i", {}), "meanwhile"));
     this.element = h("section", { class: "calls-box", hidden: true },
-      h("h4", {}, "Calls ", this.count), h("div", { class: "scroll" }, this.list), this.legend);
+      h("h4", {}, "Calls ", this.count), this.box = h("div", { class: "scroll" }, this.list), this.legend);
   }
 
   update(nodes) {
@@ -21,6 +24,8 @@ export class CallsView {
       if (!this.rows.has(node.id)) this.append(node);
       this.drawRow(node);
     }
+    this.box.classList.toggle("over", this.rows.size > IN_SIGHT);
+    this.list.classList.toggle("many", this.rows.size > MANY);
     const { calls, finishedCalls, status } = this.run;
     this.count.textContent = status === "running" ? `${count(finishedCalls.length)} of ${count(calls)} so far` : count(calls);
   }

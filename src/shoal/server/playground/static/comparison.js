@@ -5,7 +5,7 @@ import { count, money, plural, seconds, short } from "./words.js";
 
 /** Draw the results `[{ letter, name, spec, run }]` into the box; it hides where there is nothing to compare. */
 export function drawComparison(box, results) {
-  box.hidden = results.length < 2 || !results.some(({ run }) => run.status === "done");
+  box.hidden = results.length < 2 || results.every(({ run }) => run.status === "failed" || run.status === "cancelled");
   if (box.hidden) return;
   const groups = groupsOf(results);
   const most = (figure) => Math.max(...results.map(({ run }) => figure(run) ?? 0), 0);
@@ -37,7 +37,7 @@ function verdict(results, groups) {
   const answered = groups.reduce((sum, { letters }) => sum + letters.length, 0);
   const running = results.filter(({ run }) => run.status === "running").length;
   const rest = running ? ` ${plural(running, "column")} still running.` : "";
-  if (running && answered < 2) return `${results.length - running} of ${results.length} are there.`;
+  if (running && answered < 2) return running === results.length ? "Running…" : `${results.length - running} of ${results.length} are there.`;
   if (answered < 2) return `${answered ? "Only one column has an answer to compare." : "There is no short answer to compare; read them below."}${rest}`;
   const [first] = groups;
   const all = answered < results.length ? `${answered} of ${results.length}` : answered === 2 ? "Both" : `All ${answered}`;

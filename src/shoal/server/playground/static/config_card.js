@@ -6,7 +6,7 @@ import { optionForm } from "./option_form.js";
 import { specOf, titleOf } from "./spec.js";
 import { SAMPLING, columnOf, modelOf } from "./state.js";
 import { presets } from "./store.js";
-import { plural, range } from "./words.js";
+import { count, plural, range } from "./words.js";
 
 const PAUSE = 220; // milliseconds after the last key before the server is asked
 
@@ -105,8 +105,9 @@ export class ConfigCard {
 
   drawForm() {
     if (!this.form) {
-      this.formBox.replaceChildren(...(this.error || !this.estimate ? [] : [h("p", { class: "about" },
-        "This combination is more than the form can show. Edit it as text, or ",
+      const known = this.page.catalogue.models.length > 0 && (this.error || this.estimate);
+      this.formBox.replaceChildren(...(!known ? [] : [h("p", { class: "about" },
+        this.error ? "This does not work here. Edit it as text, or " : "This combination is more than the form can show. Edit it as text, or ",
         h("button", { type: "button", class: "link", onclick: () => this.startOver() }, "start over with the form"), ".")]));
       return;
     }
@@ -126,7 +127,7 @@ export class ConfigCard {
   }
 
   stage(stage, index) {
-    const { techniques, models } = this.page.catalogue;
+    const { techniques, models, unconfined } = this.page.catalogue;
     const technique = techniques.find(({ slug }) => slug === stage.technique);
     const change = (event) => {
       this.form.stages[index] = { technique: event.target.value, options: {} };
@@ -139,15 +140,17 @@ export class ConfigCard {
       h("legend", { class: "sr" }, `Technique ${index + 1}`),
       h("div", { class: "row" },
         h("label", { class: "row" }, h("span", {}, "Technique"), h("select", { class: "technique", onchange: change },
-          techniques.map(({ slug, title }) => h("option", { value: slug, selected: slug === stage.technique }, title)))),
+          techniques.map(({ slug, title, needs_sandbox: confined }) => h("option", { value: slug, selected: slug === stage.technique, disabled: confined && Boolean(unconfined) },
+          confined && unconfined ? `${title} (cannot run here)` : title)))),
         h("button", { type: "button", class: "quiet icon", "aria-label": `Remove ${technique?.title ?? stage.technique}`, onclick: remove }, "×")),
-      technique ? h("p", { class: "about" }, technique.summary, technique.needs_sandbox ? " Runs code, in a sandbox." : "") : null,
+      technique ? h("p", { class: "about" }, technique.summary, technique.needs_sandbox && !unconfined ? " Runs code, in a sandbox." : "") : null,
+      technique?.needs_sandbox && unconfined ? h("p", { class: "about bad" }, `This technique runs code, and this server has no sandbox for it: ${unconfined}.`) : null,
       technique ? optionForm(technique, stage, models, () => this.written()) : null);
   }
 
   addStage() {
     const used = new Set(this.form.stages.map(({ technique }) => technique));
-    const next = this.page.catalogue.techniques.find(({ slug }) => !used.has(slug)) ?? this.page.catalogue.techniques[0];
+    const next = this.page.catalogue.techniques.find(({ slug, needs_sandbox: confined }) => !used.has(slug) && !(confined && this.page.catalogue.unconfined)) ?? this.page.catalogue.techniques[0];
     if (!next) return;
     this.form.stages.unshift({ technique: next.slug, options: {} });
     this.written();
@@ -218,7 +221,10 @@ export class ConfigCard {
       this.said.replaceChildren(h("span", { class: "bad" }, this.error.detail || `${this.error.meaning}. ${this.error.advice ?? ""}`));
     } else if (this.estimate) {
       const { fewest, calls, critical_path: path } = this.estimate;
-      this.said.textContent = `${range(fewest, calls)} ${calls === 1 ? "call" : "calls"}${calls > 1 ? `, ${path === 1 ? "all at once" : `at most ${plural(path, "call")} one after another`}` : ""}`;
+      const { calls: most } = this.page.catalogue.limits;
+      const over = calls <= most ? null : h("span", { class: fewest > most ? "bad" : "" },
+        fewest > most ? `. This server allows ${plural(most, "call")} for one question: use smaller options.` : `; this server stops at ${count(most)}`);
+      this.said.replaceChildren(`${range(fewest, calls)} ${calls === 1 ? "call" : "calls"}${calls > 1 ? `, ${path === 1 ? "all at once" : `at most ${plural(path, "call")} one after another`}` : ""}`, over ?? "");
     }
   }
 }

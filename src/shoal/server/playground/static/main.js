@@ -23,6 +23,7 @@ let catalogue = { models: [], techniques: [], presets: [], prices: {}, limits: {
 let state = null;
 let columns = []; // { data, card, element, run, view, name, spec }, the last four of its last run
 let ticking = 0;
+let compared = 0; // when the comparison was drawn
 let asked = null; // the state of the run that is on show
 
 // Start
@@ -146,9 +147,10 @@ function savePreset(entry) {
     event.preventDefault();
     const { model: _, messages, ...sampling } = questionFor(state, entry.data, []);
     const system = messages.find(({ role }) => role === "system")?.content ?? "";
-    presets.save({ name: field.value.trim(), model: entry.data.spec, system, ...sampling });
-    entry.data.preset = field.value.trim();
+    const kept = presets.save({ name: field.value.trim(), model: entry.data.spec, system, ...sampling });
     box.close();
+    if (!kept) { toast("Not saved: this browser’s storage is full or switched off"); return; }
+    entry.data.preset = field.value.trim();
     refreshCards();
     toast("Preset saved in this browser");
   } }, h("p", { class: "soft" }, "The model, its techniques, the system prompt and the sampling, under a name of your own."), field,
@@ -205,7 +207,7 @@ function grow() {
 
 function runAll() {
   changed();
-  if ($("run").disabled || columns.some(({ run }) => run?.status === "running")) return;
+  if (!state || $("run").disabled || columns.some(({ run }) => run?.status === "running")) return;
   if (!state.question.trim()) {
     toast("Write a question first");
     $("question").focus();
@@ -256,8 +258,16 @@ function ended(entry) {
 /** The columns' last runs of the question that was asked last; a run of another question is nothing to compare with. */
 const shownResults = () => columns.flatMap(({ name, spec, run }, i) => (
   run && run.question.messages.at(-1).content === asked.question ? [{ letter: LETTERS[i], name, spec, run }] : []));
-const redrawComparison = () => drawComparison($("comparison"), shownResults());
-const tick = () => { for (const { run, view } of columns) if (run?.status === "running") view.tick(); };
+function redrawComparison() {
+  compared = performance.now();
+  drawComparison($("comparison"), shownResults());
+}
+
+function tick() {
+  for (const { run, view } of columns) if (run?.status === "running") view.tick();
+  if (performance.now() - compared > 500) redrawComparison();
+}
+
 const cancelAll = () => { for (const { run } of columns) run?.cancel(); };
 
 // Keys and buttons

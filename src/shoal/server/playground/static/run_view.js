@@ -4,7 +4,8 @@ import { CallsView } from "./calls_view.js";
 import { copy, h, setRendered } from "./dom.js";
 import { count, money, plural, seconds, short } from "./words.js";
 
-const PATIENCE = 4; // seconds without a reply after which a word is due
+const PATIENCE = 1; // seconds without a reply after which a word is due
+const LONG = 760; // pixels of an answer beyond which it is cut, with a button for all of it
 const MOST_LINKS = 100; // draws that a vote leads to; the others stand among the calls
 
 export class RunView {
@@ -21,7 +22,7 @@ export class RunView {
     this.element = h("div", { class: "result" },
       h("div", { class: "figures-row" }, this.figures, this.cancelButton), this.lead, this.answer, this.others, this.votes, this.calls.element);
     this.openVotes = new Set();
-    this.patience = h("p", { class: "soft", hidden: true }, "The model is at work. The first question to a model takes longer: it is loaded then.");
+    this.patience = h("p", { class: "soft early" }, "Waiting for the first reply. A model that runs on the server itself is loaded with its first question, which can take a while.");
     this.drawAnswer();
   }
 
@@ -45,7 +46,8 @@ export class RunView {
     const { run } = this;
     this.calls.tick();
     const started = run.calls;
-    this.patience.hidden = run.finishedCalls.length > 0 || run.seconds < PATIENCE;
+    this.patience.classList.toggle("early", run.seconds < PATIENCE);
+    this.patience.hidden = run.finishedCalls.length > 0;
     const done = run.finishedCalls.length;
     const entries = [
       ["Calls", run.status === "running" && started ? `${done}/${started}` : count(done)],
@@ -71,8 +73,10 @@ export class RunView {
 
   drawAnswer() {
     const { answer, failure, status } = this.run;
-    if (failure) this.answer.replaceChildren(failureBox(failure, this.again));
-    else if (status === "cancelled") this.answer.replaceChildren(h("p", { class: "note" }, "Cancelled. What had come in by then is below."));
+    const partial = this.run.text ? h("div", {}, h("p", { class: "note" }, "What had come in by then:"), h("pre", { class: "partial" }, this.run.text)) : "";
+    const { length: finished } = this.run.finishedCalls;
+    if (failure) this.answer.replaceChildren(failureBox(failure, this.again), partial);
+    else if (status === "cancelled") this.answer.replaceChildren(h("p", { class: "note" }, finished ? `Cancelled after ${plural(finished, "call")}.` : "Cancelled."), partial);
     else if (answer) this.drawFinal(answer);
     else this.answer.replaceChildren(h("div", { class: "waiting" }, h("i", {}), h("i", {}), h("i", {}), this.patience));
   }
@@ -87,12 +91,15 @@ export class RunView {
     const text = h("div", {});
     if (answer.text) setRendered(text, answer.html);
     else text.append(h("p", { class: "note" }, "The reply was empty."));
+    const all = h("button", { type: "button", class: "quiet small", hidden: true, onclick: () => { text.classList.remove("cut"); all.remove(); } }, "Show all of it");
     this.answer.replaceChildren(...[
       answer.reasoning ? h("details", { class: "more" }, h("summary", {}, "Reasoning"), h("pre", {}, answer.reasoning)) : null,
-      text,
+      text, all,
       answer.finish_reason === "length" ? h("p", { class: "note" }, "Cut off: the reply reached the most tokens it may have.") : null,
       answer.text ? h("button", { type: "button", class: "quiet small", onclick: () => copy(answer.text, "Answer") }, "Copy answer") : null,
     ].filter(Boolean));
+    all.hidden = text.scrollHeight <= LONG;
+    text.classList.toggle("cut", !all.hidden);
     this.others.replaceChildren(...(answer.alternatives.length ? [h("details", { class: "more" }, h("summary", {}, plural(answer.alternatives.length, "further answer")),
       answer.alternatives.map(({ text: other }) => h("pre", { class: "alternative" }, other)))] : []));
   }
