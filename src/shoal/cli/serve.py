@@ -28,7 +28,7 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     A client's model name may put any technique on a model: `self_consistency(n=8)@local`.
     """
     from shoal.server.access.keys import settings_for
-    from shoal.server.app import create_app
+    from shoal.server.app import SERVICE, create_app
     from shoal.server.http.guard import refuse_open
     from shoal.server.http.running import run_server
     from shoal.server.records import log_to_stderr
@@ -52,4 +52,4 @@ def serve(models: tuple[str, ...], config: Path | None, secrets: tuple[str, ...]
     def ready(url: str) -> None:
         click.echo(f"shoal serves {', '.join(settings.models or ('local',))}\n  the API   {url}/v1\n  the page  {url}/")
 
-    return loop.run(run_server(app, settings, ready))
+    return loop.run(run_server(app, settings, app[SERVICE].names.all_bases(), ready))
