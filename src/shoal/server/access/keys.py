@@ -5,7 +5,8 @@ import secrets
 from collections.abc import Mapping
 from hashlib import sha256
 
-from shoal.server.access.callers import Caller, Covered
+from shoal.server.access.callers import Caller
+from shoal.server.access.coverage import Covered
 from shoal.server.access.ledger import Ledger
 from shoal.server.names import Names
 from shoal.server.refusals import Refusal
