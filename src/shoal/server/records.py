@@ -55,7 +55,9 @@ class Record(Struct):
             parts.append(_plain(self.name))
         if self.usage != Usage():
             usage = self.usage
-            parts.append(f"{usage.calls} call{'s' * (usage.calls != 1)} {usage.prompt_tokens}+{usage.completion_tokens} tokens")
+            parts.append(
+                f"{usage.calls} call{'s' * (usage.calls != 1)} {usage.prompt_tokens}+{usage.completion_tokens} tokens"
+            )
         if self.error:
             parts.append(self.error)
         return " ".join(parts)
