@@ -1,4 +1,4 @@
-"""Running the server as a program: where it may listen, what it loads at once, and its exit code."""
+"""Running the server as a program: what it loads at once, and its exit code."""
 
 import asyncio
 import signal
@@ -9,7 +9,6 @@ from aiohttp import web
 
 from shoal.backends import BaseModel
 from shoal.errors import ShoalError
-from shoal.server.http.guard import refuse_open
 from shoal.server.http.listening import Listener, serve
 from shoal.server.settings import Settings
 
@@ -18,7 +17,6 @@ async def run_server(
     app: web.Application, settings: Settings, models: Iterable[BaseModel], ready: Callable[[str], None]
 ) -> int:
     """Serve until SIGTERM or SIGINT; `ready` is told the URL. The exit code: 0, or 130 after SIGINT."""
-    refuse_open(settings)
     loading: list[asyncio.Task[None]] = []
 
     def listening(listener: Listener) -> None:
