@@ -169,3 +169,12 @@ def test_a_second_server_is_told_to_keep_its_files_elsewhere(at_home: Path) -> N
         first.close()
     assert err.startswith(f"files and batches are not served: {directory} is in use by process ")
     assert err.endswith("; give this server its own, state in [server]")
+
+
+def test_a_closed_standard_stream_is_no_place_for_a_socket(at_home: Path) -> None:
+    told = "os.write(2, str(os.fstat(1)).encode())"  # a device of characters, not a socket
+    code = f"import os; from shoal.cli import main\ntry: main(['models'])\nfinally: {told}"
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$0" -c "$1" >&- <&-', sys.executable, code], capture_output=True, text=True, timeout=60
+    )
+    assert (closed.returncode, closed.stderr.partition("st_ino")[0]) == (0, "os.stat_result(st_mode=8630, ")

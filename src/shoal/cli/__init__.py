@@ -1,6 +1,7 @@
 """The command line: parse, call, print. Commands are imported when they are used, so that `--help` is quick."""
 
 import importlib
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -62,8 +63,18 @@ def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point. Exit codes: 0 all well, 1 something failed, 2 bad usage, 130 interrupted."""
+    _hold_standard_streams()
     warnings.showwarning = _warn
     sys.exit(_main(argv))
+
+
+def _hold_standard_streams() -> None:
+    """Put the null device where a standard stream is closed, lest its number go to a socket of ours."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _main(argv: Sequence[str] | None) -> int:
