@@ -232,8 +232,10 @@ PRESETS = {"careful": Preset("self_consistency(n=2)@lab/dear")}
         ({"models": ("careful",)}, "lab/dear", {}, "model_not_allowed"),
         ({"models": ("careful",)}, "self_consistency(n=2)@lab/dear", {}, "model_not_allowed"),
         ({"models": ("vote",)}, "vote", {"shoal": {"technique": "re2"}}, "model_not_allowed"),
-        ({"models": ("careful", "cheap")}, "careful", {"shoal": {"options": {"proposers": ["cheap"]}}}, None),
-        ({"models": ("careful",)}, "careful", {"shoal": {"options": {"proposers": ["cheap"]}}}, "model_not_allowed"),
+        ({"models": ("careful",)}, "careful", {"temperature": 0.5, "n": 2}, None),
+        ({"models": ("careful",)}, "careful", {"shoal": {"options": {"n": 3}}}, "model_not_allowed"),
+        ({"models": ("careful",)}, "careful", {"shoal": {"options": {"proposers": ["dear"]}}}, "model_not_allowed"),
+        ({"models": ("careful", "dear")}, "careful", {"shoal": {"options": {"n": 3}}}, None),
         # Techniques
         ({"techniques": ("re2",)}, "re_reading@cheap", {}, None),
         ({"techniques": ("re_reading",)}, "cheap", {}, None),

@@ -32,7 +32,8 @@ class Covered:
     def refusal_for(self, served: Served) -> Refusal | None:
         """Why a request for this is not covered; None where it is. Models that an option names count, too."""
         needed, slugs = set[object](bases(served.model)), set(served.slugs)
-        if (whole := self.whole.get(served.name)) is not None:
+        whole = self.whole.get(served.name)
+        if whole is not None and whole.technique == served.technique:  # with options of the client's it is another
             needed -= set(bases(whole.model))
             slugs -= set(whole.slugs)
         if not self.all_models and not needed <= self.bases:
