@@ -9,9 +9,10 @@ from tests.scripting import in_turn, run
 from tests.server.serving import Client, Reply, scripted_model, serving
 
 from shoal.backends import BaseModel
+from shoal.backends.config import Config, Endpoint
 from shoal.errors import UsageError
 from shoal.runtime.types import Request
-from shoal.server.names import Names
+from shoal.server.names import Names, open_models
 from shoal.server.settings import Preset, Price
 
 
@@ -97,9 +98,6 @@ def test_a_stream_gives_the_answering_calls_words_then_the_end_and_the_usage() -
 def test_what_passes_through_reaches_the_server_and_the_client_as_it_was() -> None:
     async def main() -> tuple[Reply, Reply, Any]:
         async with faulty_server() as upstream:
-            from shoal.backends.config import Config, Endpoint
-            from shoal.server.names import open_models
-
             models = open_models(["up/big"], Config({"up": Endpoint(upstream.base_url, "sk-secret")}), None)
             async with serving(models) as client:
                 body = {"tools": [{"x": 1}], "made_up": [1.0, None], "logprobs": True, "n": 2, "stream_options": None}
@@ -121,9 +119,6 @@ def test_what_passes_through_reaches_the_server_and_the_client_as_it_was() -> No
 def test_a_client_that_goes_away_stops_the_call_upstream(model: str) -> None:
     async def main() -> None:
         async with faulty_server() as upstream:
-            from shoal.backends.config import Config, Endpoint
-            from shoal.server.names import open_models
-
             models = open_models(["up/m"], Config({"up": Endpoint(upstream.base_url)}), None)
             async with serving(models) as client:
                 task = asyncio.ensure_future(client.chat(model, "[[stall-before-headers]]"))

@@ -6,9 +6,9 @@ import msgspec
 from msgspec import Raw, Struct, structs
 
 from shoal.runtime.backend import Draws
+from shoal.runtime.limits import estimated_tokens
 from shoal.runtime.types import Completion, Request, Usage
 
-_CHARS_PER_TOKEN = 4
 _MOST = 100_000_000  # more tokens than a request can have: the number is wrong
 
 _ABSENT = Raw()
@@ -55,10 +55,6 @@ def reported(raw: Raw) -> WireUsage | None:
         return None
     sane = 0 <= usage.prompt_tokens <= _MOST and 0 <= usage.completion_tokens <= _MOST
     return usage if sane else None
-
-
-def estimated_tokens(characters: int) -> int:
-    return -(-characters // _CHARS_PER_TOKEN)
 
 
 def present(raw: Raw) -> bool:

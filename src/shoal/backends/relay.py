@@ -14,18 +14,18 @@ from msgspec import Raw, Struct
 
 from shoal.backends.openai import OpenAIBackend
 from shoal.backends.openai_errors import Server, error_of
-from shoal.backends.openai_usage import estimated_tokens, present, reported
+from shoal.backends.openai_usage import present, reported
 from shoal.backends.sse import SseParser
 from shoal.backends.transport import Incoming
 from shoal.errors import ConnectionFailed, DeadlineExceeded, ModelError
 from shoal.runtime.admission import Admission, Turn
+from shoal.runtime.limits import USUAL_COMPLETION, estimated_tokens
 from shoal.runtime.types import Usage
 
 Api = Literal["chat/completions", "completions"]
 Fields = Mapping[str, Raw]
 T = TypeVar("T")
 _encode = msgspec.json.Encoder().encode
-_USUAL_COMPLETION = 256
 _END = b"[DONE]"
 
 
@@ -299,7 +299,7 @@ def prompt_tokens(fields: Fields) -> int:
 def expected(fields: Fields) -> int:
     """What a request will probably cost at most, in tokens."""
     numbers = []
-    for names, default in ((("max_completion_tokens", "max_tokens"), _USUAL_COMPLETION), (("n",), 1)):
+    for names, default in ((("max_completion_tokens", "max_tokens"), USUAL_COMPLETION), (("n",), 1)):
         raw = next((fields[name] for name in names if name in fields), None)
         value = None if raw is None else msgspec.json.decode(raw)
         numbers.append(value if isinstance(value, int) and value > 0 else default)

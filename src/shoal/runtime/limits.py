@@ -10,7 +10,7 @@ from shoal.errors import ModelError, RateLimited, ServerError
 from shoal.runtime.types import Request
 
 _CHARACTERS_A_TOKEN = 4
-_USUAL_COMPLETION = 256
+USUAL_COMPLETION = 256  # tokens, where a request sets no limit
 
 
 class Limits(Struct, frozen=True):
@@ -103,7 +103,12 @@ class AdaptiveConcurrency:
             self.limit = max(1.0, self.limit / 2.0)
 
 
+def estimated_tokens(characters: int) -> int:
+    """About how many tokens a text of so many characters is, where nobody counted them."""
+    return -(-characters // _CHARACTERS_A_TOKEN)
+
+
 def expected_tokens(request: Request, n: int = 1) -> int:
     """What `n` draws of a request will probably cost at most: the prompt once, and n times what it may generate."""
     characters = len(request.prompt or "") + sum(len(message.text) for message in request.messages)
-    return characters // _CHARACTERS_A_TOKEN + n * (request.params.max_tokens or _USUAL_COMPLETION)
+    return characters // _CHARACTERS_A_TOKEN + n * (request.params.max_tokens or USUAL_COMPLETION)

@@ -15,7 +15,7 @@ from shoal.runtime import budget as budgets
 from shoal.runtime import scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import gather
-from shoal.runtime.limits import expected_tokens
+from shoal.runtime.limits import estimated_tokens, expected_tokens
 from shoal.runtime.trace import Span, tracing
 from shoal.runtime.types import Completion, Delta, Request, Usage, total
 from shoal.server.access.callers import Caller
@@ -85,11 +85,11 @@ class Work:
         if self.trace is not None:
             broken = [span.request for span in self.trace.calls() if span.request and (span.cancelled or not span.end)]
         else:
-            broken = list(self.call.draws)[self.usage.calls + self.usage.cached_calls :]
+            broken = self.call.draws[self.usage.calls + self.usage.cached_calls :]
         if not broken:
             return Usage()
         prompts = sum(expected_tokens(request, 0) for request in broken)
-        return Usage(prompts, -(-self.streamed // 4), len(broken), estimated=True)
+        return Usage(prompts, estimated_tokens(self.streamed), len(broken), estimated=True)
 
     def progress(self) -> str:
         """How far the work is, for people who wait."""

@@ -175,6 +175,11 @@ def find(name: str) -> Entry | None:
     return next((entry for entry in TECHNIQUES.values() if name in entry.aliases), None)
 
 
+def slug_of(technique: object) -> str | None:
+    """The slug under which the catalogue has a function; None where it has not."""
+    return next((slug for slug, entry in TECHNIQUES.items() if entry.function is technique), None)
+
+
 def names() -> list[str]:
     """All slugs and aliases."""
     return [*TECHNIQUES, *(alias for entry in TECHNIQUES.values() for alias in entry.aliases)]

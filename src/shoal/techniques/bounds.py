@@ -6,7 +6,7 @@ from typing import Any
 
 from shoal.errors import UsageError
 from shoal.runtime.model import Applied, shown
-from shoal.techniques import TECHNIQUES, Cost, Entry
+from shoal.techniques import TECHNIQUES, Cost, Entry, slug_of
 from shoal.techniques.combining import pipeline, side_by_side
 
 _ONE = Cost(1, 1, 1)
@@ -27,10 +27,10 @@ def _of(technique: object, options: Mapping[str, Any], inner: Cost) -> Cost:
         return _of(technique.func, {**technique.keywords, **options}, inner)
     if "stages" in options:
         return _combined(technique, [_of(stage, {}, inner) for stage in options["stages"]], options, inner)
-    entry = next((entry for entry in TECHNIQUES.values() if entry.function is technique), None)
-    if entry is None:
+    slug = slug_of(technique)
+    if slug is None:
         return inner
-    cost = _cost(entry, options)
+    cost = _cost(TECHNIQUES[slug], options)
     asked = [inner, *(bound(item) for option in options.values() for item in _models(option))]
     most, steps = max(cost.calls for cost in asked), max(cost.critical_path for cost in asked)
     return Cost(cost.fewest * inner.fewest, cost.calls * most, cost.critical_path * steps)

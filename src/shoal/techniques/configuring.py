@@ -6,7 +6,7 @@ from typing import Any
 
 from shoal.errors import UsageError, did_you_mean
 from shoal.runtime.model import Applied, Model, Technique
-from shoal.techniques import TECHNIQUES, Entry
+from shoal.techniques import TECHNIQUES, Entry, slug_of
 from shoal.techniques.spec import OpenBase, given_options
 
 
@@ -29,9 +29,8 @@ def stages(model: object) -> Iterator[tuple[str, Entry]]:
 
 
 def _named(technique: object) -> Iterator[tuple[str, Entry]]:
-    for slug, entry in TECHNIQUES.items():
-        if entry.function is technique:
-            yield slug, entry
+    if (slug := slug_of(technique)) is not None:
+        yield slug, TECHNIQUES[slug]
 
 
 def configured(model: Model, given: Mapping[str, Any], open_base: OpenBase) -> Model:
@@ -57,7 +56,7 @@ def _with(model: Any, given: Mapping[str, Any], open_base: OpenBase, used: set[s
         return partial(model.func, **_options(model.func, model.keywords, given, open_base, used))
     if isinstance(model, list | tuple):
         return [_with(stage, given, open_base, used) for stage in model]
-    if next(_named(model), None) is not None:
+    if slug_of(model) is not None:
         options = _options(model, {}, given, open_base, used)
         return partial(model, **options) if options else model
     return model
@@ -71,7 +70,7 @@ def _options(
         mine = {option: name for name in given if (option := _option_of(slug, entry, name)) is not None}
         used.update(mine.values())
         options |= given_options(slug, entry, {option: given[name] for option, name in mine.items()}, open_base)
-    if "stages" in options and next(_named(technique), None) is None:
+    if "stages" in options and slug_of(technique) is None:
         options["stages"] = _with(options["stages"], given, open_base, used)
     return options
 

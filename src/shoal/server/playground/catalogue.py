@@ -15,7 +15,7 @@ from shoal.server.access.callers import Caller
 from shoal.server.names import Names
 from shoal.server.refusals import Refusal
 from shoal.server.settings import Settings
-from shoal.techniques import TECHNIQUES, Entry
+from shoal.techniques import TECHNIQUES, Entry, slug_of
 from shoal.techniques.bounds import bound
 
 _SENTENCE_END = re.compile(r"(?<=[.:;])\s+(?=[A-Z`])")
@@ -134,7 +134,7 @@ def estimate(model: Model) -> dict[str, Any]:
 def _form(model: object) -> dict[str, Any] | None:
     stages = []
     while isinstance(model, Applied):
-        slug = next((slug for slug, entry in TECHNIQUES.items() if entry.function is model.technique), None)
+        slug = slug_of(model.technique)
         if slug is None:
             return None
         stages.append({"technique": slug, "options": {key: _written(value) for key, value in model.options.items()}})

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from shoal.runtime.limits import estimated_tokens
 from shoal.runtime.trace import Span
 from shoal.runtime.types import Completion, TokenLogprob, Usage, total
 from shoal.server.refusals import Refusal
@@ -143,12 +144,9 @@ def final_tokens(completion: Completion, trace: Span | None) -> int:
     source = done[-1] if done else completion
     generated = source.usage.completion_tokens
     if not done and trace is not None:
-        generated = min(total(c.completion.usage for c in calls if c.completion).completion_tokens, _tokens(completion))
+        estimated = estimated_tokens(len(completion.text))
+        generated = min(total(c.completion.usage for c in calls if c.completion).completion_tokens, estimated)
     if not source.reasoning:
         return generated
     chars = len(source.text) + len(source.reasoning)
     return generated * len(source.text) // chars if chars else generated
-
-
-def _tokens(completion: Completion) -> int:
-    return -(-len(completion.text) // 4)
