@@ -29,6 +29,13 @@ HEAVY = (
     "markdown_it",
     "latex2mathml",
     "pygments",
+    "genai_prices",
+    "matplotlib",
+    "scipy",
+    "gepa",
+    "hjson",
+    "yaml",
+    "wordllama",
 )
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import UNSET, structs
+from msgspec import UNSET, UnsetType, structs
 from tests.scripting import AT_ONCE, run
 
 from shoal.backends import BaseModel
 from shoal.backends.scripted import Script, ScriptedBackend
 from shoal.batch.directory import RunDirectory, atomic_writer
-from shoal.batch.rows import Input
+from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun
 from shoal.errors import AuthenticationFailed, CorruptStore, RunError, StoreError, StoreLocked
 from shoal.runtime.budget import Budget
@@ -27,6 +27,10 @@ def data(tmp_path: Path, *questions: str) -> Input:
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps({"q": question}) + "\n" for question in questions))
     return Input(path)
+
+
+async def unrated(completion: Completion, _: Row) -> tuple[str | None, UnsetType]:
+    return completion.answer, UNSET
 
 
 class Job:
@@ -51,7 +55,7 @@ class Job:
                 model="m",
                 technique=None,
                 window=self.window,
-                judge=lambda completion, row: (completion.answer, UNSET),
+                judge=unrated,
             )
             run(batch.execute(lambda row: self.model(Request.of(row["q"])), budget))
             batch.write_output(self.tmp_path / "run" / "output.jsonl")
@@ -269,7 +273,7 @@ def test_a_million_rows_are_held_in_a_window(tmp_path: Path) -> None:
         return progress[0].progress.running if progress else 0
 
     with RunDirectory(tmp_path / "run", OPTIONS, rows) as place:
-        batch = BatchRun(place, rows, model="m", technique=None, window=5, judge=lambda c, r: (None, UNSET))
+        batch = BatchRun(place, rows, model="m", technique=None, window=5, judge=unrated)
         progress.append(batch)
         run(batch.execute(lambda row: job.model(Request.of(row["q"]))))
     assert most == 5

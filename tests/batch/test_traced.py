@@ -9,14 +9,18 @@ from tests.scripting import run
 
 from shoal.batch.directory import RunDirectory
 from shoal.batch.journal import Journal
-from shoal.batch.rows import Input
+from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun
 from shoal.batch.traced import TracedRow, TracedRun
 from shoal.errors import AuthenticationFailed, CorruptStore, UsageError
 from shoal.runtime import trace
 from shoal.runtime.budget import Budget
-from shoal.runtime.types import Request
+from shoal.runtime.types import Completion, Request
 from shoal.traces.data import Failure
+
+
+async def right(completion: Completion, _: Row) -> tuple[str | None, float]:
+    return completion.answer, 1.0
 
 
 class TracedJob(Job):
@@ -32,7 +36,7 @@ class TracedJob(Job):
                 model="m",
                 technique=None,
                 window=self.window,
-                judge=lambda completion, row: (completion.answer, 1.0),
+                judge=right,
             )
             batch.traced = self.traced
             run(batch.execute(lambda row: self.model(Request.of(row["q"])), budget))

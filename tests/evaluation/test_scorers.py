@@ -1,6 +1,7 @@
 """Scores are 1.0 or 0.0; the short answer is used where there is one, else what the output states."""
 
 import pytest
+from tests.scripting import run
 
 from shoal.evaluation.scorers import SCORERS
 
@@ -39,4 +40,4 @@ SCORED = [
 
 @pytest.mark.parametrize(("scorer", "output", "answer", "target", "score"), SCORED)
 def test_scorers(scorer: str, output: str, answer: str | None, target: object, score: float) -> None:
-    assert SCORERS[scorer](output, answer, target) == score
+    assert run(SCORERS[scorer].rate(output, answer, target, {})) == score

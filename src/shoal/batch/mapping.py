@@ -108,7 +108,7 @@ async def _map(
 ) -> list[Record]:
     score, run_dir = options.get("score"), options.get("run_dir")
 
-    def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
+    async def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
         return completion.answer or extract(completion.text), score(completion, row) if score else UNSET
 
     with ExitStack() as scopes:

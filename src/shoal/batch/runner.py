@@ -25,7 +25,7 @@ from shoal.traces.data import Trace
 
 RowProgram = Callable[[Row], Awaitable[Completion]]
 # From a completion and its row: the short answer, and its score where there is something to score against.
-Judge = Callable[[Completion, Row], tuple[str | None, float | UnsetType]]
+Judge = Callable[[Completion, Row], Awaitable[tuple[str | None, float | UnsetType]]]
 
 
 class Progress(Struct):
@@ -149,7 +149,7 @@ class BatchRun:
             completion = await program(row)
             if isinstance(completion, Returned):
                 completion = structs.replace(completion, usage=recorder.usage)
-            answer, score = self.judge(completion, row)
+            answer, score = await self.judge(completion, row)
         except BudgetExceeded as error:  # the run ends; the row stays undone, to be resumed with a larger budget
             self.stopped = self.stopped or error
             return None

@@ -13,29 +13,27 @@ from typing import Any
 
 import click
 import msgspec
-from msgspec import UNSET, UnsetType, structs
+from msgspec import structs
 
 from shoal.backends.loop import run as run_program
 from shoal.batch.directory import RunDirectory
 from shoal.batch.programs import load_program
 from shoal.batch.rows import Input, Row
-from shoal.batch.runner import BatchRun, RowProgram, window_for
+from shoal.batch.runner import BatchRun, Judge, RowProgram, window_for
 from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options, scoped
 from shoal.cli.templates import asked_of, check_options, crossed, template_requests
 from shoal.errors import BudgetExceeded, StoreError, UsageError, did_you_mean
-from shoal.evaluation.scorers import SCORERS
+from shoal.evaluation.scorers import SCORERS, open_scorer, unscored
 from shoal.prompting import llm
-from shoal.prompting.answers import extract
 from shoal.prompting.messages import parse_messages
 from shoal.prompting.template import Template
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Message, Request
+from shoal.runtime.types import Message, Request
 from shoal.techniques.opening import bases, identities
 
 _DRAIN_SECONDS = 30.0
-_KINDS = {"number": "number", "choice": "choice"}  # what to look for in an answer, by scorer
 
 
 @click.command()
@@ -215,24 +213,16 @@ def _known_column(where: str, name: str, rows: Input) -> None:
         raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
 
 
-def _judge(rows: Input, options: dict[str, Any]) -> Callable[[Completion, Row], tuple[str | None, float | UnsetType]]:
+def _judge(rows: Input, options: dict[str, Any]) -> Judge:
     """How an answer is found in a completion, and scored."""
     target, name = options["answer"], options["scorer"]
     if name and not target:
         raise UsageError("--scorer needs --answer COLUMN to compare with")
-    if name and name not in SCORERS:
-        raise UsageError(f"unknown scorer {name!r}; {did_you_mean(name, SCORERS)}")
-    kind = _KINDS.get(name, "auto")
+    scorer = open_scorer(name or "exact")
     if not target:
-        return lambda completion, row: (completion.answer or extract(completion.text, kind), UNSET)
+        return unscored
     _known_column("--answer", target, rows)
-    scorer = SCORERS[name or "exact"]
-
-    def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
-        answer = completion.answer or extract(completion.text, kind)
-        return answer, scorer(completion.text, answer, row.get(target))
-
-    return judge
+    return scorer.against(target)
 
 
 def _identity(options: dict[str, Any], model: Model, program: RowProgram) -> dict[str, Any]:

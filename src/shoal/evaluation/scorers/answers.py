@@ -1,13 +1,10 @@
-"""Whether an answer is the one that was wanted: 1.0 or 0.0."""
+"""Whether a short answer is the one that was wanted: 1.0 or 0.0."""
 
-from collections.abc import Callable
-
+from shoal.batch.rows import Row
 from shoal.prompting.answers import extract, normalise, number
 
-Scorer = Callable[[str, str | None, object], float]
 
-
-def exact(output: str, answer: str | None, target: object) -> float:
+async def exact(output: str, answer: str | None, target: object, _: Row) -> float:
     """The same answer after normalising: numbers as numbers, words without case, articles and punctuation."""
     wanted = _gold(target, "auto")
     given = extract(output) if answer is None else answer
@@ -16,7 +13,7 @@ def exact(output: str, answer: str | None, target: object) -> float:
     return float(normalise(given) == normalise(wanted))
 
 
-def same_number(output: str, answer: str | None, target: object) -> float:
+async def same_number(output: str, answer: str | None, target: object, _: Row) -> float:
     """The same number, exactly."""
     wanted = _gold(target, "number")
     given = extract(answer or output, "number")
@@ -26,7 +23,7 @@ def same_number(output: str, answer: str | None, target: object) -> float:
     return float(value is not None and value == number(wanted))
 
 
-def same_choice(output: str, answer: str | None, target: object) -> float:
+async def same_choice(output: str, answer: str | None, target: object, _: Row) -> float:
     """The same letter; a whole number as the target counts the options from 0."""
     if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < 10:
         target = "ABCDEFGHIJ"[target]
@@ -44,6 +41,3 @@ def _gold(target: object, kind: str) -> str | None:
     text = str(target)
     stated = extract(text, kind) if kind != "auto" or "####" in text or r"\boxed" in text else text
     return stated or None
-
-
-SCORERS: dict[str, Scorer] = {"exact": exact, "number": same_number, "choice": same_choice}
