@@ -4,10 +4,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shoal.evolution.queries import Queries
 from shoal.evolution.settings import Settings
+from shoal.evolution.steps import Steps
 from shoal.evolution.task import Task
 from shoal.evolution.unit import Scored, Unit
 from shoal.runtime import frames
@@ -25,6 +26,13 @@ class Breeding(Struct, frozen=True):
     mutation_prompts: Sequence[str]
     thinking_styles: Sequence[str]
     embed: Embed
+    steps: Steps = field(default_factory=Steps)
+
+    @property
+    def batch(self) -> int:
+        """Questions that one evaluation puts, in all variants."""
+        rows = len(self.task.rows)
+        return min(self.settings.batch or rows, rows) * len(self.settings.variants)
 
 
 class Snapshot(Protocol):
@@ -58,7 +66,8 @@ class Surroundings:
         `index` tells draws apart that one mutation makes of one query.
         """
         with frames.entered(Frame((*self._place, index))):
-            rendered = await self.run.queries.write(
+            writing = self.run.queries.write(
                 query, description=self.run.task.description, redescriber=self._decoder, **inputs
             )
+            rendered = await self.run.steps.do(writing)
         return str(rendered[output]).strip()
