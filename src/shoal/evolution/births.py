@@ -8,11 +8,13 @@ from shoal.errors import ShoalError, UsageError
 from shoal.evolution.chance import chance
 from shoal.evolution.fitness import ENDS_THE_RUN
 from shoal.evolution.generation import Generation
-from shoal.evolution.mutators import MUTATORS
+from shoal.evolution.mutators import MUTATORS, offspring
 from shoal.evolution.snapshot import Snapshot
 from shoal.evolution.surroundings import Breeding, Surroundings
 from shoal.evolution.unit import Scored, Unit
 from shoal.runtime.concurrency import gather
+
+_HOTTEST = 2.0  # temperature; servers refuse more
 
 
 class Mutant(NamedTuple):
@@ -20,7 +22,6 @@ class Mutant(NamedTuple):
 
     operator: str
     unit: Unit | None
-    fell_back: bool = False
     failure: str | None = None
 
 
@@ -41,7 +42,8 @@ class Breeds:
         unit = Unit(f"0-{slot}", (), mutation_prompt, run.task.system_prompt or "", temperature=temperature)
         around = self._surroundings(unit, 0, slot, Snapshot([]))
         written = await gather(*(self._initial(around, i, mutation_prompt, style) for i, style in enumerate(styles)))
-        return structs.replace(unit, task_prompts=tuple(written))
+        prompts = tuple(prompt or run.task.seed for prompt in written)
+        return structs.replace(unit, task_prompts=prompts, unwritten=sum(not prompt for prompt in written))
 
     async def _initial(self, around: Surroundings, i: int, mutation_prompt: str, style: str) -> str:
         try:
@@ -51,23 +53,22 @@ class Breeds:
             settings = self.run.settings
             if _fatal(error) or self._unwritten == settings.population_size * settings.prompts_per_unit:
                 raise
-            return self.run.task.seed
+            return ""
 
     async def mutant(self, parent: Scored, number: int, slot: int, snapshot: Snapshot) -> Mutant:
         """An offspring for generation `number`; `slot` only names its chance and its draws."""
         around = self._surroundings(parent.unit, number, slot, snapshot)
         name = operator(self.run, around)
         try:
-            unit = await MUTATORS[name](parent, around)
+            unit = await offspring(name, parent, around)
         except ShoalError as error:
             if _fatal(error):
                 raise
             self._failures[number, slot] = error
             return Mutant(name, None, failure=f"{type(error).__name__}: {error}")
         step = self.run.settings.temperature_step
-        temperature = max(0.0, (parent.unit.temperature or 0.0) + around.random.uniform(-step, step))
-        unit = structs.replace(unit, operator=name, parent=parent.unit.id, born=number, temperature=temperature)
-        return Mutant(name, unit)
+        temperature = (parent.unit.temperature or 0.0) + around.random.uniform(-step, step)
+        return Mutant(name, structs.replace(unit, born=number, temperature=min(max(0.0, temperature), _HOTTEST)))
 
     def refuse_failed(self, generation: Generation) -> None:
         """Raise what befell every mutation of a generation, where there were several."""

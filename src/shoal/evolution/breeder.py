@@ -17,9 +17,11 @@ from msgspec import Struct, structs
 from shoal.errors import ShoalError, UsageError, did_you_mean
 from shoal.evolution.births import Breeds, Mutant
 from shoal.evolution.chance import chance
+from shoal.evolution.embedding import shared
 from shoal.evolution.fitness import OWN_FAULT, evaluate
 from shoal.evolution.generation import Birth, Generation, best_of
 from shoal.evolution.mutators import MUTATORS
+from shoal.evolution.mutators.contexts import shuffled
 from shoal.evolution.snapshot import Snapshot
 from shoal.evolution.surroundings import Breeding
 from shoal.evolution.tournament import beats, pairing
@@ -171,10 +173,10 @@ class Breeder:
         """Who stands in a slot after its tournament: the unit that won, or the winner's offspring."""
         mine = await asyncio.shield(slots[slot].scored)
         if partner is None:
-            return _Standing(mine.unit, mine)
+            return self._stays(mine, number, slot)
         rival = await asyncio.shield(slots[partner].scored)
-        if beats((mine, slot), (rival, partner)):
-            return _Standing(mine.unit, mine)
+        if await self._wins((mine, slot), (rival, partner), snapshot):
+            return self._stays(mine, number, slot)
         ahead = slots[partner].mutant
         if ahead is not None:
             mutant = await asyncio.shield(ahead)
@@ -183,16 +185,30 @@ class Breeder:
                 mutant = await self._breeds.mutant(rival, number, slot, snapshot)
         birth = Birth(slot, rival.unit.id, mine.unit.id, mutant.operator, failure=mutant.failure)
         if mutant.unit is None:
-            return _Standing(mine.unit, mine, birth)
+            return self._stays(mine, number, slot, birth)
         child = structs.replace(mutant.unit, id=f"{number}-{slot}")
-        return _Standing(child, rival, structs.replace(birth, child=child.id, fell_back=mutant.fell_back))
+        return _Standing(child, rival, structs.replace(birth, child=child.id, fell_back=child.fallback is not None))
+
+    async def _wins(self, mine: tuple[Scored, int], rival: tuple[Scored, int], snapshot: Snapshot) -> bool:
+        if not self.run.settings.fitness_sharing:
+            return beats(mine, rival)
+        population = await snapshot.population()
+        first, second = [(await shared(one, population, self.run.embed), slot) for one, slot in (mine, rival)]
+        return beats(first, second)
+
+    def _stays(self, scored: Scored, number: int, slot: int, birth: Birth | None = None) -> _Standing:
+        """The unit, tried again; its contexts are shuffled, but where it has been asked all questions."""
+        settings = self.run.settings
+        if settings.batch is None:
+            return _Standing(scored.unit, scored, birth)
+        return _Standing(shuffled(scored, settings, chance(settings.seed, "contexts", number, slot)), scored, birth)
 
     async def _ahead(self, number: int, slot: int, standing: "asyncio.Task[_Standing]", snapshot: Snapshot) -> Mutant:
         """A mutant of a unit before it is known whether it will win, from what is known a generation earlier."""
         unit, before, _ = await asyncio.shield(standing)
-        parent = before if before is not None and before.unit.id == unit.id else Scored(unit, 0.0)
-        if before is not None and parent is not before:
-            parent = structs.replace(parent, workings=before.workings)
+        parent = Scored(unit, 0.0, workings=before.workings if before is not None else ())
+        if before is not None and before.unit.id == unit.id:
+            parent = structs.replace(before, unit=unit)
         with self._counted(number):
             return await self._breeds.mutant(parent, number, slot, snapshot)
 

@@ -12,8 +12,10 @@ from msgspec import Struct, structs
 
 from shoal.backends.loop import run as run_program
 from shoal.errors import BudgetExceeded, UsageError, refuse_unknown
+from shoal.evolution import lists
 from shoal.evolution.breeder import Breeder
 from shoal.evolution.draws import Draws
+from shoal.evolution.embedding import embedder
 from shoal.evolution.folder import RunFolder
 from shoal.evolution.generation import Generation, best_of
 from shoal.evolution.held_out import Comparison, compare, split
@@ -21,7 +23,7 @@ from shoal.evolution.identity import options_of
 from shoal.evolution.progress import Progress
 from shoal.evolution.queries import Queries
 from shoal.evolution.settings import Settings
-from shoal.evolution.statistics import GenerationStats, diversity, stats_of
+from shoal.evolution.statistics import GenerationStats, stats_of, variety
 from shoal.evolution.steps import Steps
 from shoal.evolution.surroundings import Breeding, Embed
 from shoal.evolution.task import Task
@@ -45,9 +47,9 @@ class BreedOptions(TypedDict, total=False):
     target            stop when a unit has this fitness
     split             hold out half of the rows where the task holds none out; default True
     queries           templates by name, in place of the paper's
-    mutation_prompts  what founders' mutation prompts are drawn from
-    thinking_styles   what founders begin from
-    embed             from texts to vectors, for likeness and diversity
+    mutation_prompts  what founders' mutation prompts are drawn from; default the paper's
+    thinking_styles   what founders and hyper-mutations begin from; default the paper's
+    embed             from texts to vectors, for likeness and diversity; default `embedder()`
     about             further facts for the folder's _config.json
     on_progress       called after each unit that is scored, and each generation
     on_generation     called after each generation, with its numbers
@@ -59,10 +61,10 @@ class BreedOptions(TypedDict, total=False):
     target: float | None
     split: bool
     queries: Queries | Mapping[str, str] | None
-    mutation_prompts: Sequence[str]
-    thinking_styles: Sequence[str]
-    embed: Embed
-    about: Mapping[str, Any]
+    mutation_prompts: Sequence[str] | None
+    thinking_styles: Sequence[str] | None
+    embed: Embed | None
+    about: Mapping[str, Any] | None
     on_progress: Callable[[Progress], None] | None
     on_generation: Callable[[Generation, GenerationStats], None] | None
 
@@ -119,8 +121,9 @@ class Evolution:
         task = split(task, settings.seed) if options.get("split", True) else task
         queries = options.get("queries")
         queries = queries if isinstance(queries, Queries) else Queries(queries)
-        styles, prompts = options["thinking_styles"], options["mutation_prompts"]
-        self.run = Breeding(task, settings, queries, prompts, styles, options["embed"])
+        styles = options.get("thinking_styles") or lists.thinking_styles()
+        prompts = options.get("mutation_prompts") or lists.mutation_prompts()
+        self.run = Breeding(task, settings, queries, prompts, styles, options.get("embed") or embedder())
         self.model = model
         self.limit = options.get("budget") or Budget()
         self.options = options
@@ -165,9 +168,9 @@ class Evolution:
         async def keep(generation: Generation) -> None:
             nonlocal clock
             usage = await draws.close(generation.number)
-            varied = await diversity([scored.unit for scored in generation.population], self.run.embed)
+            varied = await variety([scored.unit for scored in generation.population], self.run.embed)
             seconds, clock = monotonic() - clock, monotonic()
-            stats = stats_of(generation, usage, diversity=varied, batch=self.run.batch, seconds=seconds)
+            stats = stats_of(generation, usage, variety=varied, batch=self.run.batch, seconds=seconds)
             await folder.keep(generation, stats)
             await asyncio.to_thread(folder.write_generation, folder.kept[-1])
             self.progress.complete(generation, varied)
@@ -252,6 +255,3 @@ def _check(options: BreedOptions) -> None:
     plateau = options.get("plateau")
     if plateau is not None and plateau < 1:
         raise UsageError(f"plateau={plateau}: it is a number of generations, at least 1")
-    for name in ("mutation_prompts", "thinking_styles"):
-        if not options[name]:
-            raise UsageError(f"{name}: at least one is needed")

@@ -1,11 +1,11 @@
 """A generation in numbers."""
 
 from collections.abc import Sequence
-from math import sqrt
 
 from msgspec import Struct
 
 from shoal.errors import ShoalError
+from shoal.evolution.embedding import diversity
 from shoal.evolution.generation import Birth, Generation
 from shoal.evolution.surroundings import Embed
 from shoal.evolution.unit import Scored, Unit
@@ -46,7 +46,7 @@ class GenerationStats(Struct, frozen=True):
 
 
 def stats_of(
-    generation: Generation, usage: Usage, *, diversity: float | None, batch: int, seconds: float
+    generation: Generation, usage: Usage, *, variety: float | None, batch: int, seconds: float
 ) -> GenerationStats:
     """`batch` is how many questions each evaluation puts."""
     population = generation.population
@@ -57,7 +57,7 @@ def stats_of(
         generation.best.fitness,
         generation.best.unit,
         _means(population),
-        diversity,
+        variety,
         by_operator(generation.births),
         batch * len(asked),
         sum(scored.failed for scored in asked),
@@ -86,19 +86,9 @@ def _means(population: Sequence[Scored]) -> dict[str, float]:
     return {name: sum(fitness) / len(fitness) for name, fitness in found.items()}
 
 
-async def diversity(units: Sequence[Unit], embed: Embed) -> float | None:
-    """1 less the mean cosine of two units' task prompts; None where they cannot be embedded."""
+async def variety(units: Sequence[Unit], embed: Embed) -> float | None:
+    """The diversity of the units' task prompts; None where they cannot be embedded."""
     try:
-        vectors = await embed(["\n".join(unit.task_prompts) for unit in units])
+        return await diversity(["\n".join(unit.task_prompts) for unit in units], embed)
     except ShoalError:
         return None
-    directions = [_unit_length(vector) for vector in vectors]
-    count = len(directions)
-    # The square of the sum is that of each vector (1) and, twice, the cosine of each pair.
-    square: float = sum(sum(column) ** 2 for column in zip(*directions, strict=True))
-    return 1.0 - (square - sum(any(one) for one in directions)) / (count * (count - 1))
-
-
-def _unit_length(vector: Sequence[float]) -> list[float]:
-    length = sqrt(sum(value * value for value in vector))
-    return [value / length for value in vector] if length else list(vector)
