@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from shoal.evaluation.comparing.result import Arm, Comparison, Interval
-from shoal.evaluation.report import labels, plotting
+from shoal.evaluation.report import labels, numbers, plotting
 from shoal.evaluation.report.labels import Label
-from shoal.evaluation.report.numbers import amount, is_share, tokens_per_row, whole
+from shoal.evaluation.report.numbers import is_share, tokens_per_row
 from shoal.traces import words
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _WIDE = 6.0  # inches; below, there is no room for extras, nor for the names of more than a few
-_FEW, _SAME, _MANY = 6, 3, 24
+FEW, _SAME, _MANY = 6, 3, 24
 
 
 def pareto(comparison: Comparison, width: float = 8.5, height: float = 5.4) -> "Figure":
@@ -23,14 +23,14 @@ def pareto(comparison: Comparison, width: float = 8.5, height: float = 5.4) -> "
     Call it, as every maker of a figure, inside `plotting.drawing()`.
     """
     made, axes = plotting.figure(width, height)
-    arms = comparison.arms
+    arms = numbers.ranked(comparison)
     shown = [(tokens_per_row(arm), arm.value, arm.interval) for arm in arms]
     shown += [(point.tokens, point.value, point.interval) for arm in arms for point in arm.curve]
     xs = [tokens for tokens, _, _ in shown]
     log = min(xs) > 0 and max(xs) / min(xs) > 5
     most = 9 if width >= _WIDE else 5
     low, high = _span(xs, log)
-    plotting.number_axis(axes.xaxis, low, high, log=log, text=amount, most=most)
+    plotting.number_axis(axes.xaxis, low, high, log=log, text=plotting.amount, most=most)
     _value_axis(axes, comparison, [interval for _, _, interval in shown])
     scale = " (logarithmic)" if log else ""
     axes.set_xticks([tick for tick in axes.get_xticks() if tick >= 0])
@@ -40,21 +40,19 @@ def pareto(comparison: Comparison, width: float = 8.5, height: float = 5.4) -> "
     lines = [_frontier(axes, arms, high)] if len(arms) > 1 else []
     lines += [_curve(axes, arm, number) for number, arm in enumerate(arm for arm in arms if arm.curve)]
     lines += [_point(axes, arm, colours.get(arm.name)) for arm in arms]
-    numbered = width < _WIDE and len(arms) > _FEW
+    numbered = width < _WIDE and len(arms) > FEW
     labels.put(axes, _names(arms, numbered) + (_sizes(arms) if width >= _WIDE else []), lines)
     return made
 
 
-def curves(comparison: Comparison, width: float = 8.5, height: float = 4.8) -> "Figure | None":
-    """The metric against the number of draws, a line for each arm that has a curve; None where no arm has."""
-    arms = [arm for arm in comparison.arms if arm.curve]
-    if not arms:
-        return None
+def curves(comparison: Comparison, width: float = 8.5, height: float = 4.8) -> "Figure":
+    """The metric against the number of draws, a line for each arm that has a curve; one must have."""
+    arms = [arm for arm in numbers.ranked(comparison) if arm.curve]
     made, axes = plotting.figure(width, height)
     sizes = sorted({point.n for arm in arms for point in arm.curve})
     log = sizes[0] > 0 and sizes[-1] / sizes[0] > 5
     low, high = _span([float(size) for size in sizes], log)
-    plotting.number_axis(axes.xaxis, low, high, log=log, text=amount)
+    plotting.number_axis(axes.xaxis, low, high, log=log, text=plotting.amount)
     if len(sizes) <= 9:
         axes.xaxis.get_major_locator().locs = sizes  # type: ignore[attr-defined]
     points = [point for arm in arms for point in arm.curve]
@@ -76,7 +74,7 @@ def curves(comparison: Comparison, width: float = 8.5, height: float = 4.8) -> "
 def _names(arms: Sequence[Arm], numbered: bool) -> list[Label]:
     """The arms' names, or their numbers in the table; the frontier's first, and one for many at the same spot."""
     found, spots = [], [(tokens_per_row(arm), arm.value) for arm in arms]
-    for place in sorted(range(len(arms)), key=lambda place: (not arms[place].frontier, -arms[place].value, place)):
+    for place in sorted(range(len(arms)), key=lambda place: not arms[place].frontier):
         arm, spot = arms[place], spots[place]
         same = [other for other, its in enumerate(spots) if its == spot]
         if len(same) > _SAME and place != same[0]:
@@ -171,7 +169,7 @@ def _value_axis(axes: "Axes", comparison: Comparison, intervals: Sequence[Interv
     low, high = min(one.low for one in intervals), max(one.high for one in intervals)
     room = max(high - low, 0.1 if is_share(comparison) else abs(high) * 0.1 or 1.0)
     middle = (low + high) / 2
-    text: Callable[[float], str] = whole(comparison)
+    text: Callable[[float], str] = numbers.tick(comparison)
     plotting.number_axis(axes.yaxis, middle - room * 0.58, middle + room * 0.58, log=False, text=text)
     if is_share(comparison):
         inside: Any = [tick for tick in axes.get_yticks() if -1e-9 <= tick <= 1 + 1e-9]

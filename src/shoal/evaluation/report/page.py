@@ -40,9 +40,9 @@ def table(columns: Sequence[Column], rows: Iterable[Sequence[Cell]], marked: Col
     return render("table.html", columns=columns, rows=list(rows), marked=marked)
 
 
-def plots(wide: Markup, narrow: Markup | None = None, caption: str = "") -> Markup:
-    """A plot from `plotting.inline`, with a narrower drawing of the same for small screens."""
-    return render("plots.html", wide=wide, narrow=narrow, caption=caption)
+def plots(wide: Markup, narrow: Markup | None = None, caption: str = "", narrow_caption: str = "") -> Markup:
+    """A plot from `plotting.inline`, with a narrower drawing of the same, and a word on it, for small screens."""
+    return render("plots.html", wide=wide, narrow=narrow, caption=caption, narrow_caption=narrow_caption)
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> Markup:

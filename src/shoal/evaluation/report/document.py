@@ -1,0 +1,101 @@
+"""The page of a comparison: the answer first, then the plots, the figures, a real row, and how it was measured."""
+
+from collections.abc import Iterable
+
+from shoal.evaluation.comparing.result import Comparison
+from shoal.evaluation.report import figures, plotting, tables
+from shoal.evaluation.report.page import Section, facts, page, plots, render
+from shoal.evaluation.report.verdict import verdict
+from shoal.traces import words
+
+_COMMAND = "shoal "  # a note that begins so is the command that made the comparison
+
+
+def document(comparison: Comparison) -> str:
+    """The whole page, in one file that refers to no other. Raises UsageError where matplotlib is not installed."""
+    sections = (_plots, _arms, _differences, _example, _measured, _again)
+    shown = [section for make in sections for section in make(comparison)]
+    when = f" · {words.short(comparison.made, 40)}" if comparison.made else ""
+    return page(comparison.title, f"Techniques compared on the same rows{when}", shown, verdict(comparison))
+
+
+def _plots(comparison: Comparison) -> Iterable[Section]:
+    if not comparison.arms:
+        return
+    described = f"{comparison.metric} against tokens a row; the table below has the figures"
+    with plotting.drawing():
+        wide = plotting.inline(figures.pareto(comparison), "pareto", described)
+        narrow = plotting.inline(figures.pareto(comparison, 4.2, 4.8), "pareto-narrow", described)
+    numbered = "The numbers are those of the table." if len(comparison.arms) > figures.FEW else ""
+    hint = "Up is better, left is cheaper. Filled points are the frontier: no other is better for as few tokens."
+    caption = "Bars are 95 % intervals. The dotted steps are the best that any number of tokens buys."
+    yield Section(
+        f"{words.short(comparison.metric, 40).capitalize()} against tokens", plots(wide, narrow, caption), hint
+    )
+    if any(arm.curve for arm in comparison.arms):
+        yield _curves(comparison)
+
+
+def _curves(comparison: Comparison) -> Section:
+    described = f"{comparison.metric} against the number of draws"
+    with plotting.drawing():
+        wide = plotting.inline(figures.curves(comparison), "curves", described)
+        narrow = plotting.inline(figures.curves(comparison, 4.2, 4.4), "curves-narrow", described)
+    caption = "Bands are 95 % intervals. All sizes of a technique come from the same draws."
+    return Section("More draws", plots(wide, narrow, caption), "What a technique gains where it may ask more often.")
+
+
+def _arms(comparison: Comparison) -> Iterable[Section]:
+    hint = "Best first. The frontier is marked." if len(comparison.arms) > 1 else ""
+    yield Section("Techniques", tables.arms_table(comparison), hint)
+
+
+def _differences(comparison: Comparison) -> Iterable[Section]:
+    if comparison.differences:
+        hint = "Row by row, the better one first. Where a line meets the dotted zero, chance may be all there is."
+        yield Section("Differences", tables.differences_table(comparison), hint)
+
+
+def _example(comparison: Comparison) -> Iterable[Section]:
+    if comparison.example:
+        yield Section("One of the rows", tables.example(comparison))
+
+
+def _measured(comparison: Comparison) -> Iterable[Section]:
+    number = len(comparison.differences)
+    many = (
+        f" Among {number} differences of nothing, about {number / 20:.0f} would have p below 0.05."
+        if number > 9
+        else ""
+    )
+    pairs = [
+        ("data", f"{words.short(comparison.data, 300)}, {words.plural(comparison.rows, 'row')}"),
+        ("model", words.short(comparison.model, 300)),
+        ("scorer", words.short(comparison.scorer, 300)),
+        ("metric", f"{words.short(comparison.metric, 80)}, over all rows; a row that failed counts as wrong"),
+        ("budget", words.short(comparison.budget or "none", 300)),
+        (
+            "intervals",
+            "95 %: of a hundred comparisons on other such rows, about 95 would have intervals that hold the true "
+            "value. They say nothing of rows of another kind, or of another model.",
+        ),
+        (
+            "differences",
+            "paired: both techniques on the same rows, so that hard rows are hard for both. p: how often chance alone "
+            f"would make a difference so large, for one pair looked at by itself.{many}",
+        ),
+        ("tokens", "prompt and completion as if each technique had run alone, with nothing cached or shared."),
+    ]
+    pairs += [
+        ("technique", f"{words.short(a.name, 120)}: {words.short(a.spec, 300)}")
+        for a in comparison.arms
+        if a.spec != a.name
+    ]
+    pairs += [("note", words.short(note, 600)) for note in comparison.notes if not note.startswith(_COMMAND)]
+    yield Section("How it was measured", facts(pairs))
+
+
+def _again(comparison: Comparison) -> Iterable[Section]:
+    commands = [words.visible(note) for note in comparison.notes if note.startswith(_COMMAND)]
+    if commands:
+        yield Section("To do it again", render("commands.html", commands=commands))
