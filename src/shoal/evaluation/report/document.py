@@ -28,9 +28,11 @@ def _plots(comparison: Comparison) -> Iterable[Section]:
         narrow = plotting.inline(figures.pareto(comparison, 4.2, 4.8), "pareto-narrow", described)
     numbered = "The numbers are those of the table." if len(comparison.arms) > figures.FEW else ""
     hint = "Up is better, left is cheaper. Filled points are the frontier: no other is better for as few tokens."
-    caption = "Bars are 95 % intervals. The dotted steps are the best that any number of tokens buys."
+    caption = "Bars are 95\N{NO-BREAK SPACE}% intervals. The dotted steps are the best that any number of tokens buys."
     yield Section(
-        f"{words.short(comparison.metric, 40).capitalize()} against tokens", plots(wide, narrow, caption), hint
+        f"{words.short(comparison.metric, 40).capitalize()} against tokens",
+        plots(wide, narrow, caption, numbered),
+        hint,
     )
     if any(arm.curve for arm in comparison.arms):
         yield _curves(comparison)
@@ -41,7 +43,7 @@ def _curves(comparison: Comparison) -> Section:
     with plotting.drawing():
         wide = plotting.inline(figures.curves(comparison), "curves", described)
         narrow = plotting.inline(figures.curves(comparison, 4.2, 4.4), "curves-narrow", described)
-    caption = "Bands are 95 % intervals. All sizes of a technique come from the same draws."
+    caption = "Bands are 95\N{NO-BREAK SPACE}% intervals. All sizes of a technique come from the same draws."
     return Section("More draws", plots(wide, narrow, caption), "What a technique gains where it may ask more often.")
 
 

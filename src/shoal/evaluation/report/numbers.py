@@ -53,13 +53,13 @@ def tokens_per_row(arm: Arm) -> float:
 
 
 def value(comparison: Comparison, number: float) -> str:
-    return f"{100 * number:.1f} %" if is_share(comparison) else f"{number:.3f}"
+    return f"{100 * number:.1f}\N{NO-BREAK SPACE}%" if is_share(comparison) else f"{number:.3f}"
 
 
 def interval(comparison: Comparison, span: Interval) -> str:
     """Both ends; the unit once."""
     if is_share(comparison):
-        return f"{100 * span.low:.1f} to {100 * span.high:.1f} %"
+        return f"{100 * span.low:.1f} to {100 * span.high:.1f}\N{NO-BREAK SPACE}%"
     return f"{span.low:.3f} to {span.high:.3f}"
 
 

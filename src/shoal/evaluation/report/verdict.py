@@ -13,7 +13,7 @@ def verdict(comparison: Comparison) -> list[str]:
         return ["Nothing was compared."]
     best = ranked[0]
     value = numbers.value(comparison, best.value)
-    interval = f"95 % interval {numbers.interval(comparison, best.interval)}"
+    interval = f"95\N{NO-BREAK SPACE}% interval {numbers.interval(comparison, best.interval)}"
     scored = f"{value} on {words.plural(comparison.rows, 'row')} ({interval})"
     metric = words.short(comparison.metric, 40)
     if len(ranked) == 1:
