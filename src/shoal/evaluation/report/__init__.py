@@ -6,8 +6,8 @@ from shoal.batch.directory import atomic_writer
 from shoal.evaluation.comparing.result import Comparison
 from shoal.evaluation.report import figures, plotting, spreadsheet
 from shoal.evaluation.report.document import document
+from shoal.evaluation.report.texts import plain
 from shoal.evaluation.report.verdict import verdict
-from shoal.traces import words
 
 __all__ = ["write"]
 
@@ -28,7 +28,6 @@ def write(comparison: Comparison, directory: Path) -> list[Path]:
     a file cannot be written.
     """
     page = document(comparison)
-    directory.mkdir(parents=True, exist_ok=True)
     made = [_write(directory / "report.html", page.encode()), *_plots(comparison, directory)]
     made.append(_write(directory / "comparison.csv", spreadsheet.arms_csv(comparison)))
     made.append(_write(directory / "differences.csv", spreadsheet.differences_csv(comparison)))
@@ -51,7 +50,7 @@ def _plots(comparison: Comparison, directory: Path) -> list[Path]:
 
 def _summary(comparison: Comparison, made: list[Path]) -> str:
     """Plain text, not Markdown: names come from outside and must not become links or pictures."""
-    lines = [words.short(comparison.title, 200), "", *verdict(comparison), ""]
+    lines = [plain(comparison.title, 200), "", *verdict(comparison), ""]
     lines += [f"{path.name:16} {_FILES[path.name]}" for path in made]
     return "\n".join(lines) + "\n"
 

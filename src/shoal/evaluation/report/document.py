@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from shoal.evaluation.comparing.result import Comparison
 from shoal.evaluation.report import figures, plotting, tables
 from shoal.evaluation.report.page import Section, facts, page, plots, render
+from shoal.evaluation.report.texts import plain
 from shoal.evaluation.report.verdict import verdict
 from shoal.traces import words
 
@@ -15,14 +16,14 @@ def document(comparison: Comparison) -> str:
     """The whole page, in one file that refers to no other. Raises UsageError where matplotlib is not installed."""
     sections = (_plots, _arms, _differences, _example, _measured, _again)
     shown = [section for make in sections for section in make(comparison)]
-    when = f" · {words.short(comparison.made, 40)}" if comparison.made else ""
+    when = f" · {plain(comparison.made, 40)}" if comparison.made else ""
     return page(comparison.title, f"Techniques compared on the same rows{when}", shown, verdict(comparison))
 
 
 def _plots(comparison: Comparison) -> Iterable[Section]:
     if not comparison.arms:
         return
-    described = f"{comparison.metric} against tokens a row; the table below has the figures"
+    described = f"{plain(comparison.metric, 40)} against tokens a row; the table below has the figures"
     with plotting.drawing():
         wide = plotting.inline(figures.pareto(comparison), "pareto", described)
         narrow = plotting.inline(figures.pareto(comparison, 4.2, 4.8), "pareto-narrow", described)
@@ -30,7 +31,7 @@ def _plots(comparison: Comparison) -> Iterable[Section]:
     hint = "Up is better, left is cheaper. Filled points are the frontier: no other is better for as few tokens."
     caption = "Bars are 95\N{NO-BREAK SPACE}% intervals. The dotted steps are the best that any number of tokens buys."
     yield Section(
-        f"{words.short(comparison.metric, 40).capitalize()} against tokens",
+        f"{plain(comparison.metric, 40).capitalize()} against tokens",
         plots(wide, narrow, caption, numbered),
         hint,
     )
@@ -39,7 +40,7 @@ def _plots(comparison: Comparison) -> Iterable[Section]:
 
 
 def _curves(comparison: Comparison) -> Section:
-    described = f"{comparison.metric} against the number of draws"
+    described = f"{plain(comparison.metric, 40)} against the number of draws"
     with plotting.drawing():
         wide = plotting.inline(figures.curves(comparison), "curves", described)
         narrow = plotting.inline(figures.curves(comparison, 4.2, 4.4), "curves-narrow", described)
@@ -65,17 +66,14 @@ def _example(comparison: Comparison) -> Iterable[Section]:
 
 def _measured(comparison: Comparison) -> Iterable[Section]:
     number = len(comparison.differences)
-    many = (
-        f" Among {number} differences of nothing, about {number / 20:.0f} would have p below 0.05."
-        if number > 9
-        else ""
-    )
+    many = f" Were all equally good, about {number / 20:.1f} of these {number} pairs would still have p below 0.05."
+    many = many if number > 1 else ""
     pairs = [
-        ("data", f"{words.short(comparison.data, 300)}, {words.plural(comparison.rows, 'row')}"),
-        ("model", words.short(comparison.model, 300)),
-        ("scorer", words.short(comparison.scorer, 300)),
-        ("metric", f"{words.short(comparison.metric, 80)}, over all rows; a row that failed counts as wrong"),
-        ("budget", words.short(comparison.budget or "none", 300)),
+        ("data", f"{plain(comparison.data, 300)}, {words.plural(comparison.rows, 'row')}"),
+        ("model", plain(comparison.model, 300)),
+        ("scorer", plain(comparison.scorer, 300)),
+        ("metric", f"{plain(comparison.metric, 80)}, over all rows; a row that failed counts as wrong"),
+        ("budget", plain(comparison.budget or "none", 300)),
         (
             "intervals",
             "95 %: of a hundred comparisons on other such rows, about 95 would have intervals that hold the true "
@@ -88,12 +86,8 @@ def _measured(comparison: Comparison) -> Iterable[Section]:
         ),
         ("tokens", "prompt and completion as if each technique had run alone, with nothing cached or shared."),
     ]
-    pairs += [
-        ("technique", f"{words.short(a.name, 120)}: {words.short(a.spec, 300)}")
-        for a in comparison.arms
-        if a.spec != a.name
-    ]
-    pairs += [("note", words.short(note, 600)) for note in comparison.notes if not note.startswith(_COMMAND)]
+    pairs += [("technique", f"{plain(a.name, 120)}: {plain(a.spec, 300)}") for a in comparison.arms if a.spec != a.name]
+    pairs += [("note", plain(note, 600)) for note in comparison.notes if not note.startswith(_COMMAND)]
     yield Section("How it was measured", facts(pairs))
 
 

@@ -7,7 +7,7 @@ from shoal.evaluation.comparing.result import Arm, Comparison, Interval
 from shoal.evaluation.report import labels, numbers, plotting
 from shoal.evaluation.report.labels import Label
 from shoal.evaluation.report.numbers import is_share, tokens_per_row
-from shoal.traces import words
+from shoal.evaluation.report.texts import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def curves(comparison: Comparison, width: float = 8.5, height: float = 4.8) -> "
     low, high = _span([float(size) for size in sizes], log)
     plotting.number_axis(axes.xaxis, low, high, log=log, text=plotting.amount)
     if len(sizes) <= 9:
-        axes.xaxis.get_major_locator().locs = sizes  # type: ignore[attr-defined]
+        axes.set_xticks(sizes)
     points = [point for arm in arms for point in arm.curve]
     _value_axis(axes, comparison, [point.interval for point in points])
     axes.set_xlabel(f"draws n{' (logarithmic)' if log else ''}")
@@ -79,7 +79,7 @@ def _names(arms: Sequence[Arm], numbered: bool) -> list[Label]:
         same = [other for other, its in enumerate(spots) if its == spot]
         if len(same) > _SAME and place != same[0]:
             continue
-        text = str(place + 1) if numbered else words.short(arm.name, labels.LETTERS)
+        text = str(place + 1) if numbered else plain(arm.name, labels.LETTERS)
         text += f" and {len(same) - 1} more" if len(same) > _SAME else ""
         colour = plotting.TEXT if arm.frontier else plotting.SOFT
         found.append(Label(text, spot, needed=arm.frontier or len(arms) <= _MANY, colour=colour, bold=arm.frontier))
@@ -174,7 +174,7 @@ def _value_axis(axes: "Axes", comparison: Comparison, intervals: Sequence[Interv
     if is_share(comparison):
         inside: Any = [tick for tick in axes.get_yticks() if -1e-9 <= tick <= 1 + 1e-9]
         axes.set_yticks(inside)
-    axes.set_ylabel(f"{comparison.metric}, 95 % intervals", parse_math=False)
+    axes.set_ylabel(f"{plain(comparison.metric, 40)}, 95 % intervals")
 
 
 def _span(values: Sequence[float], log: bool) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from shoal.evaluation.report.plotting import SOFT, TEXT
-from shoal.traces import words
+from shoal.evaluation.report.texts import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,11 +48,10 @@ def _put(axes: "Axes", label: Label, room: "_Room") -> None:
     small = 8 if not label.needed else 9
     text = axes.text(
         *label.at,
-        words.short(label.text, LETTERS + 12),
+        plain(label.text, LETTERS + 12),
         fontsize=small,
         color=label.colour,
         fontweight="bold" if label.bold else "normal",
-        parse_math=False,
         va="center",
     )
     measured = text.get_window_extent()

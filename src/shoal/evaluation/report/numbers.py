@@ -83,9 +83,7 @@ def probability(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 
-def dollars(much: float | None) -> str:
-    if much is None:
-        return "unknown"
+def dollars(much: float) -> str:
     return f"${much:,.2f}" if much >= 1 or much == 0 else f"${much:.3f}" if much >= 0.01 else f"${much:.2g}"
 
 

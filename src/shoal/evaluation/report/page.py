@@ -8,6 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from msgspec import Struct
 
+from shoal.evaluation.report.texts import plain
 from shoal.traces import words
 
 # Text is put in escaped; only what is Markup stands as it is, and Markup is made by templates and plots alone.
@@ -65,7 +66,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: words.visible(value) if type(value) is str else value,
     )
-    made.filters["short"] = words.short
+    made.filters["short"] = plain
     return made
 
 

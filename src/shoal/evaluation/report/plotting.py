@@ -102,7 +102,10 @@ def save(made: "Figure", path: Path) -> Path:
 
 
 def inline(made: "Figure", key: str, description: str) -> Markup:
-    """The figure as markup for a page. `key` tells it from the page's other figures; `description` is read aloud."""
+    """The figure as markup for a page. `key` tells it from the page's other figures; `description` is read aloud.
+
+    Texts from outside must have gone through `texts.plain`, as `labels.put` lets its own.
+    """
     from io import StringIO
 
     file = StringIO()

@@ -10,6 +10,7 @@ from shoal.evaluation.comparing.result import Arm, Comparison
 from shoal.evaluation.report import numbers
 from shoal.evaluation.report.numbers import Against, tokens_per_row
 from shoal.evaluation.report.page import Column, render, table
+from shoal.evaluation.report.texts import plain
 from shoal.traces import words
 
 _MOST = 12  # differences shown at once
@@ -33,21 +34,28 @@ def arms_table(comparison: Comparison) -> Markup:
         (Column("tokens a row", True, "prompt and completion, as if nothing had been cached or shared"), _tokens),
         (Column("calls a row", True, "as if nothing had been cached or shared"), _calls),
         (Column("seconds a row", True, "the longest chain of calls that wait for each other, on average"), _seconds),
-        (Column("dollars in all", True, "at list prices, as if nothing had been cached or shared"), _dollars),
+        (
+            Column(
+                "dollars in all",
+                True,
+                "at list prices, as if nothing had been cached or shared; – where the price is unknown",
+            ),
+            _dollars,
+        ),
         (Column("requests", True, "requests over the wire"), _requests),
         (Column("tokens paid", True, "what was really spent here: draws are shared, answers cached"), _paid),
-        (Column("rows failed", True, "counted as wrong"), _failed),
     ]
+    per_row += [(Column("rows failed", True, "counted as wrong"), _failed)] if any(arm.failed for arm in arms) else []
     kept = [(column, cell) for column, cell in per_row if any(cell(arm) for arm in arms)]
     columns = [
         Column("technique"),
-        Column(comparison.metric, True),
+        Column(plain(comparison.metric, 40), True),
         Column("95 % interval", True, "holds the true value in 95 of 100 such comparisons"),
         *(column for column, _ in kept),
     ]
     rows = [
         (
-            f"{rank}. {words.short(arm.name, _NAME)}" if len(arms) > 1 else words.short(arm.name, _NAME),
+            f"{rank}. {plain(arm.name, _NAME)}" if len(arms) > 1 else plain(arm.name, _NAME),
             numbers.value(comparison, arm.value),
             numbers.interval(comparison, arm.interval),
             *(cell(arm) or ("–" if column.number else "") for column, cell in kept),
@@ -82,7 +90,7 @@ def _paid(arm: Arm) -> str:
 
 
 def _failed(arm: Arm) -> str:
-    return words.count(arm.failed) if arm.failed else ""
+    return words.count(arm.failed)
 
 
 def _frontier(arm: Arm) -> str:
@@ -100,10 +108,15 @@ def differences_table(comparison: Comparison) -> Markup:
     def across(number: float) -> float:
         return round(100 * (number - low) / (high - low), 2)
 
+    unit = "in points: of 100 rows" if numbers.is_share(comparison) else plain(comparison.metric, 40)
     columns = [
         Column("technique"),
         Column("against"),
-        Column("difference", True, "in points: of 100 rows" if numbers.is_share(comparison) else comparison.metric),
+        Column(
+            "difference",
+            True,
+            unit,
+        ),
         Column("95 % interval", True),
         Column("left: worse · right: better"),
         Column("won / lost / same", True, "rows on which the first scored more, less, the same"),
@@ -119,8 +132,8 @@ def _difference(comparison: Comparison, one: Against, across: Any) -> Sequence[s
     drawn = _Drawn(across(one.interval.low), across(one.interval.high), across(one.value), one.p < numbers.CHANCE)
     low = numbers.difference(comparison, one.interval.low)
     return (
-        words.short(one.one, _NAME),
-        words.short(one.other, _NAME),
+        plain(one.one, _NAME),
+        plain(one.other, _NAME),
         numbers.difference(comparison, one.value),
         f"{low} to {numbers.difference(comparison, one.interval.high)}",
         render("interval.html", drawn=drawn, zero=across(0.0)),
@@ -135,7 +148,7 @@ def example(comparison: Comparison) -> Markup:
     answers = said.pop("answers", {})
     answers = answers if isinstance(answers, Mapping) else {}
     rows = [
-        (words.short(name, _NAME), _clipped(words.shown(its.get("answer")), _ANSWER), _score(its.get("score")))
+        (plain(name, _NAME), _clipped(words.shown(its.get("answer")), _ANSWER), _score(its.get("score")))
         for name, its in answers.items()
         if isinstance(its, Mapping)
     ]
@@ -145,7 +158,7 @@ def example(comparison: Comparison) -> Markup:
 
 
 def _score(score: object) -> str:
-    return "–" if score is None else f"{score:.4g}" if isinstance(score, float | int) else words.short(score, 20)
+    return "–" if score is None else f"{score:.4g}" if isinstance(score, float | int) else plain(score, 20)
 
 
 def _clipped(text: str, most: int) -> str:

@@ -3,6 +3,7 @@
 from shoal.evaluation.comparing.result import Arm, Comparison
 from shoal.evaluation.report import numbers
 from shoal.evaluation.report.numbers import CHANCE, Against, tokens_per_row
+from shoal.evaluation.report.texts import plain
 from shoal.traces import words
 
 
@@ -15,7 +16,7 @@ def verdict(comparison: Comparison) -> list[str]:
     value = numbers.value(comparison, best.value)
     interval = f"95\N{NO-BREAK SPACE}% interval {numbers.interval(comparison, best.interval)}"
     scored = f"{value} on {words.plural(comparison.rows, 'row')} ({interval})"
-    metric = words.short(comparison.metric, 40)
+    metric = plain(comparison.metric, 40)
     if len(ranked) == 1:
         return [f"The {metric} of {_name(best)} is {scored}, at {_tokens(best)}. Nothing was compared with it."]
     against = {one.other: one for one in numbers.differences(comparison) if one.one == best.name}
@@ -89,4 +90,4 @@ def _tokens(arm: Arm) -> str:
 
 
 def _name(arm: Arm) -> str:
-    return words.short(arm.name, 60)
+    return plain(arm.name, 60)
