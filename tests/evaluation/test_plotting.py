@@ -124,6 +124,16 @@ def test_labels_lie_over_nothing() -> None:
         assert not any(box.contains(*point) for point in points)
 
 
+def test_a_label_too_wide_for_its_plot_is_shortened() -> None:
+    with plotting.drawing():
+        made, axes = plotting.figure(2.5, 2)
+        labels.put(axes, [Label("W" * 200, (0.5, 0.5))])
+        made.draw_without_rendering()
+        box, inside = axes.texts[0].get_window_extent(), axes.get_window_extent()
+    assert axes.texts[0].get_text().startswith("WWW")
+    assert inside.x0 <= box.x0 < box.x1 <= inside.x1
+
+
 def test_labels_that_are_not_needed_give_way() -> None:
     with plotting.drawing():
         _, axes = plotting.figure(3, 2)

@@ -54,7 +54,7 @@ def comparison(arms: Sequence[Arm], p: float = 0.01, **more: Any) -> Comparison:
         model="scripted",
         arms=tuple(arms),
         differences=pairs,
-        made="2026-01-02 03:04 UTC",
+        made="2026-01-02T04:04:05+01:00",
         **known,
     )
 
@@ -188,6 +188,7 @@ def test_the_page_says_what_it_is_in_order() -> None:
     assert policy == "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
     assert "shoal compare sums.jsonl -t cot" in page.text
     assert "a note" in page.text
+    assert "on the same rows · 2026-01-02 03:04 UTC" in page.text
 
 
 def test_hostile_text_stays_text_on_every_place() -> None:

@@ -1,6 +1,7 @@
 """The page of a comparison: the answer first, then the plots, the figures, a real row, and how it was measured."""
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from shoal.evaluation.comparing.result import Comparison
 from shoal.evaluation.report import figures, plotting, tables
@@ -16,8 +17,19 @@ def document(comparison: Comparison) -> str:
     """The whole page, in one file that refers to no other. Raises UsageError where matplotlib is not installed."""
     sections = (_plots, _arms, _differences, _example, _measured, _again)
     shown = [section for make in sections for section in make(comparison)]
-    when = f" · {plain(comparison.made, 40)}" if comparison.made else ""
-    return page(comparison.title, f"Techniques compared on the same rows{when}", shown, verdict(comparison))
+    kicker = f"Techniques compared on the same rows{_when(comparison.made)}"
+    return page(comparison.title, kicker, shown, verdict(comparison))
+
+
+def _when(made: str) -> str:
+    """Of a time with its zone, to the minute; anything else as it is."""
+    try:
+        when = datetime.fromisoformat(made)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        return f" · {plain(made, 40)}" if made else ""
+    return f" · {when.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _plots(comparison: Comparison) -> Iterable[Section]:
@@ -30,11 +42,8 @@ def _plots(comparison: Comparison) -> Iterable[Section]:
     numbered = "The numbers are those of the table." if len(comparison.arms) > figures.FEW else ""
     hint = "Up is better, left is cheaper. Filled points are the frontier: no other is better for as few tokens."
     caption = "Bars are 95\N{NO-BREAK SPACE}% intervals. The dotted steps are the best that any number of tokens buys."
-    yield Section(
-        f"{plain(comparison.metric, 40).capitalize()} against tokens",
-        plots(wide, narrow, caption, numbered),
-        hint,
-    )
+    metric = plain(comparison.metric, 40)
+    yield Section(f"{metric[:1].upper()}{metric[1:]} against tokens", plots(wide, narrow, caption, numbered), hint)
     if any(arm.curve for arm in comparison.arms):
         yield _curves(comparison)
 

@@ -12,11 +12,12 @@ from shoal.evaluation.report.texts import plain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 Box = tuple[float, float, float, float]  # left, bottom, right, top, in pixels
 Spot = tuple[float, float]  # in pixels, or in the axes' own units where it says so
 
-LETTERS = 32
+LETTERS, _MOST = 32, 44
 _NEAR = 16.0  # pixels; a label further off gets a line to its point
 _DISTANCES = (9.0, 14.0, 22.0, 32.0, 44.0, 58.0, 76.0, 98.0, 124.0, 155.0, 190.0, 230.0, 275.0, 325.0)
 _ANGLES = tuple(pi * turn / 12 for turn in (0, 2, 22, 6, 18, 12, 10, 14, 1, 23, 4, 20, 8, 16, 11, 13, 3, 21, 9, 15))
@@ -45,24 +46,28 @@ def put(axes: "Axes", labels: Iterable[Label], lines: Iterable[Sequence[Spot]] =
 
 
 def _put(axes: "Axes", label: Label, room: "_Room") -> None:
-    small = 8 if not label.needed else 9
     text = axes.text(
         *label.at,
-        plain(label.text, LETTERS + 12),
-        fontsize=small,
+        "",
+        fontsize=9 if label.needed else 8,
         color=label.colour,
         fontweight="bold" if label.bold else "normal",
         va="center",
     )
-    measured = text.get_window_extent()
-    found = room.take(label, measured.width, measured.height)
-    if found is None:
-        text.remove()
-        return
-    box, point = found
-    centre = (box[0] + box[2]) / 2
+    for letters in (_MOST, LETTERS, LETTERS // 2, 4) if label.needed else (_MOST,):  # letters may be wide
+        text.set_text(plain(label.text, letters))
+        measured = text.get_window_extent()
+        found = room.take(label, measured.width, measured.height)
+        if found is not None:
+            _move(axes, text, *found)
+            return
+    text.remove()
+
+
+def _move(axes: "Axes", text: "Text", box: Box, point: Spot) -> None:
+    """Puts the text into its box, with a line to its point where that is far."""
     side = "left" if point[0] <= box[0] else "right" if point[0] >= box[2] else "center"
-    x = {"left": box[0], "right": box[2], "center": centre}[side]
+    x = {"left": box[0], "right": box[2], "center": (box[0] + box[2]) / 2}[side]
     to_data = axes.transData.inverted()
     text.set(position=to_data.transform((x, (box[1] + box[3]) / 2)), ha=side)
     end = _nearest(box, point)
