@@ -54,7 +54,8 @@ class Difference(Struct, frozen=True):
     """Arm `b` against arm `a`, row by row.
 
     `value` is b's metric less a's. `wins` are the rows on which b scored more, `losses` those on which it scored less.
-    `p` is of the exact McNemar test where every score is 0 or 1, else of a paired permutation test.
+    `p` is of the exact McNemar test where every score is 0 or 1, else of a paired permutation test; `adjusted` is p
+    adjusted (Holm) for the several comparisons with the first arm, and None between two others.
     """
 
     a: str
@@ -65,10 +66,15 @@ class Difference(Struct, frozen=True):
     wins: int
     losses: int
     ties: int
+    adjusted: float | None = None
 
 
 class Comparison(Struct, frozen=True):
-    """Arms on the same rows. `example` is one real row: its prompt, its target, and each arm's answer and score."""
+    """Arms on the same rows.
+
+    `differences` are those of every pair, first the pairs with the first arm. `example` is one real row: its `prompt`,
+    its `target`, and under `answers` the `answer` and the `score` of each arm by name.
+    """
 
     title: str
     data: str
