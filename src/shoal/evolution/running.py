@@ -75,8 +75,8 @@ class Result(Struct, frozen=True):
 
     `best` is the fittest unit of the whole run, `history` every complete generation with its `stats`. `ended` says why:
     "generations" (all of them), "plateau", "target", "budget" or "interrupted". `comparison` with the seed prompt is
-    None where no rows are held out, or where it could not be paid for. `usage` is all that the run has cost, by earlier
-    processes too.
+    None where no rows are held out, or where the budget or an interruption left it undone. `usage` is all that the run
+    has cost, by earlier processes too.
     """
 
     best: Scored
@@ -153,6 +153,8 @@ class Evolution:
             draws = Draws(folder.journal, len(folder.kept) - 1)
             ended = await self._breed(folder, draws)
             comparison = await self._compare(folder, draws)
+            if comparison is None and self.run.task.held_out:
+                ended = self._cut_short()
             result = self._result(folder, draws, ended, comparison)
             about_result = structs.asdict(result) | {"history": len(result.history), "stats": len(result.stats)}
             about_result["run_dir"] = None
@@ -188,11 +190,14 @@ class Evolution:
         except BudgetExceeded as error:
             if not breeder.history:
                 raise BudgetExceeded(f"{error}, before the first generation was complete") from None
-            return "interrupted" if self.interrupted else "budget"
+            return self._cut_short()
         finally:
             if self.limit.calls is not None:
                 self.limit.calls += reserve
         return self._reason(breeder.history) or "generations"
+
+    def _cut_short(self) -> str:
+        return "interrupted" if self.interrupted else "budget"
 
     def _begin(self, folder: RunFolder) -> None:
         self.progress.resumed = len(folder.kept)
