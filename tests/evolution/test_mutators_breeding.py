@@ -151,12 +151,15 @@ def test_few_shot_units_show_their_workings() -> None:
     asked = [request for request in backend.requests if re.search(r"Say \d+\.\n", request.text)]
     shown = [len(re.findall(r"Say \d+\.", request.text)) for request in asked if "instruction was" not in request.text]
     assert max(shown) == 3
+    survivors = 0
     # A unit's workings are its own: those of its last evaluation, or what it had or inherited.
     for before, after in pairwise(history):
         for slot, scored in enumerate(after.population):
             if scored.unit.id == before.population[slot].unit.id:
                 known = {*before.population[slot].workings, *before.population[slot].unit.contexts}
                 assert set(scored.unit.contexts) <= known
+                survivors += set(scored.unit.contexts) != set(before.population[slot].unit.contexts)
+    assert survivors > 4  # new ones also for units that only lived on
 
 
 def test_founders_without_a_reply_begin_with_the_problem() -> None:
@@ -164,6 +167,35 @@ def test_founders_without_a_reply_begin_with_the_problem() -> None:
     assert {(scored.unit.task_prompts, scored.unit.unwritten) for scored in history[0].population} == {
         (("Say the number.",), 1)
     }
+
+
+def test_a_system_prompt_that_queries_write_is_the_units_own() -> None:
+    both = "{{ generate_text(name='system_prompt') }} {{ generate_text(name='task_prompt') }}"
+    writing = "{{ mutation_prompt }} MUTANT: " + both
+    queries = Queries({"initial": writing, "first_order_direct": writing})
+    written: list[str] = []
+
+    def script(request: Request) -> str:
+        if "MUTANT:" not in request.text:
+            return by_chance(request)
+        written.append(f"role {len(written)}")
+        return written[-1]
+
+    def bred_by(system_prompt: str | None) -> set[str]:
+        model, backend = scripted(script)
+        settings = Settings(population_size=4, generations=2, prompts_per_unit=1, operators={"first_order_direct": 1})
+        lists = {"mutation_prompts": PROMPTS, "thinking_styles": STYLES, "embed": by_letters}
+        breeder = Breeder(Breeding(task(system_prompt=system_prompt), settings, queries, **lists))
+        with registry.using(model):
+            run(breeder.execute())
+        told = {
+            message.text for request in backend.requests for message in request.messages if message.role == "system"
+        }
+        assert told <= {unit.system_prompt for unit in units(breeder.history).values()}
+        return told
+
+    assert len(bred_by(None)) == 4 + 2 * 2  # each founder's and each child's
+    assert bred_by("Be kind.") == {"Be kind."}
 
 
 def test_temperatures_are_drawn_and_drift_within_what_servers_take() -> None:

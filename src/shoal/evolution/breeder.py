@@ -110,7 +110,8 @@ class Breeder:
             )
         )
         prompts = tuple(prompt or run.task.description for prompt in written)
-        unit = structs.replace(unit, task_prompts=prompts, unwritten=written.count(""))
+        system = around.system_prompt or unit.system_prompt
+        unit = structs.replace(unit, task_prompts=prompts, system_prompt=system, unwritten=written.count(""))
         return await self._evaluated(unit, 0, slot, None)
 
     async def _next(self, number: int, slot: int, partner: int | None, slots: _Slots, snapshot: "_Snapshot") -> Scored:
