@@ -10,7 +10,7 @@ from tests.evolution.mutating import WORKINGS, Known, child_of, scored
 from tests.scripting import run
 
 from shoal.errors import UsageError
-from shoal.evolution.breeder import operator
+from shoal.evolution.births import operator
 from shoal.evolution.embedding import shared
 from shoal.evolution.mutators import MUTATORS
 from shoal.evolution.mutators.contexts import shuffled

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from shoal.evolution.chance import chance
 from shoal.evolution.queries import Queries
 from shoal.evolution.replies import cleaned, first_listed
 from shoal.evolution.settings import Settings
+from shoal.evolution.steps import Steps
 from shoal.evolution.task import Task
 from shoal.evolution.unit import Scored, Unit
 from shoal.runtime import frames
@@ -28,6 +29,13 @@ class Breeding(Struct, frozen=True):
     mutation_prompts: Sequence[str]
     thinking_styles: Sequence[str]
     embed: Embed
+    steps: Steps = field(default_factory=Steps)
+
+    @property
+    def batch(self) -> int:
+        """Questions that one evaluation puts, in all variants."""
+        rows = len(self.task.rows)
+        return min(self.settings.batch or rows, rows) * len(self.settings.variants)
 
 
 class Snapshot(Protocol):
@@ -68,13 +76,14 @@ class Surroundings:
         numbered list, and the number of its next item, which is the prompt.
         """
         with frames.entered(Frame((*self._place, index))):
-            rendered = await self.run.queries.write(
+            writing = self.run.queries.write(
                 query,
                 description=self.run.task.description,
                 prefix=self._prefix(query, index),
                 redescriber=self._decoder,
                 **inputs,
             )
+            rendered = await self.run.steps.do(writing)
         if index == 0 and self.run.task.system_prompt is None:
             self.system_prompt = cleaned(str(rendered.outputs.get("system_prompt", ""))) or self.system_prompt
         reply = str(rendered[output])
