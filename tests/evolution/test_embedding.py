@@ -59,8 +59,9 @@ def test_a_text_is_embedded_once() -> None:
         await asyncio.sleep(0)
         return [[float(len(text))] for text in texts]
 
+    embed = remembered(counted)
+
     async def main() -> None:
-        embed = remembered(counted)
         first, second = await asyncio.gather(embed(["a", "bb", "a"]), embed(["bb", "ccc"]))
         assert first == [[1.0], [2.0], [1.0]]
         assert second == [[2.0], [3.0]]
@@ -68,6 +69,22 @@ def test_a_text_is_embedded_once() -> None:
 
     run(main())
     assert asked == [["a", "bb"], ["ccc"]]
+    run(main())  # in another event loop
+    assert len(asked) == 2
+
+
+def test_a_source_serves_one_event_loop_after_another() -> None:
+    async def slow(texts: Sequence[str]) -> list[list[float]]:
+        await asyncio.sleep(0)
+        return [[float(len(text))] for text in texts]
+
+    embed = remembered(slow)
+
+    async def main(*texts: str) -> None:
+        await asyncio.gather(*(embed([text]) for text in texts))
+
+    run(main("a", "b", "c"))
+    run(main("d", "e", "f"))
 
 
 def test_no_more_vectors_are_kept_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:

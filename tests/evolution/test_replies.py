@@ -34,6 +34,8 @@ from shoal.evolution.replies import LONGEST, cleaned, first_listed
         ("Do it.\nINSTRUCTION: Something else", "Do it."),
         ("INSTRUCTION: Do it.", "Do it."),
         ("INSTRUCTION MUTANT:", ""),
+        ('The instruction was: "Do it."', "Do it."),
+        ("**The instruction was:** Do it.", "Do it."),
         ("Follow the INSTRUCTION: read it.", "Follow the INSTRUCTION: read it."),
         ("Do\x1b[2J \x00it.", "Do[2J it."),
         ("Do \ud800 it.", "Do ? it."),
