@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -131,7 +132,7 @@ def test_meaning_is_compared_without_network(tmp_path: Path) -> None:
         text=True,
         timeout=60,
         check=False,
-        env={"HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
     )
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)

@@ -4,12 +4,14 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.evolution.breeding import Decoders, breeding, task
-from tests.evolution.mutating import WORKINGS, unit
+from tests.evolution.mutating import QUERIES, WORKINGS, unit
 from tests.scripting import run, scripted
 
 from shoal.backends.scripted import ScriptedBackend
 from shoal.evolution.fitness import evaluate
+from shoal.evolution.queries import Queries
 from shoal.evolution.unit import Scored, Unit, Working
 from shoal.runtime import registry
 from shoal.runtime.types import Request
@@ -18,11 +20,11 @@ ROWS = [{"question": "Say 7.", "answer": "7"}]
 
 
 def evaluated(
-    tried: Unit, script: Any = lambda _: "7", rows: Any = ROWS, **settings: Any
+    tried: Unit, script: Any = lambda _: "7", rows: Any = ROWS, queries: Queries = QUERIES, **settings: Any
 ) -> tuple[Scored, ScriptedBackend]:
     model, backend = scripted(script, waves=True)
     decoders = Decoders(inducer={"max_tokens": 30}, evaluator={"max_tokens": 5})
-    given = breeding(task(rows=rows, decoders=decoders), batch=None, **settings)
+    given = structs.replace(breeding(task(rows=rows, decoders=decoders), batch=None, **settings), queries=queries)
     with registry.using(model):
         return run(evaluate(tried, given, (0, 0), Random(0), None)), backend
 
@@ -111,3 +113,12 @@ def test_the_better_variant_counts() -> None:
     assert scored.variants == {"CoT": 1.0, "noCoT": 0.0}
     assert scored.fitness == 1.0
     assert [working.text for working in scored.workings] == ["7\n7"]
+
+
+def test_a_query_without_turns_has_its_working_in_its_outputs() -> None:
+    text = (
+        "{{ question }} {{ task_prompts[0] }}{{ generate_text(name='working') }} So {{ generate_text(name='answer') }}"
+    )
+    scored, backend = evaluated(unit("Think."), in_turn(" It is 7.", "7"), queries=Queries({"fitness": text}))
+    assert backend.requests[-1].text == "Say 7. Think. It is 7. So "
+    assert scored.workings == (Working("Say 7.", "It is 7.\n7"),)
