@@ -14,6 +14,7 @@ from math import sqrt
 from operator import mul
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 from zlib import crc32
 
 from msgspec import structs
@@ -46,10 +47,10 @@ def embedder(model: Embeds | None = None) -> Embed:
 def remembered(embed: Embed) -> Embed:
     """The same, asked only once for a text."""
     vectors: dict[str, list[float]] = {}
-    turn = asyncio.Lock()
+    turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()  # a lock is of one loop
 
     async def ask(texts: Sequence[str]) -> list[list[float]]:
-        async with turn:
+        async with turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             new = [text for text in dict.fromkeys(texts) if text not in vectors]
             known = {text: vectors[text] for text in texts if text in vectors}
             if new:
