@@ -39,6 +39,9 @@ SCORED = [
     (EVAL, "    return a + b\n", CHECK, {"prompt": PROMPT, "name": "add"}, 1.0),
     (EVAL, "    return a * b\n", CHECK, {"prompt": PROMPT, "name": "add"}, 0.0),
     (EVAL, "```python\n    return a + b\n```", CHECK, {"prompt": PROMPT, "name": "add"}, 1.0),
+    (EVAL, "    return a + b\n\n\nThat is the sum!\n", CHECK, {"prompt": PROMPT, "name": "add"}, 1.0),
+    (EVAL, "    return a + b\n\n\ndef add(a, b):\n    return", CHECK, {"prompt": PROMPT, "name": "add"}, 0.0),
+    (EVAL, "a + b\n\nprint('so", CHECK, {"prompt": PROMPT + "    return ", "name": "add"}, 1.0),
     (EVAL, "", CHECK, {"prompt": PROMPT, "name": "add"}, 0.0),
     (
         EVAL,

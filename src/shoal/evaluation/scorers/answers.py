@@ -77,7 +77,7 @@ async def _same_side(_: str, answer: str | None, target: object, __: Row) -> flo
     return float(affirms(answer) is affirms(target))
 
 
-def _yes_or_no(target: object) -> None:
+def _yes_or_no(target: object, _: Row) -> None:
     if target is not None and not affirms(target) and target is not False and normalise(str(target)) not in _NOT_YES:
         raise UsageError(f"{str(target)[:60]!r} is neither yes nor no")
 

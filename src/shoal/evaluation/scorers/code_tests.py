@@ -1,5 +1,7 @@
 """Whether a program passes its tests, run in the sandbox."""
 
+from itertools import takewhile
+
 from shoal import sandbox
 from shoal.batch.rows import Row
 from shoal.errors import UsageError, did_you_mean
@@ -9,6 +11,8 @@ from shoal.prompting.answers.markup import without_reasoning
 from shoal.runtime.types import Completion, Request
 from shoal.techniques._program_tests import Step, read_tests, run_tests
 from shoal.techniques._programs import check_options, parsed, python_in
+
+_LONGEST = 100_000  # characters of a function's body
 
 
 def code(
@@ -34,9 +38,9 @@ def code(
         total = sum(step.test for step in steps)
         return result.passed / total if partial else float(result.problem is None and result.passed == total)
 
-    def check(target: object) -> None:
+    def check(target: object, row: Row) -> None:
         if target is not None:
-            _steps(target, "candidate" if entry_point else None)
+            _steps(target, _cell(row, entry_point) if entry_point else None)
 
     metric = MEAN if partial else ACCURACY
     return Scorer("code", rate, metric=metric, read=_read, need=sandbox.need, check=check, columns=columns)
@@ -69,10 +73,17 @@ def _program(output: str, before: str) -> str | None:
     if block is not None:
         return f"{before.rstrip()}\n{block}" if _is_indented(block) else f"{before}\n\n{block}"
     shown = without_reasoning(output) or ""
-    for program in (before + shown, f"{before}\n{shown}"):
-        if shown.strip() and parsed(program) is not None:
-            return program
-    return None
+    if not shown.strip():
+        return None
+    candidates = [before + shown, f"{before}\n{shown}", *([before + _body(shown)] if before else [])]
+    return next((program for program in candidates if parsed(program) is not None), None)
+
+
+def _body(text: str) -> str:
+    """The text up to where a function's body ends, which a base model does not stop at."""
+    first, *lines = text[:_LONGEST].split("\n")
+    inside = takewhile(lambda line: not line.strip() or line[0].isspace(), lines)
+    return "\n".join([first, *inside])
 
 
 def _is_indented(block: str) -> bool:

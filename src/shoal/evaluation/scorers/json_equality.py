@@ -27,7 +27,7 @@ def json(*, tolerance: float = 0.0, ignore_order: bool = False, subset: bool = F
         raise UsageError(f"json(tolerance={tolerance:g}): from 0 up to, but not, 1")
     equal = _comparison(tolerance, ignore_order=ignore_order, subset=subset)
 
-    def check(target: object) -> None:
+    def check(target: object, _: Row) -> None:
         _target(target)
 
     async def rate(output: str, answer: str | None, target: object, _: Row) -> float:

@@ -53,7 +53,8 @@ class Matcher:
         assert worker is not None
         assert worker.stdin is not None
         assert worker.stdout is not None
-        timer = threading.Timer(seconds, worker.kill)
+        late = threading.Event()
+        timer = threading.Timer(seconds, _killed, (worker, late))
         timer.start()
         try:
             if line:
@@ -64,10 +65,16 @@ class Matcher:
             answer = ""
         finally:
             timer.cancel()
-        if not answer and self._end is not None:
+            timer.join()
+        if (late.is_set() or not answer) and self._end is not None:  # it may have been ended just after its answer
             self._end()
             self._worker = None
         return answer
+
+
+def _killed(worker: "subprocess.Popen[str]", late: threading.Event) -> None:
+    late.set()
+    worker.kill()
 
 
 def _ended(worker: "subprocess.Popen[str]") -> None:

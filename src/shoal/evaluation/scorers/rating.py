@@ -23,7 +23,7 @@ async def _nothing() -> None:
     """What most scorers need before they begin."""
 
 
-def _anything(_: object) -> None:
+def _anything(_: object, __: Row) -> None:
     """Every target will do."""
 
 
@@ -32,9 +32,9 @@ class Scorer(Struct, frozen=True):
 
     `kind` is what `extract` looks for in an output that comes without a short answer; `read`, where it is there, finds
     the answer first. `need` is awaited once before anything is spent and raises where the scorer cannot work here.
-    `check` raises UsageError for a target that no answer can be compared with; without `needs_target` it does without
-    one. `columns` are further columns that it reads, `models` what it asks, `version` tells two states of the user's
-    code apart.
+    `check` raises UsageError for a row's target that no answer can be compared with; without `needs_target` it does
+    without one. `columns` are further columns that it reads, `models` what it asks, `version` tells two states of the
+    user's code apart.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Scorer(Struct, frozen=True):
     metric: Metric = ACCURACY
     read: Callable[[str], str | None] | None = None
     need: Callable[[], Awaitable[None]] = _nothing
-    check: Callable[[object], None] = _anything
+    check: Callable[[object, Row], None] = _anything
     needs_target: bool = True
     columns: tuple[str, ...] = ()
     models: tuple[Model, ...] = ()
@@ -73,7 +73,7 @@ class Scorer(Struct, frozen=True):
             return
         for number, row in enumerate(rows):
             try:
-                self.check(row.get(column))
+                self.check(row.get(column), row)
             except UsageError as error:
                 raise UsageError(f"row {number}, column {column!r}: {error}") from None
 

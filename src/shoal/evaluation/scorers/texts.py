@@ -43,7 +43,7 @@ def regex(*, pattern: str | None = None, flags: str = "", seconds: float = 1.0) 
     value = sum(_FLAGS[letter] for letter in set(flags))
     matcher = Matcher(seconds)
 
-    def check(target: object) -> None:
+    def check(target: object, _: Row) -> None:
         if pattern is None and target is not None:
             _compiled(str(target), value)
 
