@@ -12,7 +12,14 @@ from typing import Any
 
 from shoal.sandbox.child.wire import PACKAGES
 
-_WARMING_UP = (r"$\frac{\sqrt{2}}{3}$", "$x^2-2x+1=0$", r"$(1,2]$", r"$\{1,2\}$", r"$\sin 2\pi$")
+_WARMING_UP = (
+    (r"\frac{\sqrt{2}}{2}", r"1/\sqrt{2}"),
+    ("(x+1)^2", "x^2+2x+1"),
+    ("y=2x-1", "2x-y-1=0"),
+    ("(1,2]", "1<x<2"),
+    (r"\{1,2\}", "2,1"),
+    (r"\sin^2 2x", r"\pi \log_2 8"),
+)
 
 
 class Packages:
@@ -51,5 +58,6 @@ class Packages:
                     if name == "z3":
                         package.main_ctx()
                     elif name == "math_verify":
-                        for text in _WARMING_UP:
-                            package.verify(*(package.parse(text, parsing_timeout=None),) * 2, timeout_seconds=None)
+                        for pair in _WARMING_UP:
+                            formulas = [package.parse(f"${text}$", parsing_timeout=None) for text in pair]
+                            package.verify(*formulas, timeout_seconds=None)
