@@ -41,7 +41,8 @@ def _plots(comparison: Comparison) -> Iterable[Section]:
         narrow = plotting.inline(figures.pareto(comparison, 4.2, 4.8), "pareto-narrow", described)
     numbered = "The numbers are those of the table." if len(comparison.arms) > figures.FEW else ""
     hint = "Up is better, left is cheaper. Filled points are the frontier: no other is better for as few tokens."
-    caption = "Bars are 95\N{NO-BREAK SPACE}% intervals. The dotted steps are the best of the named techniques for as many tokens."
+    caption = "Bars are 95\N{NO-BREAK SPACE}% intervals. "
+    caption += "The dotted steps are the best of the named techniques for as many tokens."
     caption += " Along a line, the numbers are the technique's sizes." if _has_sizes(comparison) else ""
     metric = plain(comparison.metric, 40)
     yield Section(f"{metric[:1].upper()}{metric[1:]} against tokens", plots(wide, narrow, caption, numbered), hint)
