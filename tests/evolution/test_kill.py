@@ -19,7 +19,7 @@ import asyncio, os, re, sys
 from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import StoreError
-from shoal.evaluation.scorers import SCORERS
+from shoal.evaluation.scorers import open_scorer
 from shoal.evolution import Decoders, Settings, Task, breed
 
 asked = os.open("asked", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -43,7 +43,7 @@ async def embed(texts):
 LENGTH = int(sys.argv[2])
 rows = [{"question": f"Say {i}.", "answer": str(i)} for i in range(40)]
 sampled = Decoders(inducer={"temperature": 0.5}, evaluator={"temperature": 0.5})
-task = Task("toy", "Say the number.", rows, "answer", SCORERS["exact"], decoders=sampled)
+task = Task("toy", "Say the number.", rows, "answer", open_scorer("exact"), decoders=sampled)
 settings = Settings(population_size=7, generations=6, prompts_per_unit=1, batch=8, speculate=len(sys.argv) > 3)
 model = BaseModel(ScriptedBackend(answer))
 try:
