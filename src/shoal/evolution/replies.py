@@ -18,13 +18,13 @@ def cleaned(reply: str) -> str:
 
     It has at most `LONGEST` characters.
     """
-    text = _unlabelled(_printable(reply))
+    text = _unlabelled(printable(reply))
     return _unquoted(_unnumbered(text))[:LONGEST].strip()
 
 
 def first_listed(reply: str, number: int) -> str:
     """The prompt that a reply continues a numbered list with, whose next item is `number`."""
-    text = _unlabelled(_printable(reply))
+    text = _unlabelled(printable(reply))
     items = list(_ITEM.finditer(text))
     ends = [*(item.start() for item in items[1:]), len(text)]
     for item, end in zip(items, ends, strict=False):
@@ -48,7 +48,7 @@ def _one(item: str) -> str:
     return cleaned(one_line(item.strip().split("\n\n")[0]))
 
 
-def _printable(reply: str) -> str:
+def printable(reply: str) -> str:
     """Without control characters, and such that it can be written as UTF-8."""
     return reply.encode("utf-8", "replace").decode().replace("\r\n", "\n").translate(_CONTROLS).strip()
 
