@@ -9,6 +9,8 @@ from shoal.batch.runner import Judge
 from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.metrics import ACCURACY, Metric
 from shoal.evaluation.scorers.answers import exact, same_choice, same_number
+from shoal.evaluation.scorers.labels import same_label
+from shoal.evaluation.scorers.puzzles import solved
 from shoal.prompting.answers import extract
 from shoal.runtime.types import Completion
 
@@ -42,6 +44,8 @@ SCORERS: dict[str, Scorer] = {
     "exact": Scorer("exact", exact),
     "number": Scorer("number", same_number, "number"),
     "choice": Scorer("choice", same_choice, "choice"),
+    "label": Scorer("label", same_label),
+    "puzzle": Scorer("puzzle", solved),
 }
 
 
