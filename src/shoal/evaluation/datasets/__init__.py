@@ -88,7 +88,7 @@ DATASETS: dict[str, Dataset] = {
         Dataset(
             name="opposites",
             title="The opposite of a word; one answer counts.",
-            rows=155,
+            rows=154,
             columns=("id", "word", "opposite"),
             target="opposite",
             template="What is the opposite of {word}?",
