@@ -1,5 +1,6 @@
 """Writes the rows of a puzzle, told on standard input, to its file: run as a process of its own."""
 
+import random
 import sys
 from typing import Any
 
@@ -13,6 +14,7 @@ from shoal.evaluation.datasets.puzzles import Puzzle, rows
 def generate(order: bytes) -> None:
     """Write the rows of the puzzle that `order`, in JSON, describes."""
     puzzle = msgspec.json.decode(order, type=Puzzle)
+    random.seed(puzzle.seed)  # a few generators draw from the shared one besides their own
     puzzle.path.parent.mkdir(parents=True, exist_ok=True)
     write_lines(puzzle.path, (msgspec.json.encode(row, enc_hook=_plain) for row in rows(puzzle)))
 
