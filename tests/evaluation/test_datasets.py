@@ -175,7 +175,10 @@ def test_a_short_answer_counts() -> None:
     assert score("puzzle", f"We add and get it.\nThe answer is {row['answer']}.", row["answer"], row) == 1.0
 
 
-def test_every_allowed_verifier_accepts_its_own_answers() -> None:
+HOSTILE = ["1e999999999", "9" * 9999, "0." + "1" * 9000, "1e99999/1e-99999", "[" * 9999, ", " * 4999, "\ud83d\0", "nan"]
+
+
+def test_every_allowed_verifier_takes_its_own_answers_and_no_hostile_ones() -> None:
     """In one process, on what a file would hold: lists for tuples, text for dates."""
     names = puzzles.names()
     assert len(names) == 53
@@ -184,6 +187,7 @@ def test_every_allowed_verifier_accepts_its_own_answers() -> None:
         generate(msgspec.json.encode(puzzle))
         for row in read_rows(puzzle.path):
             assert puzzles.verify(row, row["answer"]) == 1.0, name
+            assert max(puzzles.verify(row, text) for text in HOSTILE) < 0.5, name
 
 
 @pytest.mark.parametrize("name", ["n_queens", "countdown", "polynomial_multiplication", "codeio", "bitwise_arithmetic"])
