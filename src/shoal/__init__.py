@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from shoal.batch.prompts import chat as chat
     from shoal.batch.prompts import complete as complete
     from shoal.batch.records import Record as Record
+    from shoal.evaluation.scorers import open_scorer as open_scorer
     from shoal.prompting import llm as llm
     from shoal.prompting.composing import c as c
     from shoal.prompting.composing.jinja import JinjaPrompt as JinjaPrompt
@@ -76,6 +77,7 @@ _LATER = {
     "llm": "shoal.prompting.llm",
     "map": "shoal.batch.mapping",
     "open_model": "shoal.techniques.opening",
+    "open_scorer": "shoal.evaluation.scorers",
     "run": "shoal.techniques.running",
     "trace_html": "shoal.traces.html",
     "write_fine_tuning": "shoal.batch.export",

@@ -118,7 +118,7 @@ def test_label(text: str, expected: float) -> None:
 
 @pytest.mark.parametrize("options", [None, "positive, negative", [], ["negative"]])
 def test_label_needs_options(options: object) -> None:
-    with pytest.raises(UsageError, match="needs a column 'options' with a list of labels, the target among them"):
+    with pytest.raises(UsageError, match="needs in the column 'options' a list of labels, the target among them"):
         score("label", "positive", "positive", {"options": options})
 
 

@@ -5,21 +5,26 @@ from collections.abc import Sequence
 
 from shoal.batch.rows import Row
 from shoal.errors import UsageError
+from shoal.evaluation.scorers.rating import Scorer, name_of
 
-OPTIONS = "options"
 
+def label(*, labels: str = "options") -> Scorer:
+    """The target is the only one of the row's labels that the answer names, as a whole word or phrase in any case.
 
-async def same_label(output: str, answer: str | None, target: object, row: Row) -> float:
-    """The target is the only label that is named: in the short answer, or, where that names none, in the output.
-
-    Labels are whole words (or phrases) whatever their case. Naming two is no answer, so a reply that repeats the
-    question's choices scores nothing. The row's `options` are the labels; UsageError where it has none.
+    The column `labels` has the list of them, the target among them. Where the short answer names none, the output is
+    looked at. Naming two is no answer, so a reply that repeats the question's choices is wrong.
     """
-    labels = row.get(OPTIONS)
-    if not isinstance(labels, list) or target not in labels:
-        raise UsageError(f"the scorer label needs a column {OPTIONS!r} with a list of labels, the target among them")
-    named = (answer and _named(answer, labels)) or _named(output, labels)
-    return float(named == {str(target)})
+
+    async def rate(output: str, answer: str | None, target: object, row: Row) -> float:
+        offered = row.get(labels)
+        if not isinstance(offered, list) or target not in offered:
+            raise UsageError(
+                f"label: {name_of(row)} needs in the column {labels!r} a list of labels, the target among them"
+            )
+        named = (answer and _named(answer, offered)) or _named(output, offered)
+        return float(named == {str(target)})
+
+    return Scorer("label", rate, columns=(labels,))
 
 
 def _named(text: str, labels: Sequence[object]) -> set[str]:
