@@ -83,6 +83,14 @@ def _short(target: str) -> str:
     return target.split("#### ")[-1]
 
 
+@EVERY
+def test_the_suggested_scorer_takes_every_row(dataset: Dataset) -> None:
+    rows = list(read_rows(dataset.path))
+    scorer = open_scorer(dataset.scorer)
+    assert set(scorer.columns) <= set(dataset.columns)
+    scorer.check_rows(rows, dataset.target)
+
+
 def test_classes_are_balanced() -> None:
     assert set(Counter(row["sentiment"] for row in read_rows(DATASETS["sentiment"].path)).values()) == {100}
     assert set(Counter(row["kind"] for row in read_rows(DATASETS["kinds"].path)).values()) == {35}
