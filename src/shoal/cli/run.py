@@ -2,11 +2,8 @@
 
 import asyncio
 import re
-import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,33 +16,29 @@ from shoal.backends.loop import run as run_program
 from shoal.batch.directory import RunDirectory
 from shoal.batch.programs import load_program
 from shoal.batch.records import decode
-from shoal.batch.rows import Input, Row
+from shoal.batch.rows import Input
 from shoal.batch.runner import BatchRun, RowProgram, window_for
+from shoal.cli.asking import known_column, request_maker, standard_input
 from shoal.cli.options import (
     SAMPLING,
     data_path,
     model_options,
     named_model,
     opener_from,
-    sampling_of,
     sampling_options,
     scoped,
     with_suggestions,
 )
-from shoal.cli.templates import asked_of, check_options, crossed, template_requests
-from shoal.errors import BudgetExceeded, StoreError, UsageError, did_you_mean
+from shoal.cli.stopping import stop_on_signals
+from shoal.cli.templates import check_options, crossed, template_requests
+from shoal.errors import StoreError, UsageError
 from shoal.evaluation.scorers import Scorer, open_scorer, unscored
 from shoal.prompting import llm
-from shoal.prompting.messages import parse_messages
-from shoal.prompting.template import Template
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
-from shoal.runtime.types import Message, Request
 from shoal.techniques.opening import bases, identities
 from shoal.techniques.spec import OpenBase
-
-_DRAIN_SECONDS = 30.0
 
 
 @click.command()
@@ -92,7 +85,7 @@ def _rows(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
     if data is None:
         return crossed(scratch, options)
     if data == "-":
-        return _standard_input(scratch, options)
+        return standard_input(scratch, options)
     return Input(data_path(data), options["limit"], label=data)
 
 
@@ -125,7 +118,7 @@ async def _execute(
     if scorer:
         await scorer.need()
     task = asyncio.ensure_future(batch.execute(program, budget))
-    _stop_on_signals(batch, models, task)
+    stop_on_signals(batch, models, task)
     try:
         with nullcontext() if quiet else _progress(batch, models):
             await task
@@ -144,24 +137,6 @@ def _progress(batch: BatchRun, models: list[Model]) -> Any:
     from shoal.cli.show import RunProgress
 
     return RunProgress(batch, models)
-
-
-def _stop_on_signals(batch: BatchRun, models: list[Model], task: "asyncio.Future[None]") -> None:
-    """The first Ctrl-C (or SIGTERM) lets the calls under way finish; a second, or half a minute, cuts them off."""
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        if batch.interrupted:
-            task.cancel()
-            return
-        batch.interrupt()
-        for base in bases(models):
-            base.scheduler.refuse_waiting(BudgetExceeded("the run was interrupted"))
-        click.echo("stopping: calls under way are let finish; Ctrl-C again cuts them off", err=True)
-        loop.call_later(_DRAIN_SECONDS, task.cancel)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
 
 
 def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, quiet: bool) -> int:
@@ -212,7 +187,7 @@ def _metric(batch: BatchRun, scorer: Scorer | None, target: str | None) -> tuple
 def _program(rows: Input, model: Model, options: dict[str, Any]) -> RowProgram:
     """What is done with each row: checked against the columns before anything is spent."""
     if not options["program"]:
-        request_of = _request_maker(rows, options)
+        request_of = template_requests(options) if options["template"] else request_maker(rows, options)
         return lambda row: model(request_of(row))
     for other in ("prompt", "messages", "template", "system"):
         if options[other]:
@@ -230,32 +205,6 @@ def _sample_as_told(options: dict[str, Any]) -> None:
         llm.completions.configure(**given)
 
 
-def _request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Request]:
-    """How a row becomes a request: checked against the columns before anything is spent."""
-    if options["template"]:
-        return template_requests(options)
-    params, system = sampling_of(options), options["system"]
-    column = options["messages"]
-    if column and options["prompt"]:
-        raise UsageError("give --prompt or --messages, not both")
-    if column:
-        _known_column("--messages", column, rows)
-    elif not (options["prompt"] or options["bare"] or "prompt" in rows.columns) and "messages" in rows.columns:
-        column = "messages"
-    if column:
-        before = (Message("system", system),) if system else ()
-        return lambda row: Request(messages=before + parse_messages(row.get(column)), params=params)
-    template = Template(options["prompt"] or "{prompt}")
-    for name in sorted(template.names):
-        _known_column("the template", name, rows)
-    return lambda row: structs.replace(asked_of(template.fill(row), system, bare=options["bare"]), params=params)
-
-
-def _known_column(where: str, name: str, rows: Input) -> None:
-    if name not in rows.columns:
-        raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
-
-
 def _scorer(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer | None:
     """How answers are rated: checked against the columns and the targets before anything is spent."""
     target, name = options["answer"], options["scorer"]
@@ -265,9 +214,9 @@ def _scorer(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer
     if not target and scorer.needs_target:
         raise UsageError(f"--scorer needs --answer COLUMN, which {name} compares with")
     if target:
-        _known_column("--answer", target, rows)
+        known_column("--answer", target, rows)
     for column in scorer.columns:
-        _known_column(f"--scorer {name}", column, rows)
+        known_column(f"--scorer {name}", column, rows)
     scorer.check_rows(rows, target)
     return scorer
 
@@ -288,11 +237,3 @@ def _run_name(data: str | None, options: dict[str, Any]) -> str:
     stem = f"{stem}-templates" if data is None else stem
     parts = [stem, options["program"] or "", options["technique"] or "plain", options["model"]]
     return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts if part)[:120]
-
-
-def _standard_input(scratch: Path, options: dict[str, Any]) -> Input:
-    """Standard input in a file, so that it can be read more than once."""
-    path = scratch / "input.jsonl"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return Input(path, options["limit"], label="standard input")
