@@ -6,6 +6,7 @@ import random
 import re
 import sqlite3
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -367,9 +368,7 @@ def test_a_failed_mutation_leaves_the_loser_where_it_is() -> None:
     births = [birth for generation in result.history for birth in generation.births]
     failed = [birth for birth in births if birth.child is None]
     assert 0 < len(failed) < len(births)
-    assert all(
-        birth.failure == "BadRequest: scripted: refused" or "refused" in (birth.failure or "") for birth in failed
-    )
+    assert all(str(birth.failure).startswith("BadRequest: refused") for birth in failed)
     for before, after in zip(result.history, result.history[1:], strict=False):
         assert len(after.population) == founders
         for birth in after.births:
@@ -431,12 +430,14 @@ def test_progress_and_statistics_add_up() -> None:
     assert result.usage.calls == len(asked.draws)
     assert sum(one.calls for one in result.stats) + 20 == len(asked.draws)
     better = sum(stats.better for one in result.stats for stats in one.operators.values())
-    parents = {one.unit.id: one for generation in result.history for one in generation.population}
-    assert better == sum(birth.better for generation in result.history for birth in generation.births)
-    assert parents
-    left = [now.left for now in seen if now.left is not None]
-    assert left
-    assert left[-1] == 0.0 or left[-1] < left[0] + 60
+    fitter = 0
+    for before, after in pairwise(result.history):
+        known = {one.unit.id: one.fitness for one in before.population}
+        fitter += sum(after.population[birth.slot].fitness > known[birth.parent] for birth in after.births)
+    assert better == fitter > 0
+    assert seen[0].left is not None
+    assert seen[0].left > 0
+    assert seen[-1].left == 0.0
 
 
 def test_variants_are_each_tried_and_the_best_counts() -> None:
