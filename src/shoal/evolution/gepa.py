@@ -119,8 +119,8 @@ class GepaEvolution(Evolution):
         self._version = version
         self.validation = sum(question.validation for question in self.questions)
         self._check()
-        self.progress = structs.replace(
-            self.progress, generations=(rollouts - self.validation) // self.least, population=1, rollouts=rollouts
+        self._progress = structs.replace(
+            self._progress, generations=(rollouts - self.validation) // self.least, population=1, rollouts=rollouts
         )
 
     @property
@@ -180,7 +180,7 @@ class _Climb:
 
     async def execute(self) -> None:
         evolution = self._evolution
-        self._pool.told = lambda: evolution._tell(self._draws)
+        self._pool.told = evolution._tell
         replay.current.set(self._draws.of(0))
         seed = evolution.run.settings.seed
         await self._answering.run(partial(self._library.optimize, evolution.questions, seed, self._added, self._enough))
@@ -196,7 +196,7 @@ class _Climb:
         if number >= len(self._folder.kept):
             varied = await variety([scored.unit for scored in generation.population], self._evolution.run.embed)
             stats = self._stats(generation, usage, varied)
-            await self._evolution._keep(self._folder, self._draws, generation, stats)
+            await self._evolution._keep(self._folder, generation, stats)
         elif self._folder.kept[number].generation != generation:
             raise RunError(f"{self._folder.path}: candidate {number} is another than it was; choose another folder")
         self.history.append(generation)
