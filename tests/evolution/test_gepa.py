@@ -82,6 +82,11 @@ def bred(place: Path | None = None, script: Any = ones, rollouts: int = 400, **o
     return breed_gepa(given.pop("task"), model=model, run_dir=place, rollouts=rollouts, **given)
 
 
+def beside(place: Path) -> Path:
+    """Where a run is kept that nothing happened to."""
+    return place.with_name(f"{place.name}_whole")
+
+
 class Asked:
     """A script that counts its draws."""
 
@@ -306,8 +311,8 @@ def test_what_ends_a_run_ends_it_as_itself(tmp_path: Path, error: Exception) -> 
     assert threading.active_count() == before
     assert asked.draws.total() < 30
     bred(tmp_path)
-    bred(tmp_path.with_name("whole"))
-    assert files(tmp_path) == files(tmp_path.with_name("whole"))
+    bred(beside(tmp_path))
+    assert files(tmp_path) == files(beside(tmp_path))
 
 
 @pytest.mark.parametrize("error", [QuotaExceeded("no credit"), AuthenticationFailed("no key")])
@@ -328,8 +333,8 @@ def test_so_does_a_model_that_is_not_to_be_asked_again(tmp_path: Path, error: Mo
     assert threading.active_count() == before
     assert asked < 40
     bred(tmp_path)
-    bred(tmp_path.with_name("whole"))
-    assert files(tmp_path) == files(tmp_path.with_name("whole"))
+    bred(beside(tmp_path))
+    assert files(tmp_path) == files(beside(tmp_path))
 
 
 def test_what_fails_for_all_is_raised_as_it_is() -> None:
@@ -414,9 +419,9 @@ def test_an_interrupted_run_keeps_what_is_under_way(tmp_path: Path) -> None:
     assert [one.number for one in result.history] == [0, 1, 2]
     assert result.comparison is None
     bred(tmp_path, asked)
-    bred(tmp_path.with_name("whole"))
+    bred(beside(tmp_path))
     assert set(asked.draws.values()) == {1}
-    assert files(tmp_path) == files(tmp_path.with_name("whole"))
+    assert files(tmp_path) == files(beside(tmp_path))
 
 
 @pytest.mark.parametrize("moment", [1, 30, 60])
@@ -446,8 +451,8 @@ def test_a_cancelled_run_leaves_no_thread_and_goes_on(tmp_path: Path, moment: in
     run(cancelled())
     assert threading.active_count() == before
     bred(tmp_path, asked)
-    bred(tmp_path.with_name("whole"))
-    assert files(tmp_path) == files(tmp_path.with_name("whole"))
+    bred(beside(tmp_path))
+    assert files(tmp_path) == files(beside(tmp_path))
 
 
 # Going on
