@@ -26,10 +26,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Journal:
-    """The SQLite file of one run. Raises StoreError where it cannot be written: then the run must stop."""
+    """The SQLite file of one run. Raises StoreError where it cannot be written: then the run must stop.
 
-    def __init__(self, path: Path) -> None:
-        self.store = Store(path, kind="run journal", version=_VERSION, schema=_SCHEMA, durable=True)
+    With `read_only` the file must be there, and nothing is ever put into it.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        schema = None if read_only else _SCHEMA
+        self.store = Store(path, kind="run journal", version=_VERSION, schema=schema, durable=True)
         self.traced = bool(self.store.rows("SELECT 1 FROM sqlite_master WHERE name = 'trace'"))
 
     async def keep_traces(self) -> None:

@@ -1,0 +1,197 @@
+"""From two dry runs to figures: counted where control flow is fixed, by the catalogue's formulas where it is not."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from msgspec import structs
+
+from shoal.backends import BaseModel
+from shoal.backends.openai import OpenAIBackend
+from shoal.backends.router import Router
+from shoal.planning.dry_run import Tally
+from shoal.planning.figures import Figure, ModelPlan, Source, whole
+from shoal.planning.following import RowTold, Told
+from shoal.planning.prices import Price, Quote, quote
+from shoal.runtime.limits import estimated_tokens
+from shoal.runtime.model import Applied, Model
+from shoal.techniques import Cost
+from shoal.techniques.bounds import bound, is_fixed, is_known
+
+
+class Formulas:
+    """What the catalogue knows of models by their names in a trace; `usable` where it holds for what rows asked."""
+
+    def __init__(self, models: Sequence[Model], bases: Mapping[str, BaseModel], rows: Sequence[RowTold]) -> None:
+        self._named: dict[str, list[object]] = {name: [base] for name, base in bases.items()}
+        for model in models:
+            if isinstance(model, Applied):
+                self._named.setdefault(model.name, []).append(model)
+        asked = {name for row in rows for name in row.asked}
+        found = [model for name in asked for model in self._named.get(name, [None])]
+        self.usable = all(map(is_known, found))
+        self.fixed = self.usable and all(map(is_fixed, found))
+        self._costs: dict[tuple[str, str], Cost] = {}
+
+    def row(self, asked: Sequence[str], of: BaseModel | None = None) -> Cost:
+        """What a row costs that asks these, one after another at the worst; with `of`, of that model's calls."""
+        costs = [self._cost(name, of) for name in asked]
+        return Cost(*(sum(getattr(cost, field) for cost in costs) for field in Cost.__struct_fields__))
+
+    def _cost(self, name: str, of: BaseModel | None) -> Cost:
+        key = (name, of.name if of else "")
+        if key not in self._costs:
+            costs = [bound(model, of) for model in self._named[name]]
+            fewest = min(cost.fewest for cost in costs)
+            self._costs[key] = Cost(
+                fewest, max(cost.calls for cost in costs), max(cost.critical_path for cost in costs)
+            )
+        return self._costs[key]
+
+
+class Reckoning:
+    """The figures of a run of which `told.rows` were followed and stand for `left` rows."""
+
+    def __init__(self, told: Told, formulas: Formulas, left: int, *, steady: bool) -> None:
+        self.told = told
+        self.formulas = formulas
+        self.steady = steady
+        self.scale = left / len(told.rows)
+        self.fixed = steady and formulas.fixed
+        self.source: Source = "exact"
+        if not self.fixed:
+            self.source = "formula" if steady and formulas.usable else "dry run"
+        elif self.scale > 1:
+            self.source = "sample"
+
+    @property
+    def bases(self) -> dict[str, BaseModel]:
+        return self.told.brief.bases | self.told.long.bases
+
+    def calls(self, of: BaseModel | None = None) -> Figure:
+        """Draws to be paid, of one model or of all."""
+        names = [of.name] if of else list(self.bases)
+        counted = [
+            sum(run.tallies[name].calls for name in names if name in run.tallies)
+            for run in (self.told.brief, self.told.long)
+        ]
+        least, most = float(min(counted)), float(max(counted))
+        if not self.fixed and self.formulas.usable:
+            costs = [self._left_of(row, long, of) for row, long in self._rows()]
+            least = min(least, sum(cost.fewest for cost in costs))
+            most = max(most, sum(cost.calls for cost in costs))
+        return whole(Figure(least, most, self.source).times(self.scale))
+
+    def _rows(self) -> list[tuple[RowTold, RowTold]]:
+        return list(zip(self.told.rows, self.told.long_rows, strict=True))
+
+    def _left_of(self, brief: RowTold, long: RowTold, of: BaseModel | None) -> Cost:
+        """A row's formula, less what it has had already."""
+        if not any(brief.followed.paid.values()) and not any(long.followed.paid.values()):
+            return Cost(0, 0, 0)  # every draw was kept, or is another row's
+        cost = self.formulas.row(max(brief.asked, long.asked, key=len), of)
+        kept = min(_kept(brief, of), _kept(long, of))
+        return Cost(max(0, cost.fewest - kept), max(0, cost.calls - kept), cost.critical_path)
+
+    def wire_requests(self, base: BaseModel, calls: Figure) -> Figure:
+        if self.fixed or not self.formulas.usable:
+            counted = [t.wire_requests for t in self._tallies(base)]
+            sent = self._tally(base, long=True).wire_requests
+            figure = Figure(sent, sent, self.source) if self.fixed else Figure(min(counted), max(counted), self.source)
+            return whole(figure.times(self.scale))
+        can = base.backend.capabilities
+        if can.max_batch > 1:  # draws of many rows may leave together
+            return Figure(math.ceil(calls.least / (can.max_n * can.max_batch)), calls.most, self.source)
+        least = sum(math.ceil(self._left_of(row, long, base).fewest / can.max_n) for row, long in self._rows())
+        least = min(least, *(tally.wire_requests for tally in self._tallies(base)))
+        return whole(Figure(least * self.scale, calls.most, self.source))
+
+    def path(self) -> Figure:
+        """Calls one after another in one row, at the most over the rows."""
+        longest = max((row.followed.path for row in self.told.rows), default=0)
+        if self.fixed:
+            return Figure(longest, longest, self.source)
+        most = max([longest, *(row.followed.path for row in self.told.first)])
+        if self.formulas.usable:
+            most = max([most, *(self._left_of(row, long, None).critical_path for row, long in self._rows())])
+        return Figure(min(1, longest), most, self.source)
+
+    def steps(self, models: Sequence[ModelPlan], path: Figure) -> Figure:
+        """Rounds of wire requests, as many at once as each model takes, until the last row has ended."""
+        if self.fixed and self.scale == 1:
+            steps = self.told.long.clock.steps
+            return Figure(steps, steps, self.source)
+        ceilings = {name: base.scheduler.max_in_flight for name, base in self.bases.items()}
+        full = [model.wire_requests.times(1 / ceilings[model.model]) for model in models]
+        # Full rounds, and then rounds that are not full only because some row still goes on: no more than its path.
+        least = max([path.least, *(math.ceil(one.least) for one in full)])
+        return Figure(least, sum(math.ceil(one.most) for one in full) + path.most, self.source)
+
+    async def prompt_tokens(self, base: BaseModel, calls: Figure) -> tuple[Figure, bool]:
+        """And whether they were counted by the model's tokenizer."""
+        brief, long = self._tallies(base)
+        rates, counted = [], False
+        for tally in (brief, long):
+            tokens, counted = await _prompt_tokens(base, tally)
+            rates.append(tokens / tally.calls if tally.calls else 0.0)
+        least, most = calls.least * min(rates), calls.most * max(rates)
+        exact = counted and max(brief.prompts, long.prompts) <= len(brief.requests)
+        source: Source = calls.source if exact and least == most else "assumption"
+        return Figure(round(least), round(most), source), counted
+
+    def completion_tokens(self, base: BaseModel, calls: Figure) -> Figure:
+        """From one token a reply to what each is limited to."""
+        brief, long = self._tallies(base)
+        longest = max(brief.longest_one, long.longest_one)
+        most = max(brief.longest, long.longest) * self.scale if self.fixed else calls.most * longest
+        unlimited = brief.unlimited or long.unlimited
+        return Figure(calls.least if longest else 0, round(most), "assumption" if unlimited else "formula")
+
+    async def model(self, base: BaseModel, prices: Mapping[str, Price]) -> ModelPlan:
+        """The figures of one model."""
+        calls = self.calls(base)
+        prompt, counted = await self.prompt_tokens(base, calls)
+        plan = ModelPlan(
+            base.name,
+            calls,
+            self.wire_requests(base, calls),
+            prompt,
+            self.completion_tokens(base, calls),
+            kept=round(max(tally.kept for tally in self._tallies(base)) * self.scale),
+            tokenizer=counted,
+        )
+        return priced(plan, base, prices)
+
+    def _tallies(self, base: BaseModel) -> tuple[Tally, Tally]:
+        return self._tally(base, long=False), self._tally(base, long=True)
+
+    def _tally(self, base: BaseModel, *, long: bool) -> Tally:
+        return (self.told.long if long else self.told.brief).tallies.get(base.name) or Tally()
+
+
+def _kept(row: RowTold, of: BaseModel | None) -> int:
+    return row.followed.kept.get(of.name, 0) if of else sum(row.followed.kept.values())
+
+
+def priced(plan: ModelPlan, base: BaseModel, prices: Mapping[str, Price]) -> ModelPlan:
+    """The plan of a model with what its tokens cost, where that is known."""
+    found = quote(base, prices)
+    if not isinstance(found, Quote):
+        return plan
+    prompt, completion = plan.prompt_tokens, plan.completion_tokens
+    least = found.least.dollars(prompt.least, completion.least)
+    most = found.most.dollars(prompt.most, completion.most)
+    source = plan.tokens.source if most else "exact"
+    return structs.replace(plan, dollars=Figure(least, most, source), price=found)
+
+
+async def _prompt_tokens(base: BaseModel, tally: Tally) -> tuple[float, bool]:
+    """The tokens of all prompts, and whether the model's tokenizer counted them, or some to stand for all."""
+    if not in_process(base) or not base.backend.capabilities.count_tokens or not tally.requests:
+        return estimated_tokens(tally.characters), False
+    counted = [await base.count_tokens(request) for request in tally.requests]
+    return sum(counted) / len(counted) * tally.prompts, True
+
+
+def in_process(base: BaseModel) -> bool:
+    """Whether a model runs here: then its tokenizer can be asked without asking anybody."""
+    return base.relay is None and not isinstance(base.backend, Router | OpenAIBackend)
