@@ -92,7 +92,8 @@ class Piloted(Struct, frozen=True):
 class Plan(Struct, frozen=True):
     """What remains of a run, before it runs. All figures are of what is left to do and to pay.
 
-    `done` of the `rows` are finished; `followed` are those that were followed through the dry run. `path` is how many
+    `done` of the `rows` are finished, `left` are those that the figures are of: the others but those of a pilot.
+    `followed` were followed through the dry run and stand for them. `path` is how many
     calls a row makes one after another, at the most over the rows; `steps` how many rounds of wire requests the run
     takes at the models' `max_in_flight`. `kept` draws come for nothing. `seconds` and `dollars` are None where they
     cannot be said; `notes` say why, and whatever else a reader should know.
@@ -100,6 +101,7 @@ class Plan(Struct, frozen=True):
 
     rows: int
     done: int
+    left: int
     followed: int
     calls: Figure
     wire_requests: Figure

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
+from shoal.backends import BaseModel
 from shoal.batch.rows import Row
 from shoal.batch.runner import RowProgram, window_for
 from shoal.errors import Unsupported, UsageError
@@ -36,6 +37,11 @@ class Told(Struct):
     rows: list[RowTold]
     long_rows: list[RowTold]
     first: list[RowTold]
+
+    @property
+    def bases(self) -> dict[str, BaseModel]:
+        """The models that were asked, by name."""
+        return self.brief.bases | self.long.bases
 
 
 async def follow_rows(program: RowProgram, rows: Iterable[Row], left: Sequence[int], kept: Sequence[Kept]) -> Told:

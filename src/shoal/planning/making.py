@@ -2,14 +2,19 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from msgspec import structs
+
 from shoal.batch.rows import Row
 from shoal.batch.runner import RowProgram
 from shoal.planning.dry_run import Kept
-from shoal.planning.figures import Figure, ModelPlan, Pilot, Plan, total
+from shoal.planning.figures import Figure, ModelPlan, Pilot, Piloted, Plan, total
 from shoal.planning.following import follow_rows
-from shoal.planning.prices import NoPrice, Price, quote
-from shoal.planning.reckoning import Formulas, Reckoning
-from shoal.planning.times import seconds_of
+from shoal.planning.narrowing import measured_seconds, narrowed, narrowed_calls
+from shoal.planning.notes import notes
+from shoal.planning.pilot import Measured, rows_for, run_pilot
+from shoal.planning.prices import Price
+from shoal.planning.reckoning import Formulas, Reckoning, priced
+from shoal.planning.times import assumed_seconds, limited
 from shoal.runtime.model import Model
 
 _NOTHING = Figure(0, 0, "exact")
@@ -38,39 +43,64 @@ async def plan(
     """
     numbers = [number for number, _ in enumerate(rows)]
     left = [number for number in numbers if number not in done]
+    measured = None
+    if pilot is not None and left:
+        chosen = rows_for(pilot, left)
+        bases = (await follow_rows(program, rows, chosen, kept)).bases
+        measured = await run_pilot(program, rows, chosen, bases)
+        left = left if measured.again else [number for number in left if number not in set(chosen)]
+    report = measured.report if measured is not None else None
     if not left:
-        return _finished(len(numbers))
+        return _finished(len(numbers), len(numbers) - len(report.rows if report else ()), report)
     told = await follow_rows(program, rows, left, kept)
-    formulas = Formulas(models, told.brief.bases | told.long.bases, [*told.rows, *told.long_rows])
+    formulas = Formulas(models, told.bases, [*told.rows, *told.long_rows])
     reckoning = Reckoning(told, formulas, len(left), steady=steady)
-    each = [await reckoning.model(base, prices or {}) for base in reckoning.bases.values()]
+    figures = await _figures(reckoning, measured, prices or {})
+    finished = sum(number in done for number in numbers)
+    return structs.replace(figures, rows=len(numbers), done=finished, left=len(left), pilot=report)
+
+
+async def _figures(reckoning: Reckoning, measured: Measured | None, prices: Mapping[str, Price]) -> Plan:
+    """The plan of what is left, by itself."""
+    bases, left = reckoning.told.bases, reckoning.left
+    models = [await reckoning.model(base) for base in bases.values()]
+    calls = reckoning.calls().within(total(model.calls for model in models))
     path = reckoning.path()
-    steps = reckoning.steps(each, path)
-    seconds = seconds_of(each, steps, reckoning.bases)
+    if measured is not None:
+        calls = narrowed_calls(calls, measured.values("calls"), left, sum(model.kept for model in models))
+        models = [narrowed(model, measured, left) for model in models]
+    models = [priced(model, bases[model.model], prices) for model in models]
+    steps = reckoning.steps(models, path)
+    if measured is None:
+        seconds = assumed_seconds(models, steps, bases)
+    else:
+        seconds = measured_seconds(measured, left, models, path, bases)
     return Plan(
-        rows=len(numbers),
-        done=len(numbers) - len(left),
-        followed=len(told.rows),
-        calls=_within_all(reckoning.calls(), total(model.calls for model in each)),
-        wire_requests=total(model.wire_requests for model in each),
+        rows=left,
+        done=0,
+        left=left,
+        followed=len(reckoning.told.rows),
+        calls=calls,
+        wire_requests=total(model.wire_requests for model in models),
         path=path,
         steps=steps,
-        prompt_tokens=total(model.prompt_tokens for model in each),
-        completion_tokens=total(model.completion_tokens for model in each),
-        seconds=seconds,
-        dollars=_dollars(each),
-        models=tuple(each),
-        kept=sum(model.kept for model in each),
-        notes=tuple(_notes(reckoning, each, prices or {}, seconds)),
+        prompt_tokens=total(model.prompt_tokens for model in models),
+        completion_tokens=total(model.completion_tokens for model in models),
+        seconds=seconds and limited(seconds, models, bases),
+        dollars=_dollars(models),
+        models=tuple(models),
+        kept=sum(model.kept for model in models),
+        notes=tuple(notes(reckoning, models, seconds, prices, measured)),
     )
 
 
-def _finished(rows: int) -> Plan:
+def _finished(rows: int, done: int, pilot: Piloted | None) -> Plan:
     """Of a run that is done."""
     nothing = _NOTHING
     return Plan(
         rows=rows,
-        done=rows,
+        done=done,
+        left=0,
         followed=0,
         calls=nothing,
         wire_requests=nothing,
@@ -81,36 +111,11 @@ def _finished(rows: int) -> Plan:
         seconds=nothing,
         dollars=nothing,
         models=(),
-        notes=("every row is finished: nothing is left to do",),
+        pilot=pilot,
+        notes=("nothing is left to do",),
     )
-
-
-def _within_all(calls: Figure, summed: Figure) -> Figure:
-    """The calls of all models: no more than what each may get comes to, and no less."""
-    return calls.within(summed)
 
 
 def _dollars(models: Sequence[ModelPlan]) -> Figure | None:
     known = [model.dollars for model in models if model.dollars is not None]
     return total(known) if len(known) == len(models) else None
-
-
-def _notes(
-    reckoning: Reckoning, models: Sequence[ModelPlan], prices: Mapping[str, Price], seconds: Figure | None
-) -> Iterable[str]:
-    failed = [row.error for row in reckoning.told.rows if row.error is not None]
-    if failed:
-        first = f"{type(failed[0]).__name__}: {failed[0]}"
-        yield f"{len(failed)} rows could not be followed to their end on stand-in replies ({first}); they may cost more"
-    if reckoning.scale > 1:
-        yield f"{len(reckoning.told.rows)} rows, spread over the input, stand for all"
-    if reckoning.source == "dry run":
-        yield "what the program asks may depend on replies: a pilot tells more"
-    if any(not model.tokenizer for model in models):
-        yield "prompt tokens are estimated at four characters each"
-    for base in reckoning.bases.values():
-        found = quote(base, prices)
-        if isinstance(found, NoPrice):
-            yield found.reason
-    if seconds is None:
-        yield "how fast a model on this machine is, a pilot tells"

@@ -54,6 +54,7 @@ class Reckoning:
     def __init__(self, told: Told, formulas: Formulas, left: int, *, steady: bool) -> None:
         self.told = told
         self.formulas = formulas
+        self.left = left
         self.steady = steady
         self.scale = left / len(told.rows)
         self.fixed = steady and formulas.fixed
@@ -63,13 +64,9 @@ class Reckoning:
         elif self.scale > 1:
             self.source = "sample"
 
-    @property
-    def bases(self) -> dict[str, BaseModel]:
-        return self.told.brief.bases | self.told.long.bases
-
     def calls(self, of: BaseModel | None = None) -> Figure:
         """Draws to be paid, of one model or of all."""
-        names = [of.name] if of else list(self.bases)
+        names = [of.name] if of else list(self.told.bases)
         counted = [
             sum(run.tallies[name].calls for name in names if name in run.tallies)
             for run in (self.told.brief, self.told.long)
@@ -120,7 +117,7 @@ class Reckoning:
         if self.fixed and self.scale == 1:
             steps = self.told.long.clock.steps
             return Figure(steps, steps, self.source)
-        ceilings = {name: base.scheduler.max_in_flight for name, base in self.bases.items()}
+        ceilings = {name: base.scheduler.max_in_flight for name, base in self.told.bases.items()}
         full = [model.wire_requests.times(1 / ceilings[model.model]) for model in models]
         # Full rounds, and then rounds that are not full only because some row still goes on: no more than its path.
         least = max([path.least, *(math.ceil(one.least) for one in full)])
@@ -146,11 +143,11 @@ class Reckoning:
         unlimited = brief.unlimited or long.unlimited
         return Figure(calls.least if longest else 0, round(most), "assumption" if unlimited else "formula")
 
-    async def model(self, base: BaseModel, prices: Mapping[str, Price]) -> ModelPlan:
+    async def model(self, base: BaseModel) -> ModelPlan:
         """The figures of one model."""
         calls = self.calls(base)
         prompt, counted = await self.prompt_tokens(base, calls)
-        plan = ModelPlan(
+        return ModelPlan(
             base.name,
             calls,
             self.wire_requests(base, calls),
@@ -159,7 +156,6 @@ class Reckoning:
             kept=round(max(tally.kept for tally in self._tallies(base)) * self.scale),
             tokenizer=counted,
         )
-        return priced(plan, base, prices)
 
     def _tallies(self, base: BaseModel) -> tuple[Tally, Tally]:
         return self._tally(base, long=False), self._tally(base, long=True)

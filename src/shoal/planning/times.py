@@ -11,7 +11,7 @@ _QUICK = (0.2, 200.0)
 _SLOW = (2.0, 25.0)
 
 
-def seconds_of(models: Sequence[ModelPlan], steps: Figure, bases: Mapping[str, BaseModel]) -> Figure | None:
+def assumed_seconds(models: Sequence[ModelPlan], steps: Figure, bases: Mapping[str, BaseModel]) -> Figure | None:
     """Seconds for so many steps, by assumption; None for a model on this machine, which may be as slow as it is."""
     if any(in_process(bases[model.model]) for model in models):
         return None
@@ -19,7 +19,7 @@ def seconds_of(models: Sequence[ModelPlan], steps: Figure, bases: Mapping[str, B
     longest = sum(model.completion_tokens.most for model in models) / calls if calls else 0.0
     least = steps.least * (_QUICK[0] + 1 / _QUICK[1])
     most = steps.most * (_SLOW[0] + longest / _SLOW[1])
-    return limited(Figure(least, most, "assumption"), models, bases)
+    return Figure(least, most, "assumption")
 
 
 def limited(seconds: Figure, models: Sequence[ModelPlan], bases: Mapping[str, BaseModel]) -> Figure:
