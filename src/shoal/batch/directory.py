@@ -37,18 +37,11 @@ class RunDirectory:
             raise
 
     def _check(self, options: dict[str, Any], rows: Input) -> None:
-        config = self.path / "config.json"
         options = msgspec.json.decode(msgspec.json.encode(options))
         asked = {"options": options, "rows": rows.count, "digest": rows.digest, "input": rows.label}
-        if config.exists():
-            try:
-                before = msgspec.json.decode(config.read_bytes())
-                _compare(self.path, before, options, rows)
-            except (msgspec.DecodeError, KeyError, TypeError) as error:
-                raise CorruptStore(f"{config}: damaged ({error}); move {self.path} away to start anew") from None
-        elif (self.path / "journal.sqlite").exists():
+        if not refuse_other_run(self.path, options, rows) and (self.path / "journal.sqlite").exists():
             raise CorruptStore(f"{self.path}: a journal without its config.json; move it away to start anew")
-        with atomic_writer(config) as out:
+        with atomic_writer(self.path / "config.json") as out:
             out.write(msgspec.json.format(msgspec.json.encode(asked), indent=2) + b"\n")
 
     def __enter__(self) -> "RunDirectory":
@@ -57,6 +50,19 @@ class RunDirectory:
     def __exit__(self, *_: object) -> None:
         self.journal.close()
         self._lock.release()
+
+
+def refuse_other_run(path: Path, options: dict[str, Any], rows: Input) -> bool:
+    """Whether a directory holds a run; RunError, saying the first difference, where it is one of others."""
+    config = path / "config.json"
+    if not config.exists():
+        return False
+    try:
+        before = msgspec.json.decode(config.read_bytes())
+        _compare(path, before, msgspec.json.decode(msgspec.json.encode(options)), rows)
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
+    return True
 
 
 def _compare(path: Path, before: dict[str, Any], options: dict[str, Any], rows: Input) -> None:

@@ -104,6 +104,11 @@ class Journal:
             raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
         return owner, _decode(value)
 
+    def completion(self, key: bytes) -> Completion | None:
+        """A kept draw by itself."""
+        kept = self.draw(key)
+        return kept[1] if kept is not None else None
+
     async def keep_draw(self, key: bytes, owner: int, completion: Completion) -> None:
         value = _encode(completion)
         statement = "INSERT OR IGNORE INTO draw VALUES (?, ?, ?, ?)"

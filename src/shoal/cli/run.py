@@ -1,12 +1,9 @@
 """`shoal run`: a prompt over every row of a data file."""
 
 import asyncio
-import re
-import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,42 +14,37 @@ from msgspec import structs
 
 from shoal.backends.loop import run as run_program
 from shoal.batch.directory import RunDirectory
-from shoal.batch.programs import load_program
-from shoal.batch.rows import Input, Row
-from shoal.batch.runner import BatchRun, Judge, RowProgram, window_for
-from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options, scoped
-from shoal.cli.templates import asked_of, check_options, crossed, template_requests
-from shoal.errors import BudgetExceeded, StoreError, UsageError, did_you_mean
-from shoal.evaluation.scorers import SCORERS, open_scorer, unscored
-from shoal.prompting import llm
-from shoal.prompting.messages import parse_messages
-from shoal.prompting.template import Template
+from shoal.batch.rows import Input
+from shoal.batch.runner import BatchRun, RowProgram, window_for
+from shoal.cli.asking import (
+    identity_of,
+    judge_of,
+    program_of,
+    rows_of,
+    run_name,
+    sample_as_told,
+    score_options,
+)
+from shoal.cli.options import model_options, open_from, pilot_options, row_options, sampling_options, scoped
+from shoal.cli.templates import check_options
+from shoal.errors import BudgetExceeded, StoreError, UsageError
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
-from shoal.runtime.types import Message, Request
-from shoal.techniques.opening import bases, identities
+from shoal.techniques.opening import bases
 
 _DRAIN_SECONDS = 30.0
 
 
 @click.command()
 @click.argument("data", required=False)
-@click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.')
-@click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p.")
-@click.option("--program", metavar="FILE.py:NAME", help="A program, or a .jinja file; columns are arguments.")
-@click.option("--template", multiple=True, metavar="TEXT|@FILE", help="A prompt for every row of --args; repeatable.")
-@click.option("--args", metavar="FILE", help="Rows of arguments for the templates, instead of DATA.")
-@click.option("--samples", type=click.IntRange(1), default=1, metavar="N", help="Answers to each prompt of --template.")
-@click.option("--bare", is_flag=True, help="Continue the bare prompt (text completions), not a chat turn.")
+@row_options
 @model_options
 @sampling_options
 @click.option("-o", "--output", metavar="OUT.jsonl", help="Also write the output here; - for standard output.")
-@click.option("--answer", metavar="COLUMN", help="The column with the expected answer.")
-@click.option("--scorer", metavar="|".join(SCORERS), help="How to compare with it; default exact.")
-@click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
-@click.option("--max-in-flight", type=click.IntRange(1), metavar="K", help="Most requests at once.")
-@click.option("--queries-per-batch", type=click.IntRange(1), metavar="K", help="Bare prompts in one request.")
+@score_options
+@click.option("--plan", is_flag=True, help="Say what the run will cost, and run nothing.")
+@pilot_options
 @click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
 @click.option("--trace", "traced", is_flag=True, help="Keep each row's call tree, for `shoal trace`.")
@@ -66,26 +58,26 @@ def run(data: str | None, **options: Any) -> int:
     Every finished call is kept in the run directory: the same command continues a run that was stopped or killed.
     """
     budget = Budget.parse(options["budget"]) if options["budget"] else None
+    if options["plan"]:
+        from shoal.cli.plan import plan_run
+
+        return plan_run(data, options)
+    if options["pilot"]:
+        raise UsageError("--pilot is for --plan")
     check_options(data, options)
-    directory = options["run_dir"] or Path("runs", _run_name(data, options))
+    directory = options["run_dir"] or Path("runs", run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        return _run(_rows(data, Path(scratch), options), directory, budget, options)
-
-
-def _rows(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
-    if data is None:
-        return crossed(scratch, options)
-    return _standard_input(scratch, options) if data == "-" else Input(Path(data), options["limit"])
+        return _run(rows_of(data, Path(scratch), options), directory, budget, options)
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
     model = open_from(options, options["max_in_flight"], options["queries_per_batch"])
-    program = _program(rows, model, options)
-    judge = _judge(rows, options)
-    identity = _identity(options, model, program)
+    program = program_of(rows, model, options)
+    judge = judge_of(rows, options)
+    identity = identity_of(options, model, program)
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
-        _sample_as_told(options)
+        sample_as_told(options)
         window = window_for(bases(model))
         batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
         batch.traced = options["traced"]
@@ -161,88 +153,3 @@ def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
     if batch.stopped is not None:
         click.echo(f"stopped: {batch.stopped}; the same command with a larger --budget resumes", err=True)
     return 1 if summary.failed or left else 0
-
-
-# From options to what the run needs
-
-
-def _program(rows: Input, model: Model, options: dict[str, Any]) -> RowProgram:
-    """What is done with each row: checked against the columns before anything is spent."""
-    if not options["program"]:
-        request_of = _request_maker(rows, options)
-        return lambda row: model(request_of(row))
-    for other in ("prompt", "messages", "template", "system"):
-        if options[other]:
-            raise UsageError(f"--program says itself what is asked; leave --{other} out")
-    function = load_program(options["program"])
-    function.check(rows.columns, rows.label)
-    return function
-
-
-def _sample_as_told(options: dict[str, Any]) -> None:
-    """Sampling options are defaults for a program's calls."""
-    given = {name: options[name] for name in SAMPLING if options[name] not in (None, ())}
-    if options["program"] and given:
-        llm.completion.configure(**given)
-        llm.completions.configure(**given)
-
-
-def _request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Request]:
-    """How a row becomes a request: checked against the columns before anything is spent."""
-    if options["template"]:
-        return template_requests(options)
-    params, system = sampling_of(options), options["system"]
-    column = options["messages"]
-    if column and options["prompt"]:
-        raise UsageError("give --prompt or --messages, not both")
-    if column:
-        _known_column("--messages", column, rows)
-    elif not (options["prompt"] or options["bare"] or "prompt" in rows.columns) and "messages" in rows.columns:
-        column = "messages"
-    if column:
-        before = (Message("system", system),) if system else ()
-        return lambda row: Request(messages=before + parse_messages(row.get(column)), params=params)
-    template = Template(options["prompt"] or "{prompt}")
-    for name in sorted(template.names):
-        _known_column("the template", name, rows)
-    return lambda row: structs.replace(asked_of(template.fill(row), system, bare=options["bare"]), params=params)
-
-
-def _known_column(where: str, name: str, rows: Input) -> None:
-    if name not in rows.columns:
-        raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
-
-
-def _judge(rows: Input, options: dict[str, Any]) -> Judge:
-    """How an answer is found in a completion, and scored."""
-    target, name = options["answer"], options["scorer"]
-    if name and not target:
-        raise UsageError("--scorer needs --answer COLUMN to compare with")
-    scorer = open_scorer(name or "exact")
-    if not target:
-        return unscored
-    _known_column("--answer", target, rows)
-    return scorer.against(target)
-
-
-def _identity(options: dict[str, Any], model: Model, program: RowProgram) -> dict[str, Any]:
-    """What makes a run this run: changing any of it makes another."""
-    names = ("program", "prompt", "messages", "system", "technique", "answer", "scorer", "bare", *SAMPLING)
-    given = {name: options[name] or None for name in names}
-    source = getattr(program, "version", None)
-    return given | {"temperature": options["temperature"], "model": identities(model), "source": source}
-
-
-def _run_name(data: str | None, options: dict[str, Any]) -> str:
-    stem = "stdin" if data == "-" else Path(data or options["args"] or "").stem
-    stem = f"{stem}-templates" if data is None else stem
-    parts = [stem, options["program"] or "", options["technique"] or "plain", options["model"]]
-    return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts if part)[:120]
-
-
-def _standard_input(scratch: Path, options: dict[str, Any]) -> Input:
-    """Standard input in a file, so that it can be read more than once."""
-    path = scratch / "input.jsonl"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return Input(path, options["limit"], label="standard input")

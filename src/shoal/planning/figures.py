@@ -32,10 +32,6 @@ class Figure(Struct, frozen=True):
         least = min(max(self.least, outer.least), outer.most)
         return Figure(least, max(least, min(self.most, outer.most)), self.source)
 
-    def from_(self, source: Source) -> "Figure":
-        """The same, no surer than `source`."""
-        return Figure(self.least, self.most, least_sure((self.source, source)))
-
 
 def least_sure(sources: Iterable[Source]) -> Source:
     return max(sources, key=_FROM_THE_SUREST.index)

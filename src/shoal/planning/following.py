@@ -1,6 +1,7 @@
 """Rows followed through dry runs: what each asks, and what all of them ask of each model."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from msgspec import Struct
 
@@ -14,6 +15,7 @@ from shoal.runtime import scope
 from shoal.runtime.concurrency import map_bounded
 from shoal.runtime.trace import Span, tracing
 
+T = TypeVar("T")
 _AFFORDABLE = 20_000  # calls that are followed one by one; where there are more, some rows stand for all
 _FEWEST_ROWS = 8
 
@@ -61,11 +63,11 @@ async def follow_rows(program: RowProgram, rows: Iterable[Row], left: Sequence[i
     return Told(brief_run, long_run, told, await _follow(program, rows, chosen, long_run, probe), first)
 
 
-def spread(numbers: Sequence[int], most: int) -> list[int]:
-    """At most so many of the numbers, from all parts."""
-    if len(numbers) <= most:
-        return list(numbers)
-    return [numbers[(2 * i + 1) * len(numbers) // (2 * most)] for i in range(most)]
+def spread(items: Sequence[T], most: int) -> list[T]:
+    """At most so many of the items, from all parts."""
+    if len(items) <= most:
+        return list(items)
+    return [items[(2 * i + 1) * len(items) // (2 * most)] for i in range(most)]
 
 
 def numbered(rows: Iterable[Row], chosen: Collection[int]) -> Iterator[tuple[int, Row]]:

@@ -7,13 +7,14 @@ from msgspec import structs
 from shoal.batch.rows import Row
 from shoal.batch.runner import RowProgram
 from shoal.planning.dry_run import Kept
-from shoal.planning.figures import Figure, ModelPlan, Pilot, Piloted, Plan, total
+from shoal.planning.figures import Figure, ModelPlan, Pilot, Piloted, Plan, total, whole
 from shoal.planning.following import follow_rows
 from shoal.planning.narrowing import measured_seconds, narrowed, narrowed_calls
 from shoal.planning.notes import notes
 from shoal.planning.pilot import Measured, rows_for, run_pilot
 from shoal.planning.prices import Price
 from shoal.planning.reckoning import Formulas, Reckoning, priced
+from shoal.planning.sharing import Rates, dollar_rates, shared_total
 from shoal.planning.times import assumed_seconds, limited
 from shoal.runtime.model import Model
 
@@ -75,22 +76,51 @@ async def _figures(reckoning: Reckoning, measured: Measured | None, prices: Mapp
         seconds = assumed_seconds(models, steps, bases)
     else:
         seconds = measured_seconds(measured, left, models, path, bases)
+    sums = _sums(calls, models, None if measured or reckoning.fixed else reckoning.rates)
     return Plan(
         rows=left,
         done=0,
         left=left,
         followed=len(reckoning.told.rows),
         calls=calls,
-        wire_requests=total(model.wire_requests for model in models),
+        wire_requests=_wire_requests(reckoning, calls, models),
         path=path,
         steps=steps,
-        prompt_tokens=total(model.prompt_tokens for model in models),
-        completion_tokens=total(model.completion_tokens for model in models),
+        prompt_tokens=sums[0],
+        completion_tokens=sums[1],
         seconds=seconds and limited(seconds, models, bases),
-        dollars=_dollars(models),
+        dollars=sums[2],
         models=tuple(models),
         kept=sum(model.kept for model in models),
         notes=tuple(notes(reckoning, models, seconds, prices, measured)),
+    )
+
+
+def _wire_requests(reckoning: Reckoning, calls: Figure, models: Sequence[ModelPlan]) -> Figure:
+    """Of all models together: no more than there are calls, and enough for those that there are at the least."""
+    summed = total(model.wire_requests for model in models)
+    if reckoning.source != "formula":
+        return summed
+    return summed.within(whole(Figure(reckoning.fewest_wire_requests(calls), calls.most, summed.source)))
+
+
+def _sums(
+    calls: Figure, models: Sequence[ModelPlan], rates: Mapping[str, Rates] | None
+) -> tuple[Figure, Figure, Figure | None]:
+    """Prompt tokens, completion tokens and dollars of all models together.
+
+    With `rates`, replies decide which model is asked: then the models' figures do not add up to the most.
+    """
+    dollars = [model.dollars for model in models if model.dollars is not None]
+    priced = len(dollars) == len(models)
+    prompts, completions = [model.prompt_tokens for model in models], [model.completion_tokens for model in models]
+    if rates is None or len(models) < 2:
+        return total(prompts), total(completions), total(dollars) if priced else None
+    each, own = [model.calls for model in models], [rates[model.model] for model in models]
+    return (
+        whole(shared_total(calls, each, [rate.prompt for rate in own], prompts)),
+        whole(shared_total(calls, each, [rate.completion for rate in own], completions)),
+        shared_total(calls, each, list(map(dollar_rates, models, own)), dollars) if priced else None,
     )
 
 
@@ -114,8 +144,3 @@ def _finished(rows: int, done: int, pilot: Piloted | None) -> Plan:
         pilot=pilot,
         notes=("nothing is left to do",),
     )
-
-
-def _dollars(models: Sequence[ModelPlan]) -> Figure | None:
-    known = [model.dollars for model in models if model.dollars is not None]
-    return total(known) if len(known) == len(models) else None

@@ -10,12 +10,15 @@ from shoal.backends.openai import OpenAIBackend
 from shoal.backends.router import Router
 from shoal.planning.dry_run import Tally
 from shoal.planning.figures import Figure, ModelPlan, Source, whole
-from shoal.planning.following import RowTold, Told
+from shoal.planning.following import RowTold, Told, spread
 from shoal.planning.prices import Price, Quote, quote
+from shoal.planning.sharing import Rates
 from shoal.runtime.limits import estimated_tokens
 from shoal.runtime.model import Applied, Model
 from shoal.techniques import Cost
 from shoal.techniques.bounds import bound, is_fixed, is_known
+
+_COUNTED = 400_000  # characters of prompts that a tokenizer is given, about; a second's work
 
 
 class Formulas:
@@ -58,6 +61,7 @@ class Reckoning:
         self.steady = steady
         self.scale = left / len(told.rows)
         self.fixed = steady and formulas.fixed
+        self.rates: dict[str, Rates] = {}  # of each model, once its figures are made
         self.source: Source = "exact"
         if not self.fixed:
             self.source = "formula" if steady and formulas.usable else "dry run"
@@ -95,12 +99,17 @@ class Reckoning:
             sent = self._tally(base, long=True).wire_requests
             figure = Figure(sent, sent, self.source) if self.fixed else Figure(min(counted), max(counted), self.source)
             return whole(figure.times(self.scale))
-        can = base.backend.capabilities
-        if can.max_batch > 1:  # draws of many rows may leave together
-            return Figure(math.ceil(calls.least / (can.max_n * can.max_batch)), calls.most, self.source)
-        least = sum(math.ceil(self._left_of(row, long, base).fewest / can.max_n) for row, long in self._rows())
-        least = min(least, *(tally.wire_requests for tally in self._tallies(base)))
-        return whole(Figure(least * self.scale, calls.most, self.source))
+        least = self.fewest_wire_requests(calls, base)
+        least = min(least, *(tally.wire_requests * self.scale for tally in self._tallies(base)))
+        return whole(Figure(least, calls.most, self.source))
+
+    def fewest_wire_requests(self, calls: Figure, of: BaseModel | None = None) -> float:
+        """Where as many draws leave together as may, and formulas hold."""
+        capabilities = [base.backend.capabilities for base in ([of] if of else self.told.bases.values())]
+        most = max(can.max_n for can in capabilities)
+        if (prompts := max(can.max_batch for can in capabilities)) > 1:  # draws of many rows may leave together
+            return math.ceil(calls.least / (most * prompts))
+        return self.scale * sum(math.ceil(self._left_of(*pair, of).fewest / most) for pair in self._rows())
 
     def path(self) -> Figure:
         """Calls one after another in one row, at the most over the rows."""
@@ -123,36 +132,43 @@ class Reckoning:
         least = max([path.least, *(math.ceil(one.least) for one in full)])
         return Figure(least, sum(math.ceil(one.most) for one in full) + path.most, self.source)
 
-    async def prompt_tokens(self, base: BaseModel, calls: Figure) -> tuple[Figure, bool]:
-        """And whether they were counted by the model's tokenizer."""
-        brief, long = self._tallies(base)
+    async def _prompt_rates(self, base: BaseModel) -> tuple[tuple[float, float], bool]:
+        """Prompt tokens a call, and whether the model's tokenizer counted them."""
         rates, counted = [], False
-        for tally in (brief, long):
+        for tally in self._tallies(base):
             tokens, counted = await _prompt_tokens(base, tally)
             rates.append(tokens / tally.calls if tally.calls else 0.0)
-        least, most = calls.least * min(rates), calls.most * max(rates)
-        exact = counted and max(brief.prompts, long.prompts) <= len(brief.requests)
-        source: Source = calls.source if exact and least == most else "assumption"
-        return Figure(round(least), round(most), source), counted
+        return (min(rates), max(rates)), counted
 
-    def completion_tokens(self, base: BaseModel, calls: Figure) -> Figure:
+    def _prompt_tokens(self, base: BaseModel, calls: Figure, *, counted: bool) -> Figure:
+        brief, long = self._tallies(base)
+        rate = self.rates[base.name].prompt
+        least, most = calls.least * rate[0], calls.most * rate[1]
+        exact = counted and self.scale == 1 and max(brief.characters, long.characters) <= _COUNTED
+        exact = exact and max(brief.prompts, long.prompts) == len(long.requests)
+        source: Source = calls.source if exact and least == most else "assumption"
+        return Figure(round(least), round(most), source)
+
+    def _completion_tokens(self, base: BaseModel, calls: Figure) -> Figure:
         """From one token a reply to what each is limited to."""
         brief, long = self._tallies(base)
-        longest = max(brief.longest_one, long.longest_one)
+        fewest, longest = self.rates[base.name].completion
         most = max(brief.longest, long.longest) * self.scale if self.fixed else calls.most * longest
         unlimited = brief.unlimited or long.unlimited
-        return Figure(calls.least if longest else 0, round(most), "assumption" if unlimited else "formula")
+        return Figure(calls.least * fewest, round(most), "assumption" if unlimited else "formula")
 
     async def model(self, base: BaseModel) -> ModelPlan:
         """The figures of one model."""
         calls = self.calls(base)
-        prompt, counted = await self.prompt_tokens(base, calls)
+        prompt, counted = await self._prompt_rates(base)
+        longest = max(tally.longest_one for tally in self._tallies(base))
+        self.rates[base.name] = Rates(prompt, (float(longest > 0), float(longest)))
         return ModelPlan(
             base.name,
             calls,
             self.wire_requests(base, calls),
-            prompt,
-            self.completion_tokens(base, calls),
+            self._prompt_tokens(base, calls, counted=counted),
+            self._completion_tokens(base, calls),
             kept=round(max(tally.kept for tally in self._tallies(base)) * self.scale),
             tokenizer=counted,
         )
@@ -184,7 +200,8 @@ async def _prompt_tokens(base: BaseModel, tally: Tally) -> tuple[float, bool]:
     """The tokens of all prompts, and whether the model's tokenizer counted them, or some to stand for all."""
     if not in_process(base) or not base.backend.capabilities.count_tokens or not tally.requests:
         return estimated_tokens(tally.characters), False
-    counted = [await base.count_tokens(request) for request in tally.requests]
+    requests = spread(tally.requests, max(1, int(_COUNTED * tally.prompts / max(tally.characters, 1))))
+    counted = [await base.count_tokens(request) for request in requests]
     return sum(counted) / len(counted) * tally.prompts, True
 
 

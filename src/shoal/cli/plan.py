@@ -1,0 +1,118 @@
+"""`shoal plan`, and `--plan` of other commands: what a run will cost, before it runs."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shoal.backends.config import load_config, without_keys
+from shoal.backends.loop import run as run_program
+from shoal.batch.directory import refuse_other_run
+from shoal.batch.journal import Journal
+from shoal.batch.rows import Input, Row
+from shoal.cli.asking import identity_of, judge_of, program_of, rows_of, run_name, sample_as_told, score_options
+from shoal.cli.options import model_options, pilot_options, row_options, sampling_options
+from shoal.cli.plan_table import print_plan
+from shoal.cli.templates import check_options
+from shoal.errors import UsageError
+from shoal.planning import Pilot, Plan
+from shoal.planning import plan as planned
+from shoal.planning.dry_run import Kept
+from shoal.planning.prices import prices_of
+from shoal.runtime import registry
+from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.runtime.model import Model
+from shoal.runtime.types import Completion
+from shoal.techniques.opening import bases, open_model
+from shoal.techniques.spec import join_spec
+
+
+@click.command()
+@click.argument("data", required=False)
+@row_options
+@model_options
+@sampling_options
+@score_options
+@pilot_options
+@click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(data: str | None, **options: Any) -> int:
+    """Say what `shoal run` with the same options will cost: calls, requests, tokens, seconds, dollars.
+
+    The program is followed over the rows on stand-ins: no model is asked, no key is needed, nothing is written. With
+    --pilot K, K rows are run for real (and kept in the draw cache), and tell how many tokens and seconds rows take.
+    """
+    return plan_run(data, options)
+
+
+def plan_run(data: str | None, options: dict[str, Any]) -> int:
+    """Print the plan of what `shoal run` would do with these options."""
+    check_options(data, options)
+    if options["replay"]:
+        raise UsageError("--replay asks nothing, so there is nothing to plan; leave it out")
+    directory = options["run_dir"] or Path("runs", run_name(data, options))
+    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
+        print_plan(_plan(rows_of(data, Path(scratch), options), directory, options), as_json=options["as_json"])
+    return 0
+
+
+def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
+    model = _model(options)
+    program, judge = program_of(rows, model, options), judge_of(rows, options)
+    resumed = refuse_other_run(directory, identity_of(options, model, program), rows)
+
+    async def row(row: Row) -> Completion:
+        completion = await program(row)
+        await judge(completion, row)  # a judge may ask models too
+        return completion
+
+    async def made(done: set[int], kept: list[Kept]) -> Plan:
+        pilot = Pilot(options["pilot"], options["pilot_seed"]) if options["pilot"] else None
+        prices = prices_of(load_config(options["config"]))
+        steady = not options["program"]
+        try:
+            return await planned(
+                row, rows, models=[model], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
+            )
+        finally:
+            for base in bases(model):
+                await base.aclose()
+
+    with registry.using(model), _earlier(directory, resumed=resumed, cache=not options["no_cache"]) as (done, kept):
+        sample_as_told(options)
+        return run_program(made(done, kept))
+
+
+def _model(options: dict[str, Any]) -> Model:
+    """The model of the run; without a pilot, opened without keys and without a cache of its own."""
+    config = load_config(options["config"])
+    return open_model(
+        join_spec(options["technique"], options["model"]),
+        cache=bool(options["pilot"]) and not options["no_cache"],
+        config=config if options["pilot"] else without_keys(config),
+        max_in_flight=options["max_in_flight"],
+        queries_per_batch=options["queries_per_batch"],
+    )
+
+
+@contextmanager
+def _earlier(directory: Path, *, resumed: bool, cache: bool) -> Iterator[tuple[set[int], list[Kept]]]:
+    """The rows that the run directory has finished, and where draws of earlier runs are; both are only read."""
+    done: set[int] = set()
+    kept: list[Kept] = []
+    journal = Journal(directory / "journal.sqlite", read_only=True) if resumed else None
+    draws = DrawCache(default_cache_path(), read_only=True) if cache and default_cache_path().exists() else None
+    try:
+        if journal is not None:
+            done = journal.done()
+            kept.append(journal.completion)
+        if draws is not None:
+            kept.append(draws.get)
+        yield done, kept
+    finally:
+        for store in (journal, draws):
+            if store is not None:
+                store.close()
