@@ -6,12 +6,14 @@ from msgspec import structs
 
 from shoal.batch.rows import Row
 from shoal.batch.runner import RowProgram
+from shoal.errors import UsageError
 from shoal.planning.dry_run import Kept
 from shoal.planning.figures import Figure, ModelPlan, Pilot, Piloted, Plan, total, whole
 from shoal.planning.following import follow_rows
 from shoal.planning.narrowing import measured_seconds, narrowed, narrowed_calls
 from shoal.planning.notes import notes
 from shoal.planning.pilot import Measured, rows_for, run_pilot
+from shoal.planning.predicting import FEWEST_ROWS
 from shoal.planning.prices import Price
 from shoal.planning.reckoning import Formulas, Reckoning, priced
 from shoal.planning.sharing import Rates, dollar_rates, shared_total
@@ -53,6 +55,8 @@ async def plan(
     report = measured.report if measured is not None else None
     if not left:
         return _finished(len(numbers), len(numbers) - len(report.rows if report else ()), report)
+    if measured is not None and len(measured.rows) < FEWEST_ROWS:
+        raise UsageError(f"{len(measured.rows)} rows of the pilot succeeded: too few to predict the others from")
     told = await follow_rows(program, rows, left, kept)
     formulas = Formulas(models, told.bases, [*told.rows, *told.long_rows])
     reckoning = Reckoning(told, formulas, len(left), steady=steady)

@@ -66,8 +66,6 @@ async def run_pilot(
     good = [row for row in ran if row.error is None]
     if not good:
         raise next(row.error for row in ran if row.error is not None)
-    if len(good) < FEWEST_ROWS:
-        raise UsageError(f"of {len(ran)} rows of the pilot {len(ran) - len(good)} failed: too few are left to predict")
     calls = [call for row in ran for call in row.root.calls() if call.completion is not None]
     seen = {_key(bases[call.name], call.request) for call in calls if call.request and _is_paid(call, bases)}
     needed = [_needed(row.root, bases, seen) for row in good]
