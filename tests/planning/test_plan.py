@@ -9,6 +9,7 @@ from tests.scripting import run, scripted
 
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint, without_keys
+from shoal.backends.routing import routing
 from shoal.errors import UsageError
 from shoal.planning import Figure, Plan, plan
 from shoal.planning.prices import Price
@@ -170,6 +171,55 @@ def test_rows_that_trip_over_stand_in_replies_are_said() -> None:
     told = run(plan(program, ROWS, models=[base]))
     assert told.calls.most == 20
     assert any(note.startswith("11 rows could not be followed") and "ValueError" in note for note in told.notes)
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_a_program_that_waits_for_a_reply_comes_to_an_end(again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.planning.dry_run._LONGEST_PATH", 20)
+    monkeypatch.setattr("shoal.planning.dry_run._MOST_CALLS", 100)
+    base, _ = scripted(lambda r: "x")
+
+    async def program(row: dict[str, Any]) -> Completion:
+        tries = 0
+        while (reply := await base(Request.of(row["question"]).draw(0 if again else tries))).text != "never":
+            tries += 1
+        return reply
+
+    told = run(plan(program, ROWS, models=[base], steady=False))
+    assert any("no end to its calls" in note for note in told.notes)
+
+
+def test_a_program_that_asks_nothing_costs_nothing() -> None:
+    async def program(row: dict[str, Any]) -> Completion:
+        return Completion(row["question"])
+
+    told = run(plan(program, ROWS, steady=False))
+    assert (told.calls.most, told.tokens.most, told.steps.most, told.models) == (0, 0, 0, ())
+    assert told.dollars == Figure(0, 0, "exact")
+
+
+def test_a_name_for_several_models_is_one_model() -> None:
+    places = {name: Endpoint(f"http://127.0.0.1:{port}/v1", max_in_flight=5) for name, port in (("a", 9), ("b", 10))}
+    both = {"both": routing("both", {"endpoints": ["a/m", "b/m"]}, "[models.both]")}
+    model = open_model("self_consistency(n=3)@both", cache=False, config=Config(endpoints=places, models=both))
+    told = of(model, prices={"a/m": Price(1.0, 1.0), "b/m": Price(2.0, 2.0)}, params={"max_tokens": 10})
+    assert told.calls == Figure(60, 60, "exact")
+    assert told.wire_requests == Figure(20, 20, "exact")
+    assert told.steps == Figure(2, 2, "exact")
+    assert told.dollars is not None
+    assert told.dollars.most == pytest.approx(2 * (told.prompt_tokens.most + 600) / 1e6)
+
+
+def test_a_backend_that_nobody_knows_has_no_price_and_no_tokenizer() -> None:
+    _, backend = scripted(lambda r: "x")
+
+    class Elsewhere:
+        identity, name, capabilities = "elsewhere", "elsewhere", backend.capabilities
+
+    told = of(BaseModel(Elsewhere()))  # type: ignore[arg-type]
+    assert told.dollars is None
+    assert not told.models[0].tokenizer
+    assert told.seconds is not None
 
 
 def test_what_every_row_would_fail_with_is_raised() -> None:

@@ -10,6 +10,7 @@ from zlib import crc32
 from msgspec import Struct, field, structs
 
 from shoal.backends import BaseModel
+from shoal.errors import BudgetExceeded
 from shoal.planning.replies import Replies, longest
 from shoal.runtime import dry, replay, scope
 from shoal.runtime.backend import Draws, Outcome, scores
@@ -25,15 +26,26 @@ Kept = Callable[[bytes], Completion | None]
 _QUIET_TURNS = 64  # of the event loop: twice what a scheduler waits at the most, so that all that can leave has left
 _UNLIMITED = 1 << 30
 _PATIENT = RetryPolicy(deadline=3600.0)
+_MOST_CALLS, _LONGEST_PATH = 100_000, 3_000  # of one row
 _COUNTED = 1000  # prompts that a tokenizer is asked to count
 
 
 class Followed(Struct):
-    """What one piece of work asked, by the model's name: draws to be paid, draws had for nothing, steps it waited."""
+    """What one piece of work asked, by the model's name: draws to be paid, draws had for nothing, steps it waited.
 
+    `asked` counts what it asked in all, draws that it had before included.
+    """
+
+    asked: int = 0
     paid: dict[str, int] = field(default_factory=dict)
     kept: dict[str, int] = field(default_factory=dict)
     steps: set[int] = field(default_factory=set)
+
+    def count(self) -> None:
+        """One more; BudgetExceeded where it looks as if there were no end."""
+        self.asked += 1
+        if self.asked > _MOST_CALLS or self.path > _LONGEST_PATH:
+            raise BudgetExceeded("there is no end to its calls: it may wait for a reply that a stand-in never gives")
 
     @property
     def path(self) -> int:
@@ -158,6 +170,8 @@ class _StandIn:
     async def _answer(self, request: Request) -> Completion:
         self._run.clock.stir()
         followed = current.get()
+        if followed is not None:
+            followed.count()
         question, _ = question_key(self.base.backend.identity, request)
         key = draw_key(question, request.sample)
         if (known := self._known.get(key)) is not None:
@@ -221,7 +235,7 @@ class _Backend:
         limit = 0 if scores(request) else longest(request.params)
         tally.longest += draws.n * limit
         tally.longest_one = max(tally.longest_one, limit)
-        tally.unlimited += draws.n * (request.params.max_tokens is None)
+        tally.unlimited += draws.n * (request.params.max_tokens is None and not request.params.choices)
 
     async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
         """Never asked: it says that it cannot."""

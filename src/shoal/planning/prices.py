@@ -16,6 +16,7 @@ from shoal.backends.config import Config
 from shoal.backends.openai import OpenAIBackend
 from shoal.backends.router import Router
 from shoal.backends.tables import tables_as
+from shoal.planning.places import in_process
 from shoal.runtime.trace import Span
 from shoal.runtime.types import Usage
 
@@ -82,9 +83,15 @@ def quote(base: BaseModel, prices: Mapping[str, Price]) -> Quote | NoPrice:
     backend = base.backend
     if isinstance(backend, Router):
         return _of_several([quote(member.model, prices) for member in backend.members])
-    if not isinstance(backend, OpenAIBackend):
+    if in_process(base):
         return Quote(_FREE, _FREE, "runs on this machine")
+    if not isinstance(backend, OpenAIBackend):
+        return NoPrice(f"{base.name}: price unknown; {_advice(base.name)}")
     return _listed(base.name, backend.base_url)
+
+
+def _advice(name: str) -> str:
+    return f'name it in [prices."{name}"] of shoal.toml'
 
 
 def _of_several(quotes: list[Quote | NoPrice]) -> Quote | NoPrice:
@@ -98,18 +105,18 @@ def _of_several(quotes: list[Quote | NoPrice]) -> Quote | NoPrice:
 
 def _listed(name: str, base_url: str) -> Quote | NoPrice:
     """The library's price of a model on a server."""
-    advice = f'name it in [prices."{name}"] of shoal.toml'
+    unknown = NoPrice(f"{name}: price unknown; {_advice(name)}")
     try:
         import genai_prices
     except ImportError:
-        return NoPrice(f"{name}: price unknown; {advice}, or pip install 'shoal[prices]'")
+        return NoPrice(f"{unknown.reason}, or pip install 'shoal[prices]'")
     try:
         usage = genai_prices.Usage(input_tokens=1000, output_tokens=1000)
         found = genai_prices.calc_price(usage, name.partition("/")[2], provider_api_url=base_url).model_price
     except (LookupError, ValueError):
-        return NoPrice(f"{name}: price unknown; {advice}")
+        return unknown
     if found.input_mtok is None or found.output_mtok is None:  # sold otherwise than by the token
-        return NoPrice(f"{name}: price unknown; {advice}")
+        return unknown
     price = Price(_of_short_prompts(found.input_mtok), _of_short_prompts(found.output_mtok))
     return Quote(price, price, f"genai-prices {version('genai-prices')}")
 

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from msgspec import structs
 
 from shoal.backends import BaseModel
-from shoal.backends.openai import OpenAIBackend
-from shoal.backends.router import Router
 from shoal.planning.dry_run import Tally
 from shoal.planning.figures import Figure, ModelPlan, Source, whole
 from shoal.planning.following import RowTold, Told, spread
+from shoal.planning.places import in_process
 from shoal.planning.prices import Price, Quote, quote
 from shoal.planning.sharing import Rates
 from shoal.runtime.limits import estimated_tokens
@@ -203,8 +202,3 @@ async def _prompt_tokens(base: BaseModel, tally: Tally) -> tuple[float, bool]:
     requests = spread(tally.requests, max(1, int(_COUNTED * tally.prompts / max(tally.characters, 1))))
     counted = [await base.count_tokens(request) for request in requests]
     return sum(counted) / len(counted) * tally.prompts, True
-
-
-def in_process(base: BaseModel) -> bool:
-    """Whether a model runs here: then its tokenizer can be asked without asking anybody."""
-    return base.relay is None and not isinstance(base.backend, Router | OpenAIBackend)

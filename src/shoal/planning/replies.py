@@ -16,7 +16,8 @@ _FILLING = "and "  # about one token, of four characters
 
 def longest(params: SamplingParams) -> int:
     """Tokens of the longest reply; where nothing limits it, of a usual one."""
-    return params.max_tokens or USUAL_COMPLETION
+    limit = params.max_tokens or USUAL_COMPLETION
+    return min(limit, max(map(len, params.choices))) if params.choices else limit  # no token is below a character
 
 
 def brief(request: Request) -> Completion:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from shoal.backends import BaseModel
 from shoal.planning.figures import Figure, ModelPlan
-from shoal.planning.reckoning import in_process
+from shoal.planning.places import in_process
 
 # Seconds before the first token and tokens a second of one reply: of a quick server, and of a slow one.
 _QUICK = (0.2, 200.0)

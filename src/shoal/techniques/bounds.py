@@ -70,7 +70,9 @@ def is_known(model: object) -> bool:
     """Whether `bound` holds: every technique is the catalogue's, on a base model."""
     if not isinstance(model, Applied):
         return isinstance(model, BaseModel)
-    return is_known(model.model) and all(entry is not None for entry, _ in _used(model.technique, model.options))
+    used = list(_used(model.technique, model.options))
+    models = [item for _, options in used for option in options.values() for item in _models(option)]
+    return all(entry is not None for entry, _ in used) and all(map(is_known, [model.model, *models]))
 
 
 def is_fixed(model: object) -> bool:
