@@ -2,16 +2,21 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from tests.scripting import run, scripted
 
 from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
-from shoal.batch.runner import window_for
+from shoal.batch.directory import RunDirectory
+from shoal.batch.rows import Input
+from shoal.batch.runner import BatchRun, window_for
 from shoal.errors import TechniqueError
+from shoal.evaluation.scorers import unscored
 from shoal.planning import Plan, plan
 from shoal.runtime import scope
 from shoal.runtime.concurrency import map_bounded
@@ -31,6 +36,7 @@ COMBINED = [
     "critique(rounds=2)@two_turn|re_reading@base",
     "mixture_of_agents(critiques=false)@(self_consistency(n=2)@re_reading)@base",
     "self_consistency(n=4,proposers=[base,other])@base",
+    "mixture_of_agents(proposers=[base,other])@base",
     "best_of_n(n=3,judge=other)@base",
 ]
 UNSURE = [
@@ -41,6 +47,10 @@ UNSURE = [
     "best_of_n(n=3,judge=other)@self_consistency(n=6,stop=settled)@base",
     "self_consistency(n=6,stop=settled)&cot_reflection@base",
     "cot_reflection|self_consistency(n=6,stop=settled)@base",
+    "self_consistency(proposers=[base,other],stop=settled,n=7)@cot_reflection@base",
+    "beam_search(reward=judge)@base",
+    "plan_search(judge=other)@base",
+    "critique@self_consistency(n=5,stop=beta)@base",
 ]
 
 
@@ -92,7 +102,7 @@ def test_which_techniques_are_fixed() -> None:
     assert {spec.removesuffix("@base") for spec in SLUGS if fixed(spec)} == {
         slug for slug, entry in TECHNIQUES.items() if entry.cost().fewest == entry.cost().calls
     }
-    assert [spec for spec in COMBINED if fixed(spec)] == COMBINED[:7]
+    assert [spec for spec in COMBINED if fixed(spec)] == COMBINED[:8]
     assert not any(map(fixed, UNSURE))
 
 
@@ -113,11 +123,10 @@ def test_planned_calls_are_the_calls_where_control_flow_is_fixed(spec: str, opti
         assert told.path.least == told.path.most == told.steps.most == len(backends["base"].batches)
 
 
-@pytest.mark.parametrize("spec", [*SLUGS, *COMBINED, *UNSURE])
-@pytest.mark.parametrize("seed", range(6))
-def test_the_interval_holds_whatever_is_replied(spec: str, seed: int) -> None:
+def varied(seed: int) -> Callable[[Request], str]:
+    """Replies of one mind, of a few, or of none; with and without a score, an end, an answer."""
+
     def script(request: Request) -> str:
-        """Of one mind, of a few, or of none; with and without a score, an end, an answer."""
         chance = Random(f"{seed} {request.text} {request.sample}")
         answer = chance.randrange((1, 2, 9, 10**6)[seed % 4])
         return chance.choice(
@@ -128,7 +137,41 @@ def test_the_interval_holds_whatever_is_replied(spec: str, seed: int) -> None:
             ]
         )
 
-    model, backends = opened(spec, script, max_n=4)
+    return script
+
+
+@pytest.mark.parametrize("spec", [*SLUGS, *COMBINED, *UNSURE])
+def test_no_path_is_longer_than_planned(spec: str) -> None:
+    for seed in range(4):
+        model, backends = opened(spec, varied(seed), waves=True)
+        told = planned(model, ROWS[:1])
+        with suppress(TechniqueError):
+            run(model(Request.of(ROWS[0]["question"])))
+        waves = [len(backend.batches) for backend in backends.values()]
+        assert told.path.least <= max(waves) <= told.path.most
+
+
+@pytest.mark.parametrize("max_n", [1, 3])
+@pytest.mark.parametrize("spec", ["base", *filter(fixed, COMBINED)])
+def test_a_run_sends_the_requests_that_were_planned(spec: str, max_n: int, tmp_path: Path) -> None:
+    model, backends = opened(spec, plausible, max_n=max_n)
+    (tmp_path / "rows.jsonl").write_bytes(b"".join(msgspec.json.encode(row) + b"\n" for row in ROWS))
+    rows = Input(tmp_path / "rows.jsonl")
+    told = run(plan(lambda row: model(Request.of(row["question"])), rows, models=[model]))
+    with RunDirectory(tmp_path / "run", {}, rows) as place:
+        batch = BatchRun(place, rows, model="m", technique=None, window=window_for(bases(model)), judge=unscored)
+        run(batch.execute(lambda row: model(Request.of(row["question"]))))
+        summary = batch.summary()
+    assert (told.calls.least, told.calls.most) == (summary.calls, summary.calls)
+    for planned_model in told.models:
+        sent = len(backends[planned_model.model].batches)
+        assert (planned_model.wire_requests.least, planned_model.wire_requests.most) == (sent, sent)
+
+
+@pytest.mark.parametrize("spec", [*SLUGS, *COMBINED, *UNSURE])
+@pytest.mark.parametrize("seed", range(6))
+def test_the_interval_holds_whatever_is_replied(spec: str, seed: int) -> None:
+    model, backends = opened(spec, varied(seed), max_n=4)
     told = planned(model)
     for row in ROWS:  # one at a time: a technique that finds nothing to go on with may fail its row alone
         with suppress(TechniqueError):
