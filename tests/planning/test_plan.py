@@ -253,6 +253,26 @@ def test_tokens_of_the_embedded_model_are_those_it_counts() -> None:
     assert told.prompt_tokens == Figure(counted, counted, "exact")
 
 
+def test_greedy_draws_of_the_embedded_model_are_one() -> None:
+    model = open_model("self_consistency(n=3)@local", cache=False)
+    rows, params = ROWS[:2], {"temperature": 0.0, "max_tokens": 4}
+
+    async def main() -> tuple[Plan, list[Completion]]:
+        try:
+            program = lambda row: model(Request.of(row["question"], **params))  # noqa: E731
+            return await plan(program, rows, models=[model]), [await program(row) for row in rows]
+        finally:
+            for base in bases(model):
+                await base.aclose()
+
+    told, replies = run(main())
+    calls = sum(reply.usage.calls for reply in replies)
+    tokens = sum(reply.usage.prompt_tokens for reply in replies)
+    assert told.calls == Figure(calls, calls, "exact")
+    assert told.prompt_tokens == Figure(tokens, tokens, "exact")
+    assert told.completion_tokens.most >= sum(reply.usage.completion_tokens for reply in replies)
+
+
 def test_limits_of_the_scheduler_set_the_steps() -> None:
     _, backend = scripted(lambda r: "x")
     model = BaseModel(backend, limits=Limits(max_in_flight=6))

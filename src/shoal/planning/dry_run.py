@@ -10,6 +10,7 @@ from zlib import crc32
 from msgspec import Struct, field, structs
 
 from shoal.backends import BaseModel
+from shoal.backends.embedded import EmbeddedBackend
 from shoal.errors import BudgetExceeded
 from shoal.planning.replies import Replies, longest
 from shoal.runtime import dry, replay, scope
@@ -205,6 +206,7 @@ class _Backend:
     """A backend that can do what another can, and asks nobody."""
 
     def __init__(self, base: BaseModel, run: DryRun, tally: Tally) -> None:
+        self._base = base
         self.name = base.name
         self.identity = base.backend.identity
         most = base.scheduler.max_n if isinstance(base.scheduler, Scheduler) else base.backend.capabilities.max_n
@@ -218,14 +220,24 @@ class _Backend:
         for draws in batch:
             self._count(draws)
         await self._run.clock.step()
-        return [[self._reply(request) for request in each_of(draws)] for draws in batch]
+        return [self._replies(draws) for draws in batch]
+
+    def _replies(self, draws: Draws) -> Outcome:
+        replies = [self._reply(request) for request in each_of(draws)]
+        paid = self._paid(draws)
+        return [*replies[:paid], *(replies[0].cached() for _ in replies[paid:])]
+
+    def _paid(self, draws: Draws) -> int:
+        """Of draws that leave together, how many are made; what leaves no choice is drawn once."""
+        greedy = isinstance(self._base.backend, EmbeddedBackend) and draws.request.params.temperature == 0
+        return 1 if greedy or scores(draws.request) else draws.n
 
     def _reply(self, request: Request) -> Completion:
         return structs.replace(self._run.replies(request), usage=Usage(calls=1), model=self.name)
 
     def _count(self, draws: Draws) -> None:
-        tally, request = self._tally, draws.request
-        tally.calls += draws.n
+        tally, request, paid = self._tally, draws.request, self._paid(draws)
+        tally.calls += paid
         tally.prompts += 1
         tally.characters += prompt_characters(request)
         if len(tally.requests) < _COUNTED:
@@ -233,9 +245,9 @@ class _Backend:
         elif (place := self._chance.randrange(tally.prompts)) < _COUNTED:
             tally.requests[place] = request
         limit = 0 if scores(request) else longest(request.params)
-        tally.longest += draws.n * limit
+        tally.longest += paid * limit
         tally.longest_one = max(tally.longest_one, limit)
-        tally.unlimited += draws.n * (request.params.max_tokens is None and not request.params.choices)
+        tally.unlimited += paid * (request.params.max_tokens is None and not request.params.choices)
 
     async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
         """Never asked: it says that it cannot."""

@@ -45,24 +45,26 @@ async def plan(
     Raises UsageError or Unsupported where the run could not begin.
     """
     numbers = [number for number, _ in enumerate(rows)]
-    left = [number for number in numbers if number not in done]
+    finished = set(done)
+    left = [number for number in numbers if number not in finished]
+    ended = len(numbers) - len(left)
     measured = None
     if pilot is not None and left:
         chosen = rows_for(pilot, left)
         bases = (await follow_rows(program, rows, chosen, kept)).bases
         measured = await run_pilot(program, rows, chosen, bases)
-        left = left if measured.again else [number for number in left if number not in set(chosen)]
+        finished |= set() if measured.again else set(chosen)
+        left = [number for number in left if number not in finished]
     report = measured.report if measured is not None else None
     if not left:
-        return _finished(len(numbers), len(numbers) - len(report.rows if report else ()), report)
+        return _finished(len(numbers), ended, report)
     if measured is not None and len(measured.rows) < FEWEST_ROWS:
         raise UsageError(f"{len(measured.rows)} rows of the pilot succeeded: too few to predict the others from")
     told = await follow_rows(program, rows, left, kept)
     formulas = Formulas(models, told.bases, [*told.rows, *told.long_rows])
     reckoning = Reckoning(told, formulas, len(left), steady=steady)
     figures = await _figures(reckoning, measured, prices or {})
-    finished = sum(number in done for number in numbers)
-    return structs.replace(figures, rows=len(numbers), done=finished, left=len(left), pilot=report)
+    return structs.replace(figures, rows=len(numbers), done=ended, left=len(left), pilot=report)
 
 
 async def _figures(reckoning: Reckoning, measured: Measured | None, prices: Mapping[str, Price]) -> Plan:
