@@ -15,7 +15,7 @@ from shoal.planning import Figure, Pilot, Plan, plan
 from shoal.planning.predicting import predicted, t_quantile
 from shoal.runtime.cache import DrawCache
 from shoal.runtime.model import Model
-from shoal.runtime.types import Request
+from shoal.runtime.types import Completion, Request
 from shoal.techniques.bounds import bound
 from shoal.techniques.spec import parse_spec
 
@@ -53,7 +53,7 @@ def holds(figure: Figure, value: float) -> bool:
     "spec", ["self_consistency(n=8,stop=settled)@base", "beam_search(depth=3,beams=1,expand=2)@base"]
 )
 def test_predictions_hold_as_often_as_they_say(spec: str, tmp_path: Path) -> None:
-    held = {"calls": 0, "prompt_tokens": 0, "completion_tokens": 0}
+    held = {"calls": 0, "wire_requests": 0, "prompt_tokens": 0, "completion_tokens": 0}
     narrow, trials, rows = 0, 40, ROWS[:20]
     for seed in range(trials):
         base, backend = cached(divided(seed), tmp_path / f"{seed}.sqlite")
@@ -61,13 +61,14 @@ def test_predictions_hold_as_often_as_they_say(spec: str, tmp_path: Path) -> Non
         before = bound(model).calls - bound(model).fewest
         told = planned(model, Pilot(8, seed), rows)
         assert told.left == 12
-        asked = len(backend.requests)
+        asked, sent = len(backend.requests), len(backend.batches)
 
         async def rest(model: Model = model) -> list[Any]:
             return [(await model(Request.of(row["question"]))).usage for row in rows]
 
         usages = run(rest())
         held["calls"] += holds(told.calls, len(backend.requests) - asked)
+        held["wire_requests"] += holds(told.wire_requests, len(backend.batches) - sent)
         held["prompt_tokens"] += holds(told.prompt_tokens, sum(usage.prompt_tokens for usage in usages))
         held["completion_tokens"] += holds(told.completion_tokens, sum(usage.completion_tokens for usage in usages))
         narrow += told.calls.most - told.calls.least < 12 * before
@@ -131,6 +132,31 @@ def test_without_a_cache_the_pilot_is_paid_for_again() -> None:
     told = planned(BaseModel(backend), Pilot(8))
     assert (told.left, told.calls.least) == (40, 40)
     assert any("paid for again" in note for note in told.notes)
+
+
+def test_a_pilot_tells_how_often_a_program_of_ones_own_asks(tmp_path: Path) -> None:
+    def script(request: Request) -> str:
+        return "42" if Random(request.text).random() < 0.3 else "no"
+
+    base, backend = cached(script, tmp_path / "draws.sqlite")
+
+    async def until_it_knows(row: dict[str, str]) -> Completion:
+        for i in range(5):
+            reply = await base(Request.of(f"{row['question']} Try {i}."))
+            if "42" in reply.text:
+                break
+        return reply
+
+    def told(pilot: Pilot | None) -> Plan:
+        return run(plan(until_it_knows, ROWS, models=[base], steady=False, pilot=pilot))
+
+    assert told(None).calls == Figure(40, 200, "dry run")
+    piloted = told(Pilot(10))
+    before = len(backend.requests)
+    for row in ROWS:
+        run(until_it_knows(row))
+    assert piloted.calls.source == "pilot"
+    assert 30 < piloted.calls.least <= len(backend.requests) - before <= piloted.calls.most < 150
 
 
 def test_rows_that_fail_are_said_and_a_pilot_that_fails_altogether_raises(tmp_path: Path) -> None:

@@ -29,11 +29,9 @@ def narrowed_calls(calls: Figure, seen: Sequence[float], rest: int, kept: int) -
     """What the calls of `rest` rows come to, after the `seen` calls of others; `kept` of them come for nothing."""
     if calls.least == calls.most and calls.source != "dry run":
         return calls
-    if calls.source == "dry run":
-        low, high = predicted(seen, rest)
-        return whole(Figure(max(0.0, low - kept), max(0.0, high - kept), "pilot"))
     low, high = predicted(seen, rest, least=(calls.least + kept) / rest, most=(calls.most + kept) / rest)
-    return whole(Figure(low - kept, high - kept, "pilot").within(calls))
+    figure = Figure(max(0.0, low - kept), max(0.0, high - kept), "pilot")
+    return whole(figure if calls.source == "dry run" else figure.within(calls))  # what dry runs did bounds nothing
 
 
 def _tokens(measured: Measured, what: str, plan: ModelPlan, calls: Figure, rest: int) -> Figure:
