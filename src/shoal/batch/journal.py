@@ -1,7 +1,7 @@
 """A run's journal: every finished draw and every finished row, on disk before anybody sees it."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -48,6 +48,10 @@ class Journal:
     def outcomes(self) -> dict[int, bool]:
         """Of every row kept, by its number, whether it failed."""
         return {number: bool(failed) for number, failed in self.store.rows("SELECT number, failed FROM row")}
+
+    def begun(self) -> set[int]:
+        """The numbers of the rows that have asked for something, finished or not."""
+        return {number for (number,) in self.store.rows("SELECT DISTINCT owner FROM draw")}
 
     async def finish(self, number: int, record: Record, trace: Trace | None = None) -> None:
         """Keep a row's result and its trace. A row finished once stays as it is; a failed one may be replaced."""
@@ -109,10 +113,26 @@ class Journal:
         kept = self.draw(key)
         return kept[1] if kept is not None else None
 
+    def draws(self) -> Iterator[tuple[bytes, Completion]]:
+        """All draws kept, as their rows got them, each with its key."""
+        last = b""
+        while page := self.store.rows(
+            "SELECT key, sum, value FROM draw WHERE key > ? ORDER BY key LIMIT 1000", (last,)
+        ):
+            for key, sum_, value in page:
+                if checksum(key, value) != sum_:
+                    raise CorruptStore(f"{self.store.path}: a draw is damaged")
+                yield key, _decode(value)
+            last = page[-1][0]
+
     async def keep_draw(self, key: bytes, owner: int, completion: Completion) -> None:
         value = _encode(completion)
         statement = "INSERT OR IGNORE INTO draw VALUES (?, ?, ?, ?)"
         await self.store.write((statement, (key, owner, checksum(key, value), value)))
+
+    async def own(self, keys: Iterable[bytes], owner: int) -> None:
+        """Draws kept before belong to `owner`."""
+        await self.store.write(*(("UPDATE draw SET owner = ? WHERE key = ?", (owner, key)) for key in keys))
 
     async def settled(self) -> None:
         """Returns when all that was to be kept before is on disk, also for tasks that were cancelled meanwhile."""

@@ -16,11 +16,13 @@ _COMMANDS = {
     "ask": ("shoal.cli.ask", "Ask one question and print the answer."),
     "run": ("shoal.cli.run", "Run a prompt over every row of a data file."),
     "plan": ("shoal.cli.plan", "Say what a run will cost, before it runs."),
+    "data": ("shoal.cli.data", "Data sets that ship with shoal, and generated puzzles."),
     "serve": ("shoal.cli.serve", "Serve models and techniques to OpenAI clients, and a page to try them."),
     "key": ("shoal.cli.key", "Make a key for the server."),
     "trace": ("shoal.cli.trace", "Show what a traced run did, call by call."),
     "models": ("shoal.cli.catalogue", "List what can stand in a model spec."),
     "techniques": ("shoal.cli.catalogue", "List the techniques, their options and what they cost."),
+    "scorers": ("shoal.cli.catalogue", "List how answers can be rated."),
     "sandbox": ("shoal.cli.sandbox", "See what confines model-written code, or run a program in it."),
     "cache": ("shoal.cli.cache", "Look at the draw cache, or empty it."),
 }

@@ -1,5 +1,6 @@
 """Options that several commands share, and what they mean."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -8,12 +9,15 @@ from typing import Any, TypeVar
 import click
 
 from shoal.backends import BaseModel
+from shoal.backends.config import load_config
 from shoal.errors import UsageError
+from shoal.evaluation import datasets
+from shoal.evaluation.datasets import Suggested, puzzles
 from shoal.runtime import replay, scope
 from shoal.runtime.model import Applied
 from shoal.runtime.types import SamplingParams, sampling_params
-from shoal.techniques.opening import open_model
-from shoal.techniques.spec import join_spec
+from shoal.techniques.opening import from_bases, open_cache, opener
+from shoal.techniques.spec import OpenBase, join_spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,12 +94,63 @@ def open_from(
     options: dict[str, Any], max_in_flight: int | None = None, queries_per_batch: int | None = None
 ) -> BaseModel | Applied:
     """The model that -m, -t, --config and --no-cache name."""
-    spec = join_spec(options["technique"], options["model"])
-    cache = not options["no_cache"]
-    return open_model(
-        spec,
-        cache=cache,
-        config=options["config"],
+    return named_model(options, opener_from(options, max_in_flight, queries_per_batch))
+
+
+def named_model(options: dict[str, Any], open_base: OpenBase) -> BaseModel | Applied:
+    """The model that -m and -t name, on bases that `open_base` opens."""
+    return from_bases(join_spec(options["technique"], options["model"]), open_base)
+
+
+def opener_from(
+    options: dict[str, Any], max_in_flight: int | None = None, queries_per_batch: int | None = None
+) -> OpenBase:
+    """Opens base models, each once, as --config and --no-cache say."""
+    return opener(
+        load_config(options["config"]),
+        cache=open_cache(not options["no_cache"]),
         max_in_flight=max_in_flight,
         queries_per_batch=queries_per_batch,
     )
+
+
+def data_path(text: str) -> Path:
+    """The file that a DATA argument names: a file of that path, else the set `data/NAME` or `puzzle/NAME?size=&seed=`.
+
+    UsageError for a set or a puzzle that there is none of.
+    """
+    path = Path(text)
+    if path.exists():
+        return path
+    if text.startswith(puzzles.PREFIX):
+        return puzzles.generated(puzzles.parse(text))
+    known = datasets.named(text)
+    return known.path if known else path
+
+
+def suggested_for(text: str | None) -> Suggested | None:
+    """The prompt, the target's column and the scorer to begin with, where DATA is one of our sets or puzzles."""
+    if text is None or Path(text).exists():
+        return None
+    if text.startswith(puzzles.PREFIX):
+        return puzzles.SUGGESTED
+    known = datasets.named(text)
+    return known.suggested if known else None
+
+
+def with_suggestions(data: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with what DATA suggests for those of prompt, answer and scorer that were not given; says so."""
+    suggested = suggested_for(data)
+    if suggested is None:
+        return options
+    filled: dict[str, Any] = {}
+    if not any(options.get(name) for name in ("prompt", "messages", "program", "template", "bare")):
+        filled["prompt"] = suggested.template
+    if not options.get("answer"):
+        filled["answer"] = suggested.target
+    if not options.get("scorer") and options.get("answer") in (None, suggested.target):
+        filled["scorer"] = suggested.scorer
+    if filled:
+        told = " ".join(f"--{name} {shlex.quote(value)}" for name, value in filled.items()).replace("\n", "\\n")
+        click.echo(f"{data} suggests: {told}", err=True)
+    return options | filled

@@ -13,21 +13,36 @@ from shoal.backends.loop import run as run_program
 from shoal.batch.directory import refuse_other_run
 from shoal.batch.journal import Journal
 from shoal.batch.rows import Input, Row
-from shoal.cli.asking import identity_of, judge_of, program_of, rows_of, run_name, sample_as_told, score_options
-from shoal.cli.options import model_options, pilot_options, row_options, sampling_options
+from shoal.cli.options import (
+    model_options,
+    named_model,
+    pilot_options,
+    row_options,
+    sampling_options,
+    with_suggestions,
+)
 from shoal.cli.plan_table import print_plan
+from shoal.cli.row_runs import (
+    identity_of,
+    program_of,
+    rows_of,
+    run_name,
+    sample_as_told,
+    score_options,
+    scorer_of,
+)
 from shoal.cli.templates import check_options
 from shoal.errors import UsageError
+from shoal.evaluation.scorers import unscored
 from shoal.planning import Pilot, Plan
 from shoal.planning import plan as planned
 from shoal.planning.dry_run import Kept
 from shoal.planning.prices import prices_of
 from shoal.runtime import registry
 from shoal.runtime.cache import DrawCache, default_cache_path
-from shoal.runtime.model import Model
 from shoal.runtime.types import Completion
-from shoal.techniques.opening import bases, open_model
-from shoal.techniques.spec import join_spec
+from shoal.techniques.opening import bases, open_cache, opener
+from shoal.techniques.spec import OpenBase
 
 
 @click.command()
@@ -53,6 +68,7 @@ def plan_run(data: str | None, options: dict[str, Any]) -> int:
     check_options(data, options)
     if options["replay"]:
         raise UsageError("--replay asks nothing, so there is nothing to plan; leave it out")
+    options = with_suggestions(data, options)
     directory = options["run_dir"] or Path("runs", run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
         print_plan(_plan(rows_of(data, Path(scratch), options), directory, options), as_json=options["as_json"])
@@ -60,13 +76,16 @@ def plan_run(data: str | None, options: dict[str, Any]) -> int:
 
 
 def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
-    model = _model(options)
-    program, judge = program_of(rows, model, options), judge_of(rows, options)
-    resumed = refuse_other_run(directory, identity_of(options, model, program), rows)
+    open_base = _opener(options)
+    model = named_model(options, open_base)
+    program, scorer = program_of(rows, model, options), scorer_of(rows, options, open_base)
+    judges = list(scorer.models) if scorer else []
+    judge = scorer.against(options["answer"]) if scorer and judges else unscored
+    resumed = refuse_other_run(directory, identity_of(options, model, program, scorer), rows)
 
     async def row(row: Row) -> Completion:
         completion = await program(row)
-        await judge(completion, row)  # a judge may ask models too
+        await judge(completion, row)
         return completion
 
     async def made(done: set[int], kept: list[Kept]) -> Plan:
@@ -75,10 +94,10 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
         steady = not options["program"]
         try:
             return await planned(
-                row, rows, models=[model], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
+                row, rows, models=[model, *judges], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
             )
         finally:
-            for base in bases(model):
+            for base in bases([model, *judges]):
                 await base.aclose()
 
     with registry.using(model), _earlier(directory, resumed=resumed, cache=not options["no_cache"]) as (done, kept):
@@ -86,13 +105,12 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
         return run_program(made(done, kept))
 
 
-def _model(options: dict[str, Any]) -> Model:
-    """The model of the run; without a pilot, opened without keys and without a cache of its own."""
+def _opener(options: dict[str, Any]) -> OpenBase:
+    """Opens the run's models; without a pilot, without keys and without a cache of their own."""
     config = load_config(options["config"])
-    return open_model(
-        join_spec(options["technique"], options["model"]),
-        cache=bool(options["pilot"]) and not options["no_cache"],
-        config=config if options["pilot"] else without_keys(config),
+    return opener(
+        config if options["pilot"] else without_keys(config),
+        cache=open_cache(bool(options["pilot"]) and not options["no_cache"]),
         max_in_flight=options["max_in_flight"],
         queries_per_batch=options["queries_per_batch"],
     )
