@@ -191,3 +191,17 @@ def test_mistakes_are_one_clear_line(shoal: Shell, arguments: tuple[str, ...], m
 def test_a_pilot_belongs_to_a_plan(shoal: Shell) -> None:
     code, _, err = shoal("run", *PLAN, "--pilot", "4")
     assert (code, "--pilot is for --plan" in err) == (2, True)
+
+
+def test_a_judge_that_asks_a_model_is_planned_too(shoal: Shell, at_home: Path) -> None:
+    rated = ("--answer", "gold", "--scorer", f"judge(model={MODEL})")
+    (at_home / "two.py").write_text(SCRIPT)
+    told = shoal.plan(*PLAN, "--answer", "gold", "--scorer", "judge(model=scripted/two.py:asked)")
+    models = told["models"]
+    assert isinstance(models, list)
+    assert {model["model"]: ends(model["calls"]) for model in models} == {
+        MODEL: (48, 48),
+        "scripted/two.py:asked": (12, 12),
+    }
+    assert shoal.plan(*PLAN, *rated)["calls"] == {"least": 60, "most": 60, "source": "dry run"}
+    assert not (at_home / "asked.txt").exists()

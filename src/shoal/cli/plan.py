@@ -91,7 +91,7 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
     async def made(done: set[int], kept: list[Kept]) -> Plan:
         pilot = Pilot(options["pilot"], options["pilot_seed"]) if options["pilot"] else None
         prices = prices_of(load_config(options["config"]))
-        steady = not options["program"]
+        steady = not options["program"] and not judges  # a judge whose mark cannot be read is asked again
         try:
             return await planned(
                 row, rows, models=[model, *judges], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
