@@ -14,8 +14,10 @@ from msgspec import Struct, structs
 
 from shoal.errors import UsageError, did_you_mean
 from shoal.evolution.chance import chance
+from shoal.evolution.embedding import shared
 from shoal.evolution.fitness import evaluate
-from shoal.evolution.mutators import MUTATORS
+from shoal.evolution.mutators import MUTATORS, offspring
+from shoal.evolution.mutators.contexts import shuffled
 from shoal.evolution.surroundings import Breeding, Surroundings
 from shoal.evolution.unit import Scored, Unit
 from shoal.runtime import frames, scope
@@ -23,6 +25,7 @@ from shoal.runtime.concurrency import gather
 from shoal.runtime.frames import Frame
 
 _Slots = list["asyncio.Task[Scored]"]
+_HOTTEST = 2.0  # temperature; servers refuse more
 
 
 class Generation(Struct, frozen=True):
@@ -106,7 +109,9 @@ class Breeder:
                 for i, style in enumerate(styles)
             )
         )
-        return await self._evaluated(structs.replace(unit, task_prompts=tuple(written)), 0, slot, None)
+        prompts = tuple(prompt or run.task.description for prompt in written)
+        unit = structs.replace(unit, task_prompts=prompts, unwritten=written.count(""))
+        return await self._evaluated(unit, 0, slot, None)
 
     async def _next(self, number: int, slot: int, partner: int | None, slots: _Slots, snapshot: "_Snapshot") -> Scored:
         """What stands in a slot after its tournament: the unit that won, tried again, or the winner's offspring."""
@@ -114,7 +119,7 @@ class Breeder:
         if partner is None:
             return await self._again(mine, number, slot)
         rival = await asyncio.shield(slots[partner])
-        if beats((mine, slot), (rival, partner)):
+        if await self._wins((mine, slot), (rival, partner), snapshot):
             return await self._again(mine, number, slot)
         child = await self._offspring(rival, number, slot, snapshot)
         return await self._evaluated(child, number, slot, rival)
@@ -123,7 +128,15 @@ class Breeder:
         """The unit on new questions; where each is asked all of them, what is known of it holds."""
         if self.run.settings.batch is None:
             return scored
-        return await self._evaluated(scored.unit, number, slot, scored)
+        unit = shuffled(scored, self.run.settings, chance(self.run.settings.seed, "contexts", number, slot))
+        return await self._evaluated(unit, number, slot, scored)
+
+    async def _wins(self, mine: tuple[Scored, int], rival: tuple[Scored, int], snapshot: "_Snapshot") -> bool:
+        if not self.run.settings.fitness_sharing:
+            return beats(mine, rival)
+        population = await snapshot.population()
+        first, second = [(await shared(one, population, self.run.embed), slot) for one, slot in (mine, rival)]
+        return beats(first, second)
 
     async def _evaluated(self, unit: Unit, number: int, slot: int, before: Scored | None) -> Scored:
         random = chance(self.run.settings.seed, "questions", number, slot)
@@ -134,13 +147,11 @@ class Breeder:
         around = self._surroundings(parent.unit, number, slot, snapshot)
         name = operator(self.run, around)
         with scope.setting(scope.age, number):
-            child = await MUTATORS[name](parent, around)
+            child = await offspring(name, parent, around)
         step = self.run.settings.temperature_step
-        temperature = max(0.0, (parent.unit.temperature or 0.0) + around.random.uniform(-step, step))
-        born = f"{number}-{slot}"
-        return structs.replace(
-            child, id=born, operator=name, parent=parent.unit.id, born=number, temperature=temperature
-        )
+        temperature = (parent.unit.temperature or 0.0) + around.random.uniform(-step, step)
+        temperature = min(max(0.0, temperature), _HOTTEST)
+        return structs.replace(child, id=f"{number}-{slot}", born=number, temperature=temperature)
 
     def _surroundings(self, unit: Unit, number: int, slot: int, snapshot: "_Snapshot") -> Surroundings:
         random = chance(self.run.settings.seed, "mutation", number, slot)

@@ -9,6 +9,7 @@ from shoal.batch.rows import Row
 from shoal.errors import BudgetExceeded, NotCached, ShoalError, StoreError
 from shoal.evolution.surroundings import Breeding
 from shoal.evolution.unit import Scored, Unit, Working
+from shoal.prompting.composing.writing import Rendered
 from shoal.runtime import frames
 from shoal.runtime.concurrency import gather
 from shoal.runtime.frames import Frame
@@ -61,7 +62,7 @@ async def _tried(
                 question=question,
                 task_prompts=unit.task_prompts,
                 system_prompt=unit.system_prompt,
-                contexts=[structs.asdict(working) for working in unit.contexts],
+                contexts=[structs.asdict(one) for one in unit.contexts if one.question != question],
                 variant=variant,
                 inducer=decoders.inducer,
                 evaluator=decoders.evaluator,
@@ -72,7 +73,14 @@ async def _tried(
         raise
     except ShoalError as error:
         return error
-    return (score, answer, target), Working(question, written.text)
+    return (score, answer, target), Working(question, _worked(written))
+
+
+def _worked(written: Rendered) -> str:
+    """What the model wrote for a question, turn by turn; no prompt is in it."""
+    turns = [message.text for message in written.messages if message.role == "assistant"]
+    texts = turns or [str(written[name]) for name in ("working", "answer") if name in written.outputs]
+    return "\n".join(text.strip() for text in texts if text.strip())
 
 
 def sampled(run: Breeding) -> bool:

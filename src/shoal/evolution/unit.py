@@ -4,7 +4,7 @@ from msgspec import Struct
 
 
 class Working(Struct, frozen=True):
-    """A question that was answered rightly, with all that was written on the way."""
+    """A question that was answered rightly, and all that the model wrote on the way, the answer included."""
 
     question: str
     text: str
@@ -16,6 +16,9 @@ class Unit(Struct, frozen=True):
     `contexts` are workings shown before the question (few-shot mode), `temperature` that of the Redescriber for this
     unit's offspring; `system_prompt` is "" where there is none. `id` is `GENERATION-SLOT`; `operator` made it from
     `parent`, in generation `born`; founders have neither.
+
+    `fallback` is the operator that stood in for it where it had nothing to work with, `crossed` the unit that a task
+    prompt was taken from, and `unwritten` how many replies had no prompt in them, so that the old one stayed.
     """
 
     id: str
@@ -27,6 +30,9 @@ class Unit(Struct, frozen=True):
     operator: str = "founder"
     parent: str | None = None
     born: int = 0
+    fallback: str | None = None
+    crossed: str | None = None
+    unwritten: int = 0
 
 
 class Scored(Struct, frozen=True):
