@@ -1,8 +1,8 @@
 """Day Care folders: queries, lists of prompts and tasks to breed prompts for, as files.
 
-    FOLDER/breeder.yaml             queries by name, or a folder breeder/ with NAME.jinja; without either, the paper's
-    FOLDER/mutation_prompts.json    optional, as thinking_styles.json is: the paper's lists are the default
-    FOLDER/TASK/task_description.json
+FOLDER/breeder.yaml             queries by name, or a folder breeder/ with NAME.jinja; without either, the paper's
+FOLDER/mutation_prompts.json    optional, as thinking_styles.json is: the paper's lists are the default
+FOLDER/TASK/task_description.json
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ _KNOWN = {
     "held_out": str,
 }
 _LARGEST = 16 << 20  # bytes of a folder's file
-_KINDS = {str: "a text", dict: "an object"}
+_KINDS: dict[object, str] = {str: "a text", dict: "an object"}
 
 
 class DayCare(Struct, frozen=True):
@@ -176,7 +176,7 @@ def _description(given: Mapping[str, Any], path: Path) -> str:
 
 
 def _decoders(given: Mapping[str, Any], path: Path, override: object, notes: list[str]) -> Decoders:
-    """`decoder_options` are for writing prompts, `fitness_decoder_options` for answering: greedy where they are left out."""
+    """`decoder_options` are for writing prompts, `fitness_decoder_options` for answering: greedy without them."""
     if override is not None:
         writing = answering = decoding(override, "--decoder_options_override")
     else:
@@ -193,7 +193,9 @@ def _role(name: str, options: Decoding) -> dict[str, Any]:
 def _question(row: Row, suite: Path) -> str:
     """How a row is put where the task does not say it."""
     if "question" not in row:
-        raise UsageError(f'{suite}: no column "question"; say in task_description.json how a row is put: "question": "{{text}}"')
+        raise UsageError(
+            f'{suite}: no column "question"; say in task_description.json how a row is put: "question": "{{text}}"'
+        )
     return "{text}\n\n{question}" if "text" in row else "{question}"
 
 

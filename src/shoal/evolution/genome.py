@@ -1,18 +1,18 @@
 """The prompts of a unit as mutations see them: those that are bred, in one list, and back.
 
 A unit's task prompts are bred, and its system prompt where the task has none of its own. Queries write each prompt by
-itself, as the paper has it, or all of a unit at once, as Day Care folders do: then a unit's prompts are one text, with a
-label before each.
+itself, as the paper has it, or all of a unit at once, as folders converted from LMQL do: then a unit's prompts are one
+text, with a label before each.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct, structs
 
 from shoal.evolution.replies import cleaned
-from shoal.evolution.unit import Scored, Unit
+from shoal.evolution.unit import Unit
 
 PARTS = ("system_prompt", "task_prompt", "reasoning_prompt")
 _LABEL = re.compile(r"\b(system|task|reasoning)[ _-]prompt\s*:", re.IGNORECASE)
@@ -43,9 +43,6 @@ class Genome(Struct, frozen=True):
             return structs.replace(unit, task_prompts=(self.text(unit),))
         return structs.replace(unit, task_prompts=(unit.system_prompt, *unit.task_prompts)) if self.system else unit
 
-    def seen_with_fitness(self, scored: Scored) -> Scored:
-        return structs.replace(scored, unit=self.seen(scored.unit))
-
     def unseen(self, changed: Unit, before: Unit) -> Unit:
         """The unit whose prompts are as `changed` has them; what it has no text for is as it was `before`."""
         if not self.whole:
@@ -61,6 +58,11 @@ class Genome(Struct, frozen=True):
         """The prompts of a unit as one text."""
         prompts = dict(zip(PARTS, (unit.system_prompt if self.system else "", *unit.task_prompts), strict=False))
         return labelled(prompts)
+
+
+def writes_all(names: Iterable[str]) -> bool:
+    """Whether a query with outputs of these names writes more than a task prompt."""
+    return not {"system_prompt", "reasoning_prompt"}.isdisjoint(names)
 
 
 def labelled(prompts: Mapping[str, Any]) -> str:

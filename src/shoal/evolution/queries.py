@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from shoal.errors import UsageError, did_you_mean
+from shoal.evolution.genome import writes_all
 from shoal.prompting.composing.jinja import JinjaPrompt
 from shoal.prompting.composing.writing import Rendered
 
@@ -47,7 +48,7 @@ class Queries:
             written, needed = outputs(text, f"{where}, {name}"), _OUTPUT.get(name, "task_prompt")
             if needed not in written:
                 raise UsageError(f"{where}, {name}: nothing in it is called {needed!r}; give a call name={needed!r}")
-            self.whole |= name not in _OUTPUT and not written.isdisjoint(("system_prompt", "reasoning_prompt"))
+            self.whole |= name not in _OUTPUT and writes_all(written)
         texts = {**_paper(), **given}
         self.prompts = {name: JinjaPrompt(text, name=f"{where}, {name}") for name, text in texts.items()}
 
@@ -114,7 +115,9 @@ def _parsed(text: str, where: str) -> dict[str, str]:
         raise UsageError(f"{where}: queries by name are needed, found {type(given).__name__}")
     for name, query in given.items():
         if not isinstance(name, str) or not isinstance(query, str):
-            raise UsageError(f"{where}, {name}: a template is needed; write `{name}: |-` and its text indented under it")
+            raise UsageError(
+                f"{where}, {name}: a template is needed; write `{name}: |-` and its text indented under it"
+            )
     return given
 
 

@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from shoal.evolution.chance import chance
+from shoal.evolution.genome import Genome, labelled, writes_all
 from shoal.evolution.queries import Queries
 from shoal.evolution.replies import cleaned, first_listed
 from shoal.evolution.settings import Settings
@@ -29,6 +30,10 @@ class Breeding(Struct, frozen=True):
     thinking_styles: Sequence[str]
     embed: Embed
 
+    @property
+    def genome(self) -> Genome:
+        return Genome(self.settings.prompts_per_unit, self.task.system_prompt is None, self.queries.whole)
+
 
 class Snapshot(Protocol):
     """The state that all mutations of a generation see: as it was when the generation began, whatever finished since.
@@ -43,14 +48,32 @@ class Snapshot(Protocol):
         ...
 
 
+class _Seen:
+    """A snapshot whose units are as mutations see them."""
+
+    def __init__(self, snapshot: Snapshot, genome: Genome) -> None:
+        self._snapshot = snapshot
+        self._genome = genome
+
+    async def population(self) -> Sequence[Scored]:
+        population = await self._snapshot.population()
+        return [structs.replace(scored, unit=self._genome.seen(scored.unit)) for scored in population]
+
+    async def elites(self) -> Sequence[Unit]:
+        return [self._genome.seen(unit) for unit in await self._snapshot.elites()]
+
+
 class Surroundings:
-    """What one mutation has: the run, the snapshot, chance of its own (`random`), and the Redescriber (`write`)."""
+    """What one mutation has: the run, the snapshot, chance of its own (`random`), and the Redescriber (`write`).
+
+    The units of the snapshot are as the run's genome shows them: all that is bred is among their task prompts.
+    """
 
     def __init__(
         self, run: Breeding, snapshot: Snapshot, random: Random, place: tuple[int, ...], decoder: Mapping[str, Any]
     ) -> None:
         self.run = run
-        self.snapshot = snapshot
+        self.snapshot: Snapshot = _Seen(snapshot, run.genome)
         self.random = random
         self._place = place
         self._decoder = decoder
@@ -67,10 +90,13 @@ class Surroundings:
             rendered = await self.run.queries.write(
                 query,
                 description=self.run.task.description,
+                part=self.run.genome.part(index),
                 prefix=self._prefix(query, index),
                 redescriber=self._decoder,
                 **inputs,
             )
+        if output == "task_prompt" and self.run.genome.whole and writes_all(rendered.outputs):
+            return labelled(rendered.outputs)
         reply = str(rendered[output])
         return cleaned(reply) if listed is None else first_listed(reply, listed)
 

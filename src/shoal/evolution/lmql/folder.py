@@ -20,6 +20,12 @@ _PROMPTS = {part.upper(): part for part in PARTS}
 _NOTHING = '""'
 _WORKINGS = 'workings|map(attribute="text")|list'
 _BRED = {"mutation_prompt": "mutation_prompt", "thinking_style": _NOTHING, "task_description": _NOTHING}
+_ANEW = {
+    "mutation_prompt": "mutation_prompt",
+    "thinking_style": "thinking_style",
+    "task_description": "description",
+    "task_prompt": _NOTHING,
+}
 _LISTED = {"mutation_prompt": "mutation_prompt", "task_prompts": "task_prompts"}
 _HYPER = {"MUTATION_PROMPT": "mutation_prompt", "MUTATED_TASK_PROMPT": "mutation_prompt"}
 _FITNESS = Names(
@@ -29,7 +35,7 @@ _FITNESS = Names(
         "reasoning_prompt": '(task_prompts[1] if task_prompts|length > 1 else "")',
         "CoT": '(variant != "noCoT")',
     },
-    {"REQUIREMENT": "answer"},
+    {"REQUIREMENT": "answer", "REASONING": "working"},
     "inducer",
     "evaluator",
     "row.{}",
@@ -44,14 +50,8 @@ def _writing(inputs: Mapping[str, str], outputs: Mapping[str, str] = _PROMPTS) -
 _QUERIES: dict[str, dict[str, Names]] = {
     "fitness_test_template": {"fitness": _FITNESS},
     "mutation_direct": {
-        "initial": _writing(
-            {
-                "mutation_prompt": "mutation_prompt",
-                "thinking_style": "thinking_style",
-                "task_description": "description",
-                "task_prompt": _NOTHING,
-            }
-        ),
+        "initial": _writing(_ANEW),
+        "zero_order_direct": _writing(_ANEW),
         "first_order_direct": _writing({**_BRED, "task_prompt": "task_prompt"}),
     },
     "mutation_eda_based": {

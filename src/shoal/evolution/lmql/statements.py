@@ -130,6 +130,8 @@ def _block(lines: Sequence[_Line], indent: int) -> tuple[list[Statement], Sequen
         head = "else" if re.fullmatch(r"else\s*:\s*(?:#.*)?", line.text) else ""
         branch = _BLOCK.fullmatch(line.text)
         if not head and not branch:
+            if line.text.endswith(":") and not _STRING.match(line.text):
+                raise NotConverted(line.number, f"the block {line.text[:60]!r}; only if and for are converted")
             body.append(_text(line))
             continue
         inner = lines[0].indent if lines else 0

@@ -198,11 +198,9 @@ class _Writer:
         return f"{{% set {self.known[variable]} = {call} %}}{{{{ {self.known[variable]} }}}}"
 
     def _call(self, name: str, bound: Constraint) -> str:
-        if bound.options:
-            if bound.stop or bound.max_tokens:
-                self.notes.append(f"{name} is one of {len(bound.options)} texts; what else is asked of it falls away")
-            return f"select({_listed(bound.options)}, name={constant(name)})"
         role = self.names.last if name == "answer" else self.names.role
+        if bound.options:
+            return f"select({_listed(bound.options)}, name={constant(name)}, **{role})"
         given = [f"max_tokens={bound.max_tokens}"] if bound.max_tokens else []
         given += [f"stop={_listed(bound.stop)}"] if bound.stop else []
         given += [f"regex={constant(bound.regex)}"] if bound.regex else []

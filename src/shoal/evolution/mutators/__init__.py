@@ -46,5 +46,6 @@ async def offspring(name: str, parent: Scored, around: Surroundings) -> Unit:
         crossed=None,
         unwritten=0,
     )
-    child = await MUTATORS[name](structs.replace(parent, unit=unit), around)
-    return await crossed(child, around)
+    genome = around.run.genome
+    child = await MUTATORS[name](structs.replace(parent, unit=genome.seen(unit)), around)
+    return genome.unseen(await crossed(child, around), unit)
