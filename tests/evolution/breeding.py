@@ -7,7 +7,8 @@ from typing import Any
 from tests.scripting import run, scripted
 
 from shoal.evaluation.scorers import SCORERS, Scorer
-from shoal.evolution.breeder import Breeder, Generation
+from shoal.evolution.breeder import Breeder
+from shoal.evolution.generation import Generation
 from shoal.evolution.queries import Queries
 from shoal.evolution.settings import Settings
 from shoal.evolution.surroundings import Breeding

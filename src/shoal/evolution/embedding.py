@@ -10,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from importlib.util import find_spec
-from itertools import combinations
 from math import sqrt
 from operator import mul
 from pathlib import Path
@@ -111,8 +110,16 @@ async def diversity(prompts: Sequence[str], embed: Embed) -> float:
     """How different texts are: the mean of 1 - cosine over all pairs; 0.0 for fewer than two."""
     if len(prompts) < 2:
         return 0.0
-    pairs = [1.0 - cosine(a, b) for a, b in combinations(await embed(prompts), 2)]
-    return sum(pairs) / len(pairs)
+    directions = [_direction(vector) for vector in await embed(prompts)]
+    count, lengths = len(directions), sum(any(direction) for direction in directions)
+    # The square of their sum is each one's own length, 1 or 0, and twice the cosine of each pair.
+    square: float = sum(sum(column) ** 2 for column in zip(*directions, strict=True))
+    return 1.0 - (square - lengths) / (count * (count - 1))
+
+
+def _direction(vector: Sequence[float]) -> list[float]:
+    length = sqrt(sum(map(mul, vector, vector)))
+    return [value / length for value in vector] if length else list(vector)
 
 
 async def shared(scored: Scored, population: Sequence[Scored], embed: Embed) -> Scored:

@@ -7,8 +7,8 @@ LONGEST = 4000  # characters of a prompt
 _CONTROLS = dict.fromkeys([*range(32), *range(127, 160)])
 for _kept in "\n\t":
     del _CONTROLS[ord(_kept)]
-_LABEL = re.compile(r"(?m)(?:^[ \t>*#]*INSTRUCTION|\**\bINSTRUCTION( MUTANT))\**[ \t]*:\**")
-_ITEM = re.compile(r"(?m)^[ \t]*(?:(\d{1,4})[.)]|[-*•])[ \t]+")
+_LABEL = re.compile(r"(?m)(?:^[ \t>*#]*INSTRUCTION|\*{0,3}\bINSTRUCTION( MUTANT))\*{0,3}[ \t]*:\*{0,3}")
+_ITEM = re.compile(r"(?m)^[ \t]*(?:(\d{1,4})[.)]|[-*•])(?:[ \t]+|$)")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 
 

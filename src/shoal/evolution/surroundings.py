@@ -5,13 +5,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from msgspec import Struct, structs
+from msgspec import Struct, field, structs
 
 from shoal.evolution.chance import chance
 from shoal.evolution.genome import Genome, labelled, writes_all
 from shoal.evolution.queries import Queries
 from shoal.evolution.replies import cleaned, first_listed
 from shoal.evolution.settings import Settings
+from shoal.evolution.steps import Steps
 from shoal.evolution.task import Task
 from shoal.evolution.unit import Scored, Unit
 from shoal.runtime import frames
@@ -29,6 +30,13 @@ class Breeding(Struct, frozen=True):
     mutation_prompts: Sequence[str]
     thinking_styles: Sequence[str]
     embed: Embed
+    steps: Steps = field(default_factory=Steps)
+
+    @property
+    def batch(self) -> int:
+        """Questions that one evaluation puts, in all variants."""
+        rows = len(self.task.rows)
+        return min(self.settings.batch or rows, rows) * len(self.settings.variants)
 
     @property
     def genome(self) -> Genome:
@@ -87,7 +95,7 @@ class Surroundings:
         numbered list, and the number of its next item, which is the prompt.
         """
         with frames.entered(Frame((*self._place, index))):
-            rendered = await self.run.queries.write(
+            writing = self.run.queries.write(
                 query,
                 description=self.run.task.description,
                 part=self.run.genome.part(index),
@@ -95,6 +103,7 @@ class Surroundings:
                 redescriber=self._decoder,
                 **inputs,
             )
+            rendered = await self.run.steps.do(writing)
         if output == "task_prompt" and self.run.genome.whole and writes_all(rendered.outputs):
             return labelled(rendered.outputs)
         reply = str(rendered[output])

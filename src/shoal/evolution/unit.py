@@ -39,7 +39,8 @@ class Scored(Struct, frozen=True):
     """A unit with its fitness, from 0.0 to 1.0, over `questions` questions.
 
     `variants` has the fitness of each way to ask, where there are several; the best counts. `workings` are the right
-    ones of the last evaluation that had any, a parent's until then. `evaluated` says in which generation it was.
+    ones of the last evaluation that had any, a parent's until then. `evaluated` says in which generation it was, and
+    `failed` how many questions a call failed on: they count neither as right nor as wrong.
     """
 
     unit: Unit
@@ -48,3 +49,4 @@ class Scored(Struct, frozen=True):
     workings: tuple[Working, ...] = ()
     variants: dict[str, float] = {}
     evaluated: int = 0
+    failed: int = 0
