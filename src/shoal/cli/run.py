@@ -20,7 +20,7 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.programs import load_program
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Judge, RowProgram, window_for
-from shoal.cli.options import SAMPLING, model_options, open_from, sampling_of, sampling_options, scoped
+from shoal.cli.options import SAMPLING, model_options, open_from, read_system, sampling_of, sampling_options, scoped
 from shoal.cli.templates import asked_of, check_options, crossed, template_requests
 from shoal.errors import BudgetExceeded, StoreError, UsageError, did_you_mean
 from shoal.evaluation.scorers import SCORERS, open_scorer, unscored
@@ -66,6 +66,7 @@ def run(data: str | None, **options: Any) -> int:
     Every finished call is kept in the run directory: the same command continues a run that was stopped or killed.
     """
     budget = Budget.parse(options["budget"]) if options["budget"] else None
+    read_system(options)
     check_options(data, options)
     directory = options["run_dir"] or Path("runs", _run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:

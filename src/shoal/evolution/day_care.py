@@ -107,7 +107,7 @@ def open_day_care(folder: Path, task: str, *, override: object = None) -> DayCar
         given.get("question"),
         given.get("target") or f"gold_{task}",
         given.get("seed_prompt"),
-        _within(folder, held_out, f"{where}, held_out") if held_out else None,
+        within(folder, held_out, f"{where}, held_out") if held_out else None,
         notes,
     )
 
@@ -127,6 +127,14 @@ def nothing_to_win(rows: Sequence[Row], target: str) -> str | None:
     return f"every {target} is {rows[0].get(target)!r}: always answering {always!r} scores 1.0, nothing to optimise"
 
 
+def within(folder: Path, name: str, where: str) -> Path:
+    """A path in a folder; UsageError where it leads out of it."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"{where}: {name!r} leads out of {folder}")
+    return path
+
+
 # The files
 
 
@@ -137,14 +145,7 @@ def _task_folder(folder: Path, task: str) -> Path:
         raise UsageError(f"--task {task!r}: the name of a folder in {folder} is needed")
     if not (folder / task).is_dir():
         raise UsageError(f"{folder}: no task {task!r}; {did_you_mean(task, tasks(folder))}")
-    return _within(folder, task, "--task")
-
-
-def _within(folder: Path, name: str, where: str) -> Path:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise UsageError(f"{where}: {name!r} leads out of {folder}")
-    return path
+    return within(folder, task, "--task")
 
 
 def _if_there(path: Path) -> Path | None:

@@ -85,6 +85,7 @@ class Outcome(Struct, frozen=True):
     became: tuple[str, ...] = ()
     refused: str | None = None
     notes: tuple[str, ...] = ()
+    missing: bool = False  # the folder has no such query
 
 
 def convert(old: Path, new: Path) -> list[Outcome]:
@@ -98,7 +99,9 @@ def convert(old: Path, new: Path) -> list[Outcome]:
     templates: dict[str, str] = {}
     outcomes = [_outcome(name, source, templates) for name in source if not name.endswith("_args")]
     outcomes += [
-        Outcome(name, refused="the folder has none; ours takes its place") for name in _QUERIES if name not in source
+        Outcome(name, refused="the folder has none; ours takes its place", missing=True)
+        for name in _QUERIES
+        if name not in source
     ]
     new.mkdir(parents=True)
     with atomic_writer(new / "breeder.yaml") as out:
