@@ -51,6 +51,9 @@ if TYPE_CHECKING:
     from shoal.batch.prompts import chat as chat
     from shoal.batch.prompts import complete as complete
     from shoal.batch.records import Record as Record
+    from shoal.evaluation.comparing.calling import acompare as acompare
+    from shoal.evaluation.comparing.calling import compare as compare
+    from shoal.evaluation.comparing.result import Comparison as Comparison
     from shoal.prompting import llm as llm
     from shoal.prompting.composing import c as c
     from shoal.prompting.composing.jinja import JinjaPrompt as JinjaPrompt
@@ -63,14 +66,17 @@ if TYPE_CHECKING:
 # Imported when first used: everything but the types and what programs are made of.
 _LATER = {
     "Batch": "shoal.batch.choices",
+    "Comparison": "shoal.evaluation.comparing.result",
     "JinjaPrompt": "shoal.prompting.composing.jinja",
     "Record": "shoal.batch.records",
     "Rendered": "shoal.prompting.composing.writing",
+    "acompare": "shoal.evaluation.comparing.calling",
     "achat": "shoal.batch.prompts",
     "acomplete": "shoal.batch.prompts",
     "amap": "shoal.batch.mapping",
     "c": "shoal.prompting.composing",
     "chat": "shoal.batch.prompts",
+    "compare": "shoal.evaluation.comparing.calling",
     "complete": "shoal.batch.prompts",
     "arun": "shoal.techniques.running",
     "llm": "shoal.prompting.llm",

@@ -40,7 +40,8 @@ def test_a_cached_draw_costs_nothing_and_says_so(tmp_path: Path) -> None:
     model, _ = cached(tmp_path / "c")
     first, second = run(model("one two")), run(model("one two"))
     assert (first.usage.calls, first.usage.cached_calls) == (1, 0)
-    assert second.usage == Usage(cached_calls=1, cached_tokens=first.usage.total_tokens)
+    assert second.usage == first.usage.as_cached()
+    assert second.usage.cached_tokens == first.usage.total_tokens
     assert first.text == second.text
 
 

@@ -213,4 +213,4 @@ def test_requests_are_values() -> None:
 def test_usage_sums() -> None:
     parts = [Usage(1, 2, 1), Usage(3, 4, 1, estimated=True), Usage(cached_calls=1, cached_tokens=9)]
     assert total(parts) == Usage(4, 6, 2, 1, 9, True)
-    assert total(parts).as_cached() == Usage(cached_calls=3, cached_tokens=19, estimated=True)
+    assert total(parts).as_cached() == Usage(cached_calls=3, cached_tokens=19, estimated=True, cached_prompt_tokens=4)

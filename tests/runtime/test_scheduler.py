@@ -97,7 +97,7 @@ def test_equal_draws_are_one_and_the_first_pays() -> None:
         first, second, other = await gather(*tasks)
         assert (first.text, second.text, other.text) == ("A", "A", "B")
         assert first.usage == Usage(1, 1, 1)
-        assert second.usage == Usage(cached_calls=1, cached_tokens=2)
+        assert second.usage == Usage(cached_calls=1, cached_tokens=2, cached_prompt_tokens=1)
 
     run(main())
 

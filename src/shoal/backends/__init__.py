@@ -68,6 +68,10 @@ class BaseModel:
         refuse_unsupported(request, self.backend.capabilities, self.name)
         return await self._model(placed(request))
 
+    def with_cache(self, cache: DrawCache) -> "BaseModel":
+        """A model over the same backend that keeps its draws in `cache`. Whoever made the backend closes it."""
+        return BaseModel(self.backend, cache=cache, limits=self.limits, retry=self._retry)
+
     def register(self) -> None:
         """Make this the model that built-ins ask, in the registry that holds here."""
         current().register(self)

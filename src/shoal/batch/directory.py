@@ -30,26 +30,11 @@ class RunDirectory:
         self.path = path
         self._lock = DirectoryLock(path, "a run directory")
         try:
-            self._check(options, rows)
+            hold_config(path, options, rows)
             self.journal = Journal(path / "journal.sqlite")
         except BaseException:
             self._lock.release()
             raise
-
-    def _check(self, options: dict[str, Any], rows: Input) -> None:
-        config = self.path / "config.json"
-        options = msgspec.json.decode(msgspec.json.encode(options))
-        asked = {"options": options, "rows": rows.count, "digest": rows.digest, "input": rows.label}
-        if config.exists():
-            try:
-                before = msgspec.json.decode(config.read_bytes())
-                _compare(self.path, before, options, rows)
-            except (msgspec.DecodeError, KeyError, TypeError) as error:
-                raise CorruptStore(f"{config}: damaged ({error}); move {self.path} away to start anew") from None
-        elif (self.path / "journal.sqlite").exists():
-            raise CorruptStore(f"{self.path}: a journal without its config.json; move it away to start anew")
-        with atomic_writer(config) as out:
-            out.write(msgspec.json.format(msgspec.json.encode(asked), indent=2) + b"\n")
 
     def __enter__(self) -> "RunDirectory":
         return self
@@ -59,8 +44,28 @@ class RunDirectory:
         self._lock.release()
 
 
-def _compare(path: Path, before: dict[str, Any], options: dict[str, Any], rows: Input) -> None:
-    advice = "choose another --run-dir, or remove it to start anew"
+def hold_config(path: Path, options: dict[str, Any], rows: Input, option: str = "--run-dir") -> None:
+    """Write down in a directory what is asked of which rows; RunError where it holds something else already.
+
+    `option` is what chooses another directory.
+    """
+    config = path / "config.json"
+    options = msgspec.json.decode(msgspec.json.encode(options))
+    asked = {"options": options, "rows": rows.count, "digest": rows.digest, "input": rows.label}
+    if config.exists():
+        try:
+            before = msgspec.json.decode(config.read_bytes())
+            _compare(path, before, options, rows, option)
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
+    elif (path / "journal.sqlite").exists():
+        raise CorruptStore(f"{path}: a journal without its config.json; move it away to start anew")
+    with atomic_writer(config) as out:
+        out.write(msgspec.json.format(msgspec.json.encode(asked), indent=2) + b"\n")
+
+
+def _compare(path: Path, before: dict[str, Any], options: dict[str, Any], rows: Input, option: str) -> None:
+    advice = f"choose another {option}, or remove it to start anew"
     for name in sorted(before["options"].keys() | options.keys()):
         old, new = before["options"].get(name), options.get(name)
         if old != new:

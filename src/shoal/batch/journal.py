@@ -45,6 +45,10 @@ class Journal:
         """Of every row kept, by its number, whether it failed."""
         return {number: bool(failed) for number, failed in self.store.rows("SELECT number, failed FROM row")}
 
+    def begun(self) -> set[int]:
+        """The numbers of the rows that have asked for something, finished or not."""
+        return {number for (number,) in self.store.rows("SELECT DISTINCT owner FROM draw")}
+
     async def finish(self, number: int, record: Record, trace: Trace | None = None) -> None:
         """Keep a row's result and its trace. A row finished once stays as it is; a failed one may be replaced."""
         await self.keep(number, encode(record), failed=record.error is not None, trace=trace)
@@ -99,6 +103,18 @@ class Journal:
         if checksum(key, value) != sum_:
             raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
         return owner, _decode(value)
+
+    def draws(self) -> Iterator[tuple[bytes, Completion]]:
+        """All draws kept, as their rows got them, each with its key."""
+        last = b""
+        while page := self.store.rows(
+            "SELECT key, sum, value FROM draw WHERE key > ? ORDER BY key LIMIT 1000", (last,)
+        ):
+            for key, sum_, value in page:
+                if checksum(key, value) != sum_:
+                    raise CorruptStore(f"{self.store.path}: a draw is damaged")
+                yield key, _decode(value)
+            last = page[-1][0]
 
     async def keep_draw(self, key: bytes, owner: int, completion: Completion) -> None:
         value = _encode(completion)

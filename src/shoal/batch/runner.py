@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from time import monotonic
@@ -88,9 +88,9 @@ def window_for(models: Iterable[BaseModel]) -> int:
 class BatchRun:
     """One run of a program over the rows of an input, in its directory.
 
-    `window` rows are under way at once; where `traced` is set, each row's call tree is kept with its result. After
-    `execute`, `errors` counts failures by type and `stopped` holds the BudgetExceeded that ended the run early, if one
-    did.
+    `window` rows are under way at once; where `traced` is set, each row's call tree is kept with its result, but for
+    the numbers in `untraced`. After `execute`, `errors` counts failures by type and `stopped` holds the BudgetExceeded
+    that ended the run early, if one did.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class BatchRun:
         self.stopped: BudgetExceeded | None = None
         self.interrupted = False
         self.traced = False
+        self.untraced: Collection[int] = ()
         self.limit = Budget()
         self.on_progress: Callable[[Progress], None] | None = None
 
@@ -134,7 +135,7 @@ class BatchRun:
             with (
                 scope.setting(scope.age, number),
                 scope.setting(replay.current, recorder),
-                tracing("row") if self.traced else nullcontext() as root,
+                tracing("row") if self.traced and number not in self.untraced else nullcontext() as root,
             ):
                 record = await self._attempt(number, row, program, recorder)
             if record is not None:

@@ -2,11 +2,8 @@
 
 import asyncio
 import re
-import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,22 +15,19 @@ from msgspec import structs
 from shoal.backends.loop import run as run_program
 from shoal.batch.directory import RunDirectory
 from shoal.batch.programs import load_program
-from shoal.batch.rows import Input, Row
+from shoal.batch.rows import Input
 from shoal.batch.runner import BatchRun, Judge, RowProgram, window_for
-from shoal.cli.options import SAMPLING, model_options, open_from, read_system, sampling_of, sampling_options, scoped
-from shoal.cli.templates import asked_of, check_options, crossed, template_requests
-from shoal.errors import BudgetExceeded, StoreError, UsageError, did_you_mean
+from shoal.cli.asking import known_column, request_maker, standard_input
+from shoal.cli.options import SAMPLING, model_options, open_from, read_system, sampling_options, scoped
+from shoal.cli.stopping import stop_on_signals
+from shoal.cli.templates import check_options, crossed, template_requests
+from shoal.errors import StoreError, UsageError
 from shoal.evaluation.scorers import SCORERS, open_scorer, unscored
 from shoal.prompting import llm
-from shoal.prompting.messages import parse_messages
-from shoal.prompting.template import Template
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
-from shoal.runtime.types import Message, Request
 from shoal.techniques.opening import bases, identities
-
-_DRAIN_SECONDS = 30.0
 
 
 @click.command()
@@ -76,7 +70,7 @@ def run(data: str | None, **options: Any) -> int:
 def _rows(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
     if data is None:
         return crossed(scratch, options)
-    return _standard_input(scratch, options) if data == "-" else Input(Path(data), options["limit"])
+    return standard_input(scratch, options) if data == "-" else Input(Path(data), options["limit"])
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
@@ -98,7 +92,7 @@ async def _execute(
 ) -> int:
     quiet = options["quiet"] or options["as_json"]
     task = asyncio.ensure_future(batch.execute(program, budget))
-    _stop_on_signals(batch, model, task)
+    stop_on_signals(batch, model, task)
     try:
         with nullcontext() if quiet else _progress(batch, model):
             await task
@@ -117,24 +111,6 @@ def _progress(batch: BatchRun, model: Model) -> Any:
     from shoal.cli.show import RunProgress
 
     return RunProgress(batch, model)
-
-
-def _stop_on_signals(batch: BatchRun, model: Model, task: "asyncio.Future[None]") -> None:
-    """The first Ctrl-C (or SIGTERM) lets the calls under way finish; a second, or half a minute, cuts them off."""
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        if batch.interrupted:
-            task.cancel()
-            return
-        batch.interrupt()
-        for base in bases(model):
-            base.scheduler.refuse_waiting(BudgetExceeded("the run was interrupted"))
-        click.echo("stopping: calls under way are let finish; Ctrl-C again cuts them off", err=True)
-        loop.call_later(_DRAIN_SECONDS, task.cancel)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
 
 
 def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
@@ -170,7 +146,7 @@ def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
 def _program(rows: Input, model: Model, options: dict[str, Any]) -> RowProgram:
     """What is done with each row: checked against the columns before anything is spent."""
     if not options["program"]:
-        request_of = _request_maker(rows, options)
+        request_of = template_requests(options) if options["template"] else request_maker(rows, options)
         return lambda row: model(request_of(row))
     for other in ("prompt", "messages", "template", "system"):
         if options[other]:
@@ -188,32 +164,6 @@ def _sample_as_told(options: dict[str, Any]) -> None:
         llm.completions.configure(**given)
 
 
-def _request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Request]:
-    """How a row becomes a request: checked against the columns before anything is spent."""
-    if options["template"]:
-        return template_requests(options)
-    params, system = sampling_of(options), options["system"]
-    column = options["messages"]
-    if column and options["prompt"]:
-        raise UsageError("give --prompt or --messages, not both")
-    if column:
-        _known_column("--messages", column, rows)
-    elif not (options["prompt"] or options["bare"] or "prompt" in rows.columns) and "messages" in rows.columns:
-        column = "messages"
-    if column:
-        before = (Message("system", system),) if system else ()
-        return lambda row: Request(messages=before + parse_messages(row.get(column)), params=params)
-    template = Template(options["prompt"] or "{prompt}")
-    for name in sorted(template.names):
-        _known_column("the template", name, rows)
-    return lambda row: structs.replace(asked_of(template.fill(row), system, bare=options["bare"]), params=params)
-
-
-def _known_column(where: str, name: str, rows: Input) -> None:
-    if name not in rows.columns:
-        raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
-
-
 def _judge(rows: Input, options: dict[str, Any]) -> Judge:
     """How an answer is found in a completion, and scored."""
     target, name = options["answer"], options["scorer"]
@@ -222,7 +172,7 @@ def _judge(rows: Input, options: dict[str, Any]) -> Judge:
     scorer = open_scorer(name or "exact")
     if not target:
         return unscored
-    _known_column("--answer", target, rows)
+    known_column("--answer", target, rows)
     return scorer.against(target)
 
 
@@ -239,11 +189,3 @@ def _run_name(data: str | None, options: dict[str, Any]) -> str:
     stem = f"{stem}-templates" if data is None else stem
     parts = [stem, options["program"] or "", options["technique"] or "plain", options["model"]]
     return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts if part)[:120]
-
-
-def _standard_input(scratch: Path, options: dict[str, Any]) -> Input:
-    """Standard input in a file, so that it can be read more than once."""
-    path = scratch / "input.jsonl"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
-    return Input(path, options["limit"], label="standard input")

@@ -1,6 +1,7 @@
 """Prompts that are bred: PromptBreeder (arXiv:2309.16797), and GEPA on the same engine."""
 
 from shoal.evolution.held_out import Comparison
+from shoal.evolution.planning import CallPlan, plan_calls
 from shoal.evolution.progress import Progress
 from shoal.evolution.running import BreedOptions, Evolution, Result, abreed, breed
 from shoal.evolution.settings import Settings
@@ -9,6 +10,7 @@ from shoal.evolution.task import Decoders, Task
 
 __all__ = [
     "BreedOptions",
+    "CallPlan",
     "Comparison",
     "Decoders",
     "Evolution",
@@ -19,4 +21,5 @@ __all__ = [
     "Task",
     "abreed",
     "breed",
+    "plan_calls",
 ]

@@ -1,8 +1,11 @@
 """Whether what was bred is better: it and the seed prompt on questions that evolution has not seen."""
 
+import asyncio
+
 from msgspec import Struct, structs
 
 from shoal.errors import ShoalError
+from shoal.evaluation.comparing import statistics
 from shoal.evolution.chance import chance
 from shoal.evolution.fitness import Outcome, attempt
 from shoal.evolution.surroundings import Breeding
@@ -18,7 +21,8 @@ class Comparison(Struct, frozen=True):
 
     `difference` is the best unit's figure less the seed's, from `low` to `high` with 95 % confidence (paired: both
     answered the same rows). A row that a call failed on is in neither figure; `failed` counts them. `variant` is the
-    way to ask that the unit was best in; the seed is asked so too.
+    way to ask that the unit was best in; the seed is asked so too. `p` is of there being no difference; `wins` are the
+    rows on which the unit scored more, `losses` those on which it scored less.
     """
 
     rows: int
@@ -30,6 +34,10 @@ class Comparison(Struct, frozen=True):
     difference: float
     low: float
     high: float
+    p: float
+    wins: int
+    losses: int
+    ties: int
 
     @property
     def improves(self) -> bool:
@@ -74,18 +82,18 @@ async def compare(best: Scored, run: Breeding) -> Comparison:
         raise next(one for one in asked if isinstance(one, ShoalError))
     metric = run.task.scorer.metric
     seed, bred = metric.of([one for one, _ in both]), metric.of([other for _, other in both])
-    low, high = _interval(run, both)
-    return Comparison(len(both), len(rows) - len(both), metric.name, variant, seed, bred, bred - seed, low, high)
+    test = await asyncio.to_thread(_test, run, both)
+    counts = (test.wins, test.losses, test.ties)
+    interval = (test.interval.low, test.interval.high)
+    return Comparison(
+        len(both), len(rows) - len(both), metric.name, variant, seed, bred, test.value, *interval, test.p, *counts
+    )
 
 
-def _interval(run: Breeding, both: list[tuple[Outcome, Outcome]], resamples: int = 5000) -> tuple[float, float]:
-    """The percentile interval of the difference over rows drawn again."""
-    metric, random = run.task.scorer.metric, chance(0, "bootstrap")
-    parts = [(metric.parts(*one), metric.parts(*other)) for one, other in both]
-    found = []
-    for _ in range(resamples):
-        drawn = random.choices(parts, k=len(parts))
-        seed, bred = ([sum(column) for column in zip(*side, strict=True)] for side in zip(*drawn, strict=True))
-        found.append(metric.value(bred) - metric.value(seed))
-    found.sort()
-    return found[int(0.025 * resamples)], found[int(0.975 * resamples)]
+def _test(run: Breeding, both: list[tuple[Outcome, Outcome]]) -> statistics.Test:
+    metric = run.task.scorer.metric
+    arms = []
+    for arm in zip(*both, strict=True):
+        parts = [metric.parts(*outcome) for outcome in arm]
+        arms.append(statistics.Rated([score for score, _, _ in arm], parts))
+    return statistics.Figures(metric, arms).test(0, 1)

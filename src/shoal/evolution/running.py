@@ -12,6 +12,7 @@ from msgspec import Struct, structs
 
 from shoal.backends.loop import run as run_program
 from shoal.errors import BudgetExceeded, UsageError, refuse_unknown
+from shoal.evaluation.comparing import statistics
 from shoal.evolution import lists
 from shoal.evolution.breeder import Breeder
 from shoal.evolution.draws import Draws
@@ -130,6 +131,8 @@ class Evolution:
         self.interrupted = False
         self.progress = Progress(settings.generations, settings.population_size, started=monotonic())
         _check(options)
+        if task.held_out:
+            statistics.require()  # before anything is spent
 
     def interrupt(self) -> None:
         """Make no call from here on; calls under way finish and are kept."""

@@ -23,13 +23,14 @@ _SCHEMA = """
     CREATE TABLE draw (key BLOB PRIMARY KEY, sum BLOB NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE question (key BLOB PRIMARY KEY, text BLOB NOT NULL) WITHOUT ROWID
 """
+QUESTION_SIZE = 20  # bytes of a question's key, with which the keys of its draws begin
 UNKEPT = frozenset({"content_filter"})
 
 
 def question_key(identity: str, request: Request) -> tuple[bytes, bytes]:
     """The digest and the text of a question put to a model: all of the request but the draw's path."""
     text = _encode((identity, request.question()))
-    return blake2b(text, digest_size=20).digest(), text
+    return blake2b(text, digest_size=QUESTION_SIZE).digest(), text
 
 
 def draw_key(question: bytes, path: tuple[int, ...]) -> bytes:

@@ -170,8 +170,8 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     """What calls cost. Sums with `+`.
 
     `calls` are draws paid for, `cached_calls` draws that came for nothing (from the cache, or shared with an equal
-    draw); tokens are those of the paid draws only, `cached_tokens` those the cached draws would have cost.
-    `estimated` says that a server did not report its usage.
+    draw); tokens are those of the paid draws only, `cached_tokens` those the cached draws would have cost, of which
+    `cached_prompt_tokens` are their prompts'. `estimated` says that a server did not report its usage.
     """
 
     prompt_tokens: int = 0
@@ -180,6 +180,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     cached_calls: int = 0
     cached_tokens: int = 0
     estimated: bool = False
+    cached_prompt_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -193,6 +194,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
             self.cached_calls + other.cached_calls,
             self.cached_tokens + other.cached_tokens,
             self.estimated or other.estimated,
+            self.cached_prompt_tokens + other.cached_prompt_tokens,
         )
 
     def as_cached(self) -> "Usage":
@@ -201,6 +203,7 @@ class Usage(Struct, frozen=True, omit_defaults=True):
             cached_calls=self.calls + self.cached_calls,
             cached_tokens=self.total_tokens + self.cached_tokens,
             estimated=self.estimated,
+            cached_prompt_tokens=self.prompt_tokens + self.cached_prompt_tokens,
         )
 
 

@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from shoal.backends import BaseModel, open_base
 from shoal.backends.config import Config, load_config
 from shoal.runtime.cache import DrawCache, default_cache_path
 from shoal.runtime.model import Applied, Model
 from shoal.runtime.retry import RetryPolicy
-from shoal.techniques.spec import parse_spec
+from shoal.techniques.spec import OpenBase, parse_spec
 
 
 def open_model(
@@ -33,26 +34,37 @@ def open_model(
     """
     if not isinstance(config, Config):
         config = load_config(config)
-    draws = _open_cache(cache)
-    opened: dict[str, BaseModel] = {}
+    return from_bases(
+        spec,
+        opener(
+            config,
+            cache=open_cache(cache),
+            max_in_flight=max_in_flight,
+            retry=retry,
+            base_url=base_url,
+            api_key=api_key,
+            queries_per_batch=queries_per_batch,
+        ),
+    )
 
-    def open_once(base: str) -> BaseModel:
-        if base not in opened:
-            opened[base] = open_base(
-                base,
-                config,
-                cache=draws,
-                max_in_flight=max_in_flight,
-                retry=retry,
-                base_url=base_url,
-                api_key=api_key,
-                queries_per_batch=queries_per_batch,
-            )
-        return opened[base]
 
+def from_bases(spec: str, open_once: OpenBase) -> BaseModel | Applied:
+    """The Model that `spec` names, on base models that `open_once` opens (see `opener`)."""
     model = parse_spec(spec, open_once)
     assert isinstance(model, BaseModel | Applied)
     return model
+
+
+def opener(config: Config, **options: Any) -> OpenBase:
+    """Opens base models, each once, so that several specs share them; options as `open_base` takes them."""
+    found: dict[str, BaseModel] = {}
+
+    def open_once(base: str) -> BaseModel:
+        if base not in found:
+            found[base] = open_base(base, config, **options)
+        return found[base]
+
+    return open_once
 
 
 @asynccontextmanager
@@ -69,7 +81,8 @@ async def opened(model: Model | str) -> AsyncIterator[Model]:
             await base.aclose()
 
 
-def _open_cache(cache: DrawCache | Path | str | bool | None) -> DrawCache | None:
+def open_cache(cache: DrawCache | Path | str | bool | None) -> DrawCache | None:
+    """The cache that `open_model` takes so."""
     if isinstance(cache, DrawCache):
         return cache
     if cache is None or cache is False:

@@ -155,6 +155,7 @@ def _beyond(spent: Usage, paid: Usage) -> Usage:
         spent.cached_calls - paid.cached_calls,
         spent.cached_tokens - paid.cached_tokens,
         spent.estimated,
+        spent.cached_prompt_tokens - paid.cached_prompt_tokens,
     )
 
 

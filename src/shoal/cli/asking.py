@@ -1,0 +1,50 @@
+"""From a command's options to what a row of its data asks."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from msgspec import structs
+
+from shoal.batch.rows import Input, Row
+from shoal.cli.options import sampling_of
+from shoal.cli.templates import asked_of
+from shoal.errors import UsageError, did_you_mean
+from shoal.prompting.messages import parse_messages
+from shoal.prompting.template import Template
+from shoal.runtime.types import Message, Request
+
+
+def request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Request]:
+    """How a row becomes a request: checked against the columns before anything is spent."""
+    params, system = sampling_of(options), options["system"]
+    column = options["messages"]
+    if column and options["prompt"]:
+        raise UsageError("give --prompt or --messages, not both")
+    if column:
+        known_column("--messages", column, rows)
+    elif not (options["prompt"] or options["bare"] or "prompt" in rows.columns) and "messages" in rows.columns:
+        column = "messages"
+    if column:
+        before = (Message("system", system),) if system else ()
+        return lambda row: Request(messages=before + parse_messages(row.get(column)), params=params)
+    template = Template(options["prompt"] or "{prompt}")
+    for name in sorted(template.names):
+        known_column("the template", name, rows)
+    return lambda row: structs.replace(asked_of(template.fill(row), system, bare=options["bare"]), params=params)
+
+
+def known_column(where: str, name: str, rows: Input) -> None:
+    """UsageError where the rows have no such column."""
+    if name not in rows.columns:
+        raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
+
+
+def standard_input(scratch: Path, options: dict[str, Any]) -> Input:
+    """Standard input in a file, so that it can be read more than once."""
+    path = scratch / "input.jsonl"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    return Input(path, options["limit"], label="standard input")

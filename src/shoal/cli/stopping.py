@@ -1,0 +1,38 @@
+"""What Ctrl-C and SIGTERM do to a command that asks models."""
+
+import asyncio
+import signal
+from typing import Any, Protocol
+
+import click
+
+from shoal.errors import BudgetExceeded
+from shoal.techniques.opening import bases
+
+_DRAIN_SECONDS = 30.0
+
+
+class Stoppable(Protocol):
+    """Work that can be told to begin nothing more."""
+
+    interrupted: bool
+
+    def interrupt(self) -> None: ...
+
+
+def stop_on_signals(work: Stoppable, models: object, task: "asyncio.Future[Any]") -> None:
+    """The first Ctrl-C (or SIGTERM) lets the calls under way finish; a second, or half a minute, cuts them off."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if work.interrupted:
+            task.cancel()
+            return
+        work.interrupt()
+        for base in bases(models):
+            base.scheduler.refuse_waiting(BudgetExceeded("the run was interrupted"))
+        click.echo("stopping: calls under way are let finish; Ctrl-C again cuts them off", err=True)
+        loop.call_later(_DRAIN_SECONDS, task.cancel)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)

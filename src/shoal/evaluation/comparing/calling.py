@@ -1,0 +1,146 @@
+"""`shoal.compare`: techniques side by side from Python, with what `shoal compare` guarantees."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from msgspec import structs
+
+from shoal.backends.config import Config, load_config
+from shoal.backends.loop import run
+from shoal.batch.directory import write_lines
+from shoal.batch.records import encode
+from shoal.batch.rows import Input, Row
+from shoal.batch.tables import rows_of
+from shoal.errors import UsageError, did_you_mean, refuse_unknown
+from shoal.evaluation.comparing.arms import Wanted
+from shoal.evaluation.comparing.budgeting import EqualBudget
+from shoal.evaluation.comparing.comparing import Comparing, Settings, with_targets
+from shoal.evaluation.comparing.result import Comparison
+from shoal.evaluation.comparing.work import Asked
+from shoal.evaluation.scorers import Scorer, open_scorer
+from shoal.prompting.template import Template
+from shoal.runtime.budget import Budget
+from shoal.runtime.model import Model, Technique
+from shoal.runtime.types import Request, SamplingParams
+
+
+class CompareOptions(TypedDict, total=False):
+    """How `compare` runs.
+
+    template      how a row's columns become the prompt; default {prompt}
+    system        the system message
+    params        how to sample
+    scorer        how an answer is rated: a scorer's spec, or what open_scorer gives; default exact
+    plain         whether each model is compared by itself, too; default True
+    curve         draw every technique that has a size at smaller sizes, too
+    equal_budget  "tokens=2000": what a row may cost, by which each technique's size is chosen
+    pilot         the rows that sizes are tried on; default 10
+    budget        what may be spent in all
+    replay        ask nothing: every draw must be in report_dir already
+    report_dir    where everything is kept, so that the same call continues a comparison that was stopped
+    title         of the comparison
+    config        endpoints and prices; default ./shoal.toml
+    """
+
+    template: str
+    system: str | None
+    params: SamplingParams | None
+    scorer: Scorer | str
+    plain: bool
+    curve: bool
+    equal_budget: str | None
+    pilot: int
+    budget: Budget | None
+    replay: bool
+    report_dir: Path | str | None
+    title: str
+    config: Config | Path | None
+
+
+def compare(
+    data: Iterable[Any] | Any,
+    techniques: Sequence[str | Technique] | str,
+    *,
+    answer: str,
+    model: Model | str | Sequence[Model | str] = "local",
+    **options: Unpack[CompareOptions],
+) -> Comparison:
+    """Compare techniques on rows that say what the answer should be; `answer` is the column with it.
+
+    `data` are rows, the path of a data file, or a table (pandas, polars, Arrow, Hugging Face). `techniques` are specs,
+    as `self_consistency(n=8)` or, with a curve, `self_consistency(n=1..64)`, or technique functions; `model` one model
+    or several. Draws that techniques have in common are asked once. Raises UsageError for what cannot be compared,
+    before anything is asked, and BudgetExceeded where the budget is spent; with `report_dir` nothing is lost then.
+    """
+    return run(acompare(data, techniques, answer=answer, model=model, **options))
+
+
+async def acompare(
+    data: Iterable[Any] | Any,
+    techniques: Sequence[str | Technique] | str,
+    *,
+    answer: str,
+    model: Model | str | Sequence[Model | str] = "local",
+    **options: Unpack[CompareOptions],
+) -> Comparison:
+    """`compare` for a program that is already asynchronous."""
+    refuse_unknown("compare", options, CompareOptions)
+    wanted = Wanted(
+        [techniques] if isinstance(techniques, str) else techniques,
+        [model] if isinstance(model, str) or callable(model) else model,
+        options.get("plain", True),
+        options.get("curve", False),
+    )
+    with ExitStack() as scopes:
+        scratch = Path(scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
+        asked = _asked(_rows(data, scratch), answer, scratch, options)
+        place = options.get("report_dir")
+        directory = Path(place) if place is not None else scratch / "report"
+        return await scopes.enter_context(Comparing(asked, wanted, directory, _settings(options))).run()
+
+
+def _rows(data: Any, scratch: Path) -> Input:
+    if isinstance(data, str | Path):
+        return Input(Path(data))
+    path = scratch / "rows.jsonl"
+    write_lines(path, map(encode, rows_of(data, "data")))
+    return Input(path, label="rows")
+
+
+def _asked(rows: Input, answer: str, scratch: Path, options: CompareOptions) -> Asked:
+    form, system = Template(options.get("template") or "{prompt}"), options.get("system")
+    for where, names in (("template", sorted(form.names)), ("answer=", [answer])):
+        for name in names:
+            if name not in rows.columns:
+                near = did_you_mean(name, rows.columns)
+                raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {near}")
+    params = options.get("params") or SamplingParams()
+    scorer = options.get("scorer") or "exact"
+    rows, left_out = with_targets(rows, answer, scratch)
+    return Asked(
+        rows,
+        _maker(form, system, params),
+        answer,
+        open_scorer(scorer) if isinstance(scorer, str) else scorer,
+        {"template": form.text, "system": system, "params": params},
+        left_out,
+    )
+
+
+def _maker(form: Template, system: str | None, params: SamplingParams) -> Callable[[Row], Request]:
+    return lambda row: structs.replace(Request.of(form.fill(row), system=system), params=params)
+
+
+def _settings(options: CompareOptions) -> Settings:
+    config, equal = options.get("config"), options.get("equal_budget")
+    return Settings(
+        config if isinstance(config, Config) else load_config(config),
+        options.get("title", ""),
+        EqualBudget.parse(equal) if equal else None,
+        options.get("pilot", 10),
+        options.get("budget"),
+        options.get("replay", False),
+    )

@@ -1,0 +1,129 @@
+"""One comparison from what is wanted to what was found, in its directory."""
+
+from contextlib import ExitStack, nullcontext
+from pathlib import Path
+
+from msgspec import Struct
+
+from shoal.backends import BaseModel
+from shoal.backends.config import Config
+from shoal.batch.directory import DirectoryLock, atomic_writer, hold_config, write_lines
+from shoal.batch.records import encode as encode_row
+from shoal.batch.rows import Input, Row
+from shoal.errors import UsageError
+from shoal.evaluation.comparing.arms import Wanted, candidates
+from shoal.evaluation.comparing.budgeting import EqualBudget, Pilot, fitted
+from shoal.evaluation.comparing.costs import Prices, names_of
+from shoal.evaluation.comparing.making import made
+from shoal.evaluation.comparing.pool import Pool
+from shoal.evaluation.comparing.result import Comparison, encode
+from shoal.evaluation.comparing.statistics import require
+from shoal.evaluation.comparing.work import Asked, Work
+from shoal.runtime import replay, scope
+from shoal.runtime.budget import Budget
+from shoal.runtime.cache import DrawCache
+from shoal.techniques.opening import bases
+
+
+class Settings(Struct, frozen=True):
+    """How a comparison is made.
+
+    `equal` is what a row may cost each technique, found on `pilot` rows; `budget` bounds all that is spent; with
+    `offline` nothing is asked: every draw must be in the directory already. `notes` are added to the result's.
+    """
+
+    config: Config
+    title: str = ""
+    equal: EqualBudget | None = None
+    pilot: int = 10
+    budget: Budget | None = None
+    offline: bool = False
+    notes: tuple[str, ...] = ()
+
+
+class Comparing:
+    """A comparison in a directory of its own, held by one process. Use as a context manager, then `await` its `run`.
+
+    Raises UsageError for what cannot be compared before anything is asked, RunError where the directory holds a
+    comparison on other rows or with another prompt. Techniques and scorers may change from one time to the next: what
+    they have in common is not asked again.
+    """
+
+    def __init__(self, asked: Asked, wanted: Wanted, directory: Path, settings: Settings) -> None:
+        require()
+        self.settings = settings
+        self.directory = directory
+        self._open = ExitStack()
+        try:
+            lock = DirectoryLock(directory, "a report directory")
+            self._open.callback(lock.release)
+            hold_config(directory, asked.identity, asked.rows, "--report-dir")
+            cache = DrawCache(directory / "draws.sqlite", unkept=frozenset())
+            self._open.callback(cache.close)
+            self.candidates = candidates(wanted, cache, settings.config)
+            self.prices = Prices(settings.config, names_of([each.model for each in self.candidates]))
+            if settings.equal is not None and settings.equal.unit == "dollars" and self.prices.unknown:
+                raise UsageError(f"an equal budget in dollars needs [prices] for {', '.join(self.prices.unknown)}")
+            self.work = self._open.enter_context(Work(asked, Pool(cache), directory, settings.budget))
+        except BaseException:
+            self._open.close()
+            raise
+        given = {id(base.backend) for model in wanted.models if not isinstance(model, str) for base in bases(model)}
+        self._mine = [base for base in self.models if id(base.backend) not in given]
+
+    @property
+    def models(self) -> list[BaseModel]:
+        """The base models that are asked."""
+        return list(bases([candidate.model for candidate in self.candidates]))
+
+    def __enter__(self) -> "Comparing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    async def run(self) -> Comparison:
+        """Run all arms to their end and see what they come to; kept as comparison.json.
+
+        BudgetExceeded where the budget is spent or the work interrupted: the same comparison goes on from there.
+        """
+        try:
+            with scope.setting(replay.offline, True) if self.settings.offline else nullcontext():
+                comparison = await self._run()
+        finally:
+            for base in self._mine:
+                await base.aclose()
+        with atomic_writer(self.directory / "comparison.json") as out:
+            out.write(encode(comparison))
+        return comparison
+
+    async def _run(self) -> Comparison:
+        settings, equal, notes = self.settings, self.settings.equal, list(self.settings.notes)
+        found = self.candidates
+        if equal is not None:
+            pilot = Pilot(self.work, equal, self.prices, settings.pilot)
+            found, said = await fitted(found, pilot, self.directory / "sizes.json")
+            notes += said
+        self.work.add(found)
+        await self.work.run()
+        title = settings.title or f"{self.work.asked.rows.label}: {', '.join(arm.name for arm in self.work.arms)}"
+        return await made(self.work, self.prices, title=title, equal=equal, notes=notes)
+
+
+def with_targets(rows: Input, column: str, scratch: Path) -> tuple[Input, int]:
+    """The rows that have a target, and how many have none. UsageError where none has."""
+    kept = [row for row in rows if has_target(row, column)]
+    left_out = rows.count - len(kept)
+    if not kept:
+        raise UsageError(f"{rows.label}: no row has a target in column {column!r}")
+    if not left_out:
+        return rows, 0
+    path = scratch / "with_targets.jsonl"
+    write_lines(path, map(encode_row, kept))
+    return Input(path, label=rows.label), left_out
+
+
+def has_target(row: Row, column: str) -> bool:
+    """Whether a row says what the answer should be."""
+    value = row.get(column)
+    return value is not None and not (isinstance(value, str) and not value.strip())

@@ -1,0 +1,94 @@
+"""What an arm would have cost alone, and what was paid for it: summed over the draws in its journal, each once."""
+
+from collections.abc import Mapping, Sequence
+
+from msgspec import Struct
+
+from shoal.backends.config import Config
+from shoal.backends.tables import tables_as
+from shoal.evaluation.comparing.pool import Pool, alone
+from shoal.evaluation.comparing.timing import Latencies, traces_of
+from shoal.evaluation.comparing.work import Arm
+from shoal.runtime.types import Usage
+from shoal.techniques.opening import bases
+
+_TOKENS = 1_000_000  # prices are for as many
+
+
+class Price(Struct, frozen=True):
+    """Dollars a million tokens."""
+
+    input: float
+    output: float
+
+
+class Prices:
+    """What models cost, by the configuration's [prices]; `names` are the models' names by their identities."""
+
+    def __init__(self, config: Config, names: Mapping[str, str]) -> None:
+        self._prices = tables_as(Price, config.prices, f"{config.file} [prices")
+        self._names = names
+
+    @property
+    def unknown(self) -> list[str]:
+        """The models without a price."""
+        return sorted({name for name in self._names.values() if name not in self._prices})
+
+    def dollars(self, usages: Mapping[str, Usage]) -> float | None:
+        """What usages, by the identity of their model, come to; None where one has no price."""
+        dollars = 0.0
+        for identity, usage in usages.items():
+            price = self._prices.get(self._names.get(identity, ""))
+            if price is None:
+                return None
+            dollars += (usage.prompt_tokens * price.input + usage.completion_tokens * price.output) / _TOKENS
+        return dollars
+
+
+def names_of(models: Sequence[object]) -> dict[str, str]:
+    """The names of the base models under several models, by their identities."""
+    return {base.backend.identity: base.name for base in bases(list(models))}
+
+
+class Spent(Struct, frozen=True):
+    """An arm's costs: `usages` as if alone, by the identity of the model; `paid` tokens in this comparison.
+
+    `requests` carried its draws to a server; None where the server does not name its replies.
+    """
+
+    usages: dict[str, Usage]
+    paid: int
+    requests: int | None
+    seconds: float | None
+
+    @property
+    def usage(self) -> Usage:
+        whole = Usage()
+        for usage in self.usages.values():
+            whole = whole + usage
+        return whole
+
+
+def costs_of(arms: Sequence[Arm], pool: Pool) -> list[Spent]:
+    """What each of the arms spent."""
+    latencies = Latencies()
+    for arm in arms:
+        latencies.learn(traces_of(arm.place.journal, arm.batch.rows.count))
+    return [_spent(arm, pool, latencies) for arm in arms]
+
+
+def _spent(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
+    usages: dict[str, Usage] = {}
+    replies: set[tuple[str, str]] = set()
+    paid, named = 0, True
+    for key, completion in arm.place.journal.draws():
+        model = pool.asked_of(key)
+        usages[model] = usages.get(model, Usage()) + alone(completion.usage)
+        paid += completion.usage.total_tokens
+        if completion.id is None:
+            named = False
+        else:
+            replies.add((model, completion.id))
+    times = [latencies.row(trace) for trace in traces_of(arm.place.journal, arm.batch.rows.count)]
+    known = [seconds for seconds in times if seconds is not None]
+    return Spent(usages, paid, len(replies) if named and replies else None, sum(known) / len(known) if known else None)

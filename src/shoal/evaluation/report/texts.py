@@ -1,0 +1,11 @@
+"""Names from outside, made fit for a line of ours."""
+
+from shoal.traces import words
+
+# What would turn the direction of the sentence around a name, and what no XML file may hold.
+_AWAY = dict.fromkeys((0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A), 0xFFFE, 0xFFFF))
+
+
+def plain(text: object, width: int) -> str:
+    """The text on one line of at most `width` characters, without anything that would act on what stands beside it."""
+    return words.short(str(text).translate(_AWAY), width)
