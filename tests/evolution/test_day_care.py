@@ -13,7 +13,7 @@ from tests.scripting import run, scripted
 
 from shoal.errors import UsageError
 from shoal.evolution import Settings, breed
-from shoal.evolution.calls import planned
+from shoal.evolution.calls import counted
 from shoal.evolution.day_care import nothing_to_win, open_day_care
 from shoal.evolution.decoding import decoding
 from shoal.evolution.genome import Genome
@@ -341,6 +341,6 @@ def test_calls_are_counted_before(tmp_path: Path) -> None:
         population_size=6, generations=2, batch=None, variants=("CoT", "noCoT"), operators={"first_order_direct": 1.0}
     )
     task = day_care.task(suite(tmp_path / "s.json"))
-    plan = run(planned(Breeding(task, settings, day_care.queries, ["M"], ["T"], by_letters)))
+    plan = run(counted(Breeding(task, settings, day_care.queries, ["M"], ["T"], by_letters)))
     # 3 parts a prompt; 6 founders and 2 times 3 children on 6 rows, 2 calls with working and 1 without
-    assert (plan.founders, plan.fitness, plan.mutations, plan.held_out) == (18, 12 * 6 * 3, (18, 18), 0)
+    assert (plan.founders, plan.fitness, plan.most_mutations, plan.held_out) == (18, 12 * 6 * 3, 18, 0)

@@ -1,7 +1,6 @@
 """`shoal evolve`: prompts bred for a task of a Day Care folder."""
 
 import asyncio
-import signal
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -22,6 +21,7 @@ from shoal.cli.evolve_opening import (
     task_of,
 )
 from shoal.cli.evolve_options import Lenient, evolve_options, notes, remembered, with_those_of
+from shoal.cli.stopping import stop_on_signals
 from shoal.errors import BudgetExceeded, UsageError, did_you_mean
 from shoal.evolution import Evolution, Result, Task
 from shoal.evolution.day_care import DayCare, nothing_to_win
@@ -31,7 +31,6 @@ from shoal.evolution.statistics import GenerationStats
 from shoal.runtime.budget import Budget
 from shoal.techniques.opening import bases
 
-_DRAIN_SECONDS = 30.0
 OPTIMIZERS = ("promptbreeder",)
 
 
@@ -120,7 +119,7 @@ async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, A
     evolution.options["on_generation"] = listeners
     quiet = options["quiet"] or options["as_json"]
     task = asyncio.ensure_future(evolution.execute())
-    _stop_on_signals(evolution, task)
+    stop_on_signals(evolution, evolution.model, task)
     try:
         with nullcontext() if quiet else _progress(evolution, listeners, options), _logged(listeners, options):
             result = await task
@@ -156,24 +155,6 @@ def _logged(listeners: _Listeners, options: dict[str, Any]) -> AbstractContextMa
     return logged(listeners.each, options)
 
 
-def _stop_on_signals(evolution: Evolution, task: "asyncio.Future[Result]") -> None:
-    """The first Ctrl-C (or SIGTERM) lets the calls under way finish; a second, or half a minute, cuts them off."""
-    loop = asyncio.get_running_loop()
-
-    def stop() -> None:
-        if evolution.interrupted:
-            task.cancel()
-            return
-        evolution.interrupt()
-        for base in bases(evolution.model):
-            base.scheduler.refuse_waiting(BudgetExceeded("the run was interrupted"))
-        click.echo("stopping: calls under way are let finish; Ctrl-C again cuts them off", err=True)
-        loop.call_later(_DRAIN_SECONDS, task.cancel)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-
-
 def _interrupted(evolution: Evolution) -> int:
     click.echo(f"interrupted; --run-dir {evolution.options['run_dir']} goes on from there", err=True)
     return 130
@@ -195,16 +176,15 @@ def _report(evolution: Evolution, result: Result, ready: Ready, options: dict[st
 
 
 def _plan(evolution: Evolution) -> int:
-    from shoal.evolution.calls import planned
+    from shoal.evolution.calls import counted
 
-    plan = run_program(planned(evolution.run))
-    low, high = plan.mutations
+    plan = run_program(counted(evolution.run))
     parts = {
         "founders": f"{plan.founders:,}",
         "fitness": f"{plan.fitness:,}",
-        "mutations": f"{low:,} to {high:,}",
+        "mutations": f"{plan.mutations:,.0f}, at most {plan.most_mutations:,}",
         "held-out rows": f"{plan.held_out:,}",
-        "in all": f"{plan.least:,} to {plan.most:,} calls",
+        "in all": f"{plan.expected:,.0f} calls, at most {plan.most:,}",
     }
     for name, figure in parts.items():
         click.echo(f"{name:14} {figure}")

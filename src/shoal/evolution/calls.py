@@ -1,4 +1,4 @@
-"""How many calls a run takes, counted before it: each query is written out once on a model that answers at once."""
+"""The calls of a run with queries of one's own, counted before it: each is written out once on a scripted model."""
 
 from collections.abc import Awaitable
 from typing import Any
@@ -7,44 +7,48 @@ from msgspec import Struct
 
 from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
-from shoal.evolution.mutators import MUTATORS
+from shoal.evolution.planning import births, evaluations, weights_of
 from shoal.evolution.surroundings import Breeding
 from shoal.runtime import registry
 from shoal.runtime.types import Request
 
 
-class Planned(Struct, frozen=True):
-    """Calls of a run by what they are for: mutations at least and at most. Draws that are asked twice count twice."""
+class Counted(Struct, frozen=True):
+    """Calls of a run by what they are for; of mutations how many are expected, and the most there can be.
+
+    Draws that are asked twice count twice: a run of greedy answers may ask fewer.
+    """
 
     founders: int
     fitness: int
-    mutations: tuple[int, int]
+    mutations: float
+    most_mutations: int
     held_out: int
 
     @property
-    def least(self) -> int:
-        return self.founders + self.fitness + self.mutations[0] + self.held_out
+    def expected(self) -> float:
+        return self.founders + self.fitness + self.mutations + self.held_out
 
     @property
     def most(self) -> int:
-        return self.founders + self.fitness + self.mutations[1] + self.held_out
+        return self.founders + self.fitness + self.most_mutations + self.held_out
 
 
-async def planned(run: Breeding) -> Planned:
-    """What a run that goes to its last generation asks for."""
+async def counted(run: Breeding) -> Counted:
+    """What a run that goes to its last generation asks for, by the queries as they are."""
     settings, task = run.settings, run.task
-    size, steps = settings.population_size, settings.prompts_per_unit
-    asked = {variant: await _asked(run, variant, steps) for variant in settings.variants}
+    asked = {variant: await _asked(run, variant, settings.prompts_per_unit) for variant in settings.variants}
     by_seed = {variant: await _asked(run, variant, 1) for variant in settings.variants}
-    evaluations = size + settings.generations * (size // 2 if settings.batch is None else size)
     rows = min(settings.batch or len(task.rows), len(task.rows))
-    weights = settings.operators or dict.fromkeys(MUTATORS, 1.0)
-    each = [await _mutation(run, name) for name, weight in weights.items() if weight > 0]
-    mutations = settings.generations * (size // 2 * 2 if settings.speculate else size // 2)
-    return Planned(
-        size * run.genome.count * await _written(run, "initial"),
-        evaluations * rows * sum(asked.values()),
-        (mutations * min(each), mutations * max(each)),
+    weights = weights_of(settings)
+    each = {name: await _mutation(run, name) for name, weight in weights.items() if weight}
+    mean = sum(weights[name] * calls for name, calls in each.items()) / sum(weights.values())
+    mutations = settings.generations * births(settings)
+    return Counted(
+        settings.population_size * run.genome.count * await _written(run, "initial"),
+        evaluations(settings) * rows * sum(asked.values()),
+        mutations * mean,
+        mutations * max(each.values()),
         len(task.held_out) * max(asked[variant] + by_seed[variant] for variant in settings.variants),
     )
 

@@ -5,6 +5,7 @@ FOLDER/mutation_prompts.json    optional, as thinking_styles.json is: the paper'
 FOLDER/TASK/task_description.json
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from msgspec import Struct, field
 from shoal.batch.rows import Row, read_rows
 from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.metrics import affirms, f_beta
-from shoal.evaluation.scorers import SCORERS, Scorer
+from shoal.evaluation.scorers import SCORERS, Scorer, open_scorer
 from shoal.evolution.decoding import Decoding, decoding
 from shoal.evolution.lists import mutation_prompts, thinking_styles
 from shoal.evolution.queries import Queries, read_queries
@@ -37,6 +38,8 @@ _KNOWN = {
     "seed_prompt": str,
     "held_out": str,
 }
+_BY_COMMAND = {"judge"}  # a scorer that asks a model: which one is not for a file to say
+_WORDS = re.compile(r"[\w .-]+")
 _LARGEST = 16 << 20  # bytes of a folder's file
 _KINDS: dict[object, str] = {str: "a text", dict: "an object"}
 
@@ -206,18 +209,23 @@ def _question(row: Row, suite: Path) -> str:
 def _scorer(given: object, where: str) -> Scorer:
     """By the table of scorers; nothing that a file names is ever run."""
     if given is None:
-        return SCORERS["exact"]
+        return open_scorer("exact")
     assert isinstance(given, dict)
     options = dict(given)
     kind = options.pop("type", None)
     if kind == "BinaryfBeta":
         return _binary_f_beta(options, where)
-    if not isinstance(kind, str) or kind not in SCORERS:
-        near = did_you_mean(str(kind), ("BinaryfBeta", *SCORERS))
+    if not isinstance(kind, str) or kind not in SCORERS or kind in _BY_COMMAND:
+        near = did_you_mean(str(kind), ("BinaryfBeta", *sorted(SCORERS.keys() - _BY_COMMAND)))
         raise UsageError(f"{where}: no type {kind!r}; {near}")
-    if options:
-        raise UsageError(f"{where}: {kind} takes no {next(iter(options))!r}")
-    return SCORERS[kind]
+    for name, value in options.items():
+        if not isinstance(value, int | float) and not (isinstance(value, str) and _WORDS.fullmatch(value)):
+            raise UsageError(f"{where}, {name}: give it by --scorer, where {str(value)[:40]!r} can be written")
+    spelt = ", ".join(f"{name}={value}" for name, value in options.items())
+    try:
+        return open_scorer(f"{kind}({spelt})" if spelt else kind)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
 
 
 def _binary_f_beta(options: dict[str, Any], where: str) -> Scorer:
