@@ -59,18 +59,19 @@ def _evolve(options: dict[str, Any]) -> int:
     task = task_of(day_care, options)
     _say_what_is_odd(day_care, task, options)
     settings = settings_of(task, options)
-    model = model_of(options)
+    model, embed = model_of(options), embed_of(options)
+    budget = Budget.parse(options["budget"]) if options["budget"] else None
     evolution = Evolution(
         task,
         model,
         settings,
         run_dir=None if options["plan"] else place_of(day_care, options),
-        budget=Budget.parse(options["budget"]) if options["budget"] else None,
+        budget=budget,
         split=options["held_out"] == "half",
         queries=day_care.queries,
         mutation_prompts=day_care.mutation_prompts,
         thinking_styles=day_care.thinking_styles,
-        embed=embed_of(options),
+        embed=embed,
         about={"command": remembered(options)},
     )
     if options["plan"]:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
-from shoal.errors import UsageError
+from shoal.errors import UsageError, did_you_mean
+from shoal.evolution.mutators import MUTATORS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -155,6 +156,8 @@ def weights(text: str | None) -> dict[str, float] | None:
     found: dict[str, float] = {}
     for part in text.split(","):
         name, equals, weight = (piece.strip() for piece in part.partition("="))
+        if name not in MUTATORS:
+            raise UsageError(f"--operators: no operator {name!r}; {did_you_mean(name, MUTATORS)}")
         try:
             found[name] = float(weight) if equals else 1.0
         except ValueError:

@@ -1,5 +1,6 @@
 """What `shoal evolve` shows people: a line for each generation, and what came of the run."""
 
+from shlex import quote
 from types import TracebackType
 from typing import Any
 
@@ -81,15 +82,14 @@ def print_result(result: Result, ready: Ready, task: Task, model: str) -> None:
         click.echo(result.comparison.verdict, err=True)
     usage = result.usage
     click.echo(f"{words.count(usage.calls)} calls, {words.count(usage.total_tokens)} tokens", err=True)
-    shown = msgspec.json.encode(task.question.text).decode()
     preset = "".join(char if char.isascii() and char.isalnum() else "_" for char in task.name)
     system = ready.system.read_text("utf-8").rstrip("\n")
     click.echo(
         f"""
 as it was measured:
-    shoal run DATA --program {ready.template} -m {model}
+    shoal run DATA --program {quote(str(ready.template))} -m {quote(model)}
 as a system message:
-    shoal run DATA -p {shown} --system-file {ready.system} -m {model}
+    shoal run DATA -p {quote(task.question.text)} --system-file {quote(str(ready.system))} -m {quote(model)}
 for `shoal serve`, in shoal.toml:
     [presets.{preset}]
     model = {toml(model)}
