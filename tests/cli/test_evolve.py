@@ -57,7 +57,8 @@ def shoal(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 
 
 SMALL = ("--population_size", "3", "--initial_prompts_per_unit", "2", "--evolution_generations", "2")
-EVOLVE = ("evolve", "f", "--task", "good", "-m", "scripted/m.py:says", "--fitness_test_suite", "s.json", *SMALL)
+MODEL = ("-m", "scripted/m.py:says")
+EVOLVE = ("evolve", "f", "--task", "good", *MODEL, "--fitness_test_suite", "s.json", *SMALL)
 
 
 def facts(*path: str) -> Any:
@@ -186,14 +187,22 @@ def test_a_run_goes_on_with_its_own_options(capsys: pytest.CaptureFixture[str]) 
     """The predecessor wanted them repeated."""
     shoal(capsys, *EVOLVE, "--test_CoT", "--seed", "5")
     code, out, _ = shoal(
-        capsys, "evolve", "f", "--task", "good", "--continue_run_number", "0", "--evolution_generations", "3", "--json"
+        capsys, "evolve", "f", "--task", "good", *MODEL, "--continue_run_number", "0", "--evo", "3", "--json"
     )
     assert (code, json.loads(out)["generations"]) == (0, 3)
     settings = facts("f", "good", "RUN_0", "_config.json")["options"]["settings"]
     assert (settings["seed"], settings["variants"]) == (5, ["CoT"])
-    code, _, err = shoal(capsys, "evolve", "--run-dir", "f/good/RUN_0", "--seed", "6")
+    code, _, err = shoal(capsys, "evolve", *MODEL, "--run-dir", "f/good/RUN_0", "--seed", "6")
     assert code == 2
     assert "holds a run with settings.seed=5, now settings.seed=6" in err
+
+
+def test_a_run_does_not_say_which_file_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder may come from somebody else, with its runs."""
+    shoal(capsys, *EVOLVE)
+    code, _, err = shoal(capsys, "evolve", "f", "--task", "good", "--continue_run_number", "0")
+    assert code == 2
+    assert "--model is 'scripted/m.py:says', a file; say so on the command line to go on" in err
 
 
 def test_each_run_has_a_number_and_the_same_seed_is_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,7 +222,7 @@ def test_a_budget_ends_a_run_and_a_larger_one_goes_on(capsys: pytest.CaptureFixt
     code, _, err = shoal(capsys, *EVOLVE, "--budget", "calls=300")
     assert code == 1
     assert "the budget is spent; --run-dir f/good/RUN_0" in err
-    code, out, _ = shoal(capsys, "evolve", "--run-dir", "f/good/RUN_0", "--json")
+    code, out, _ = shoal(capsys, "evolve", *MODEL, "--run-dir", "f/good/RUN_0", "--json")
     whole = json.loads(out)
     code, out, _ = shoal(capsys, *EVOLVE, "--no-cache", "--json")
     assert json.loads(out)["task_prompts"] == whole["task_prompts"]
@@ -246,7 +255,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
     Path("go on").touch()
     results = [
         json.loads(shoal(capsys, *command, "--json", "--no-cache")[1])
-        for command in (("evolve", "--run-dir", "f/good/RUN_0"), arguments)
+        for command in (("evolve", "-m", "scripted/m.py:slow", "--run-dir", "f/good/RUN_0"), arguments)
     ]
     for name in ("task_prompts", "system_prompt", "fitness", "comparison", "calls"):
         assert results[0][name] == results[1][name]

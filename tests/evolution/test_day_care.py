@@ -238,6 +238,29 @@ def test_binary_f_beta_is_the_predecessors(tmp_path: Path) -> None:
     assert [round(run(fitness(yes)), 4) for yes in (150, 100, 50, 0)] == [1.0, 0.9091, 0.7143, 0.0]
 
 
+def test_the_sample_folder_is_whole() -> None:
+    """What ships breeds: its queries write prompts, and answers that its scorer knows."""
+    at = Path(__file__).parents[2] / "examples" / "day_care"
+    day_care = open_day_care(at, "sentiment")
+    task = day_care.task(at / "sentiment" / "fitness_test_suite.json")
+    assert (len(task.rows), len(task.held_out), day_care.notes) == (100, 100, [])
+    reviews = [{row["review"] for row in rows} for rows in (task.rows, task.held_out)]
+    assert not reviews[0] & reviews[1]
+
+    def script(request: Request) -> str:
+        if request.params.choices == (" positive", " negative"):
+            assert request.messages[-1].text.endswith("The sentiment is")
+            return " positive"
+        return " is it about" if request.params.max_tokens == 24 and request.params.temperature else " Because."
+
+    model, _ = scripted(script)
+    for variant in ("CoT", "noCoT", ""):
+        settings = Settings(population_size=4, generations=1, batch=10, variants=(variant,))
+        result = breed(task, model=model, settings=settings, queries=day_care.queries, embed=by_letters)
+        assert 0 < result.best.fitness < 1
+        assert all("What is it about?" in scored.unit.task_prompts for scored in result.history[0].population)
+
+
 # Prompts of a unit
 
 

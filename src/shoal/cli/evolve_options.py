@@ -1,5 +1,6 @@
 """The options of `shoal evolve`: those that Day Care had, with the meaning they had, and ours."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,8 +38,10 @@ _WITHOUT_MEANING = {
 # Of this process, not of the run: a run that is continued does not remember them.
 _OF_THE_PROCESS = (
     "continue_run_number", "run_dir", "budget", "plan", "as_json", "quiet", "convert", "verbose", "client_batch_size",
-    *_WITHOUT_MEANING,
+    "config", *_WITHOUT_MEANING,
 )  # fmt: skip
+# A folder may come from somebody else, with its runs: what is run or loaded is for the command line to say.
+_FILES = re.compile(r"scripted/|gguf/|\.gguf|\.py:")
 
 
 class Lenient(click.Command):
@@ -145,7 +148,10 @@ def with_those_of(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             before = dict(msgspec.json.decode(config.read_bytes())["about"].get("command", {}))
         except (msgspec.DecodeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{config}: cannot be read ({error}); name another run") from None
-        before = {name: value for name, value in before.items() if name in given}
+        before = {name: value for name, value in before.items() if name in given and name not in _OF_THE_PROCESS}
+    for name in ("model", "embedder", "scorer"):
+        if given[name] is None and _FILES.search(str(before.get(name))):
+            raise UsageError(f"{config}: --{name} is {before[name]!r}, a file; say so on the command line to go on")
     return {**given, **DEFAULTS, **before, **{name: value for name, value in given.items() if value is not None}}
 
 
