@@ -44,7 +44,8 @@ class Breeds:
         written = await gather(*(self._initial(around, i, mutation_prompt, style) for i, style in enumerate(styles)))
         prompts = tuple(prompt or run.task.seed for prompt in written)
         changed = structs.replace(unit, task_prompts=prompts, unwritten=sum(not prompt for prompt in written))
-        return run.genome.unseen(changed, unit)
+        founder = run.genome.unseen(changed, unit)
+        return structs.replace(founder, system_prompt=around.system_prompt or founder.system_prompt)
 
     async def _initial(self, around: Surroundings, i: int, mutation_prompt: str, style: str) -> str:
         try:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from shoal.errors import UsageError, did_you_mean
-from shoal.evolution.genome import writes_all
 from shoal.prompting.composing.jinja import JinjaPrompt
+from shoal.prompting.composing.straight import StraightPrompt
 from shoal.prompting.composing.writing import Rendered
 
 NAMES = (
@@ -36,25 +36,31 @@ _OUTPUT = {
 class Queries:
     """Templates by name. Those that are not given are the paper's; UsageError for a name that nothing asks for.
 
-    `whole` says that those for task prompts write all prompts of a unit at once.
+    `whole` says that those for task prompts write all prompts of a unit at once, `system` that they write a system
+    prompt beside.
     """
 
     def __init__(self, given: Mapping[str, str] | None = None, *, where: str = "queries") -> None:
         given = given or {}
-        self.whole = False
+        self.whole = self.system = False
         for name, text in given.items():
             if name not in NAMES:
                 raise UsageError(f"{where}: no query {name!r}; {did_you_mean(name, NAMES)}")
             written, needed = outputs(text, f"{where}, {name}"), _OUTPUT.get(name, "task_prompt")
             if needed not in written:
                 raise UsageError(f"{where}, {name}: nothing in it is called {needed!r}; give a call name={needed!r}")
-            self.whole |= name not in _OUTPUT and writes_all(written)
+            if name not in _OUTPUT:
+                self.whole |= "reasoning_prompt" in written
+                self.system |= "system_prompt" in written
         texts = {**_paper(), **given}
         self.prompts = {name: JinjaPrompt(text, name=f"{where}, {name}") for name, text in texts.items()}
+        # The one that is put to every question: what there is to do for it but ask is done once a unit.
+        self._fitness = StraightPrompt(self.prompts["fitness"], "question", passing=("row",))
 
     async def write(self, name: str, **inputs: Any) -> Rendered:
         """The query written out, its calls put to the model in scope."""
-        return await self.prompts[name].render(**inputs)
+        prompt = self._fitness if name == "fitness" else self.prompts[name]
+        return await prompt.render(**inputs)
 
 
 def outputs(text: str, where: str) -> set[str]:

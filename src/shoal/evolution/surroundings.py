@@ -40,7 +40,10 @@ class Breeding(Struct, frozen=True):
 
     @property
     def genome(self) -> Genome:
-        return Genome(self.settings.prompts_per_unit, self.task.system_prompt is None, self.queries.whole)
+        """Which prompts of a unit are bred. Where queries write a system prompt beside another, it has no call."""
+        alone = self.queries.whole or not self.queries.system
+        bred = self.task.system_prompt is None and alone
+        return Genome(self.settings.prompts_per_unit, bred, self.queries.whole)
 
 
 class Snapshot(Protocol):
@@ -75,6 +78,7 @@ class Surroundings:
     """What one mutation has: the run, the snapshot, chance of its own (`random`), and the Redescriber (`write`).
 
     The units of the snapshot are as the run's genome shows them: all that is bred is among their task prompts.
+    `system_prompt` is the one that a query has written along with the first task prompt, where units have their own.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Surroundings:
         self.run = run
         self.snapshot: Snapshot = _Seen(snapshot, run.genome)
         self.random = random
+        self.system_prompt = ""
         self._place = place
         self._decoder = decoder
 
@@ -106,6 +111,8 @@ class Surroundings:
             rendered = await self.run.steps.do(writing)
         if output == "task_prompt" and self.run.genome.whole and writes_all(rendered.outputs):
             return labelled(rendered.outputs)
+        if index == 0 and self.run.task.system_prompt is None:
+            self.system_prompt = cleaned(str(rendered.outputs.get("system_prompt", ""))) or self.system_prompt
         reply = str(rendered[output])
         return cleaned(reply) if listed is None else first_listed(reply, listed)
 

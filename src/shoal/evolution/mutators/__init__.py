@@ -48,4 +48,5 @@ async def offspring(name: str, parent: Scored, around: Surroundings) -> Unit:
     )
     genome = around.run.genome
     child = await MUTATORS[name](structs.replace(parent, unit=genome.seen(unit)), around)
-    return genome.unseen(await crossed(child, around), unit)
+    child = genome.unseen(await crossed(child, around), unit)
+    return structs.replace(child, system_prompt=around.system_prompt or child.system_prompt)
