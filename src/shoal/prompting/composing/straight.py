@@ -4,8 +4,7 @@ A prompt put to thousands of questions is mostly the same each time. Where the q
 what calls give does too, rendering the template once tells all the steps of writing it: text, turns and calls.
 """
 
-import asyncio
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from secrets import token_hex
 from typing import Any
@@ -36,7 +35,6 @@ class StraightPrompt:
         self.straight = is_straight(prompt.text, name, passing)
         self._passing = frozenset(passing)
         self._courses: dict[bytes, list[_Step]] = {}
-        self._looking: dict[bytes, asyncio.Task[list[_Step]]] = {}
 
     def render(self, /, **inputs: Any) -> Program[Rendered]:
         """The program that writes the prompt out with these inputs."""
@@ -50,12 +48,9 @@ class StraightPrompt:
         key = _encode(same)
         course = self._courses.get(key)
         if course is None:
-            if key not in self._looking:  # many ask at once, and one looks
-                self._looking[key] = asyncio.ensure_future(self._course(same))
-                self._looking[key].add_done_callback(lambda _: self._looking.pop(key))
-            course = self._courses[key] = await asyncio.shield(self._looking[key])
-            while len(self._courses) > _KEPT:
+            while len(self._courses) >= _KEPT:
                 del self._courses[next(iter(self._courses))]
+            course = self._courses[key] = _at_once(self._course(same))
         return await _written(course, value)
 
     async def _course(self, inputs: Mapping[str, Any]) -> list[_Step]:
@@ -96,6 +91,16 @@ class _Recording(Writing):
         self.steps.append(("begin", lambda writing: writing.role(role)))
         yield
         self.steps.append(("end", None))
+
+
+def _at_once(course: Coroutine[Any, Any, list[_Step]]) -> list[_Step]:
+    """The result of what waits for nothing: no turn of the event loop is lost, by which calls would miss each other."""
+    try:
+        while True:
+            course.send(None)
+    except StopIteration as done:
+        steps: list[_Step] = done.value
+        return steps
 
 
 async def _written(course: list[_Step], value: Any) -> Rendered:
