@@ -92,7 +92,7 @@ def _convert(old: Path, new: Path) -> int:
         for note in outcome.notes:
             click.echo(f"  {note}")
     click.echo(f"written to {new}; queries that are missing there are the paper's")
-    return 1 if any(outcome.refused and not outcome.missing for outcome in outcomes) else 0
+    return 1 if any(outcome.refused and not outcome.harmless for outcome in outcomes) else 0
 
 
 def _say_what_is_odd(day_care: DayCare, task: Task, options: dict[str, Any]) -> None:
@@ -116,9 +116,10 @@ class _Listeners(Struct):
 
 
 async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, Any]) -> int:
-    listeners = _Listeners([])
+    scorer, listeners = evolution.run.task.scorer, _Listeners([])
     evolution.options["on_generation"] = listeners
     quiet = options["quiet"] or options["as_json"]
+    await scorer.need()
     task = asyncio.ensure_future(evolution.execute())
     stop_on_signals(evolution, evolution.model, task)
     try:
@@ -133,6 +134,7 @@ async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, A
             raise
         return _interrupted(evolution)
     finally:
+        await scorer.aclose()
         for base in bases(evolution.model):
             await base.aclose()
     assert result.run_dir is not None

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from shoal.backends import BaseModel
-from shoal.backends.config import load_config
+from shoal.backends.config import Config, load_config
 from shoal.cli.evolve_options import batch_size, weights
 from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.scorers import open_scorer
@@ -20,7 +20,7 @@ from shoal.evolution.embedding import remembered as asked_once
 from shoal.evolution.folder import new_run
 from shoal.evolution.surroundings import Embed
 from shoal.runtime.model import Applied
-from shoal.techniques.opening import open_model
+from shoal.techniques.opening import open_cache, open_model, opener
 
 _SUITE = "fitness_test_suite"
 _SUITES = tuple(f"{_SUITE}{ending}" for ending in (".json", ".jsonl", ".csv", ".tsv", ".parquet"))
@@ -59,7 +59,10 @@ def day_care_of(options: dict[str, Any]) -> DayCare:
 def task_of(day_care: DayCare, options: dict[str, Any]) -> Task:
     """The task with its questions."""
     held_out = options["held_out"]
-    scorer = open_scorer(options["scorer"]) if options["scorer"] else None
+    scorer = None
+    if options["scorer"]:
+        cache = open_cache(not options["no_cache"])
+        scorer = open_scorer(options["scorer"], opener(_config(options), cache=cache))
     apart = None if held_out in ("half", "none") else Path(held_out)
     return day_care.task(_suite(day_care, options), apart, scorer)
 
@@ -101,12 +104,11 @@ def settings_of(task: Task, options: dict[str, Any]) -> Settings:
 
 def model_of(options: dict[str, Any]) -> BaseModel | Applied:
     """The model that is named: by a spec, or by the path of a GGUF file."""
-    config = load_config(Path(options["config"]) if options["config"] else None)
     name: str = options["model"]
     spec = f"gguf/{name}" if name.endswith(".gguf") and not name.startswith("gguf/") else name
     try:
         return open_model(
-            spec, config=config, cache=not options["no_cache"], max_in_flight=options["client_batch_size"]
+            spec, config=_config(options), cache=not options["no_cache"], max_in_flight=options["client_batch_size"]
         )
     except UsageError as error:
         if Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
@@ -123,7 +125,7 @@ def embed_of(options: dict[str, Any]) -> Embed:
         return embedder()
     if options["embedder"] == "lexical":
         return asked_once(lexical)
-    model = open_model(options["embedder"], config=Path(options["config"]) if options["config"] else None)
+    model = open_model(options["embedder"], config=_config(options))
     if not isinstance(model, BaseModel):
         raise UsageError(f"--embedder {options['embedder']}: a model with embeddings is needed, no technique")
     return embedder(model)
@@ -142,3 +144,7 @@ def place_of(day_care: DayCare, options: dict[str, Any]) -> Path:
     if (debug / "complete").is_file() and not debug.is_symlink():
         shutil.rmtree(debug)
     return debug
+
+
+def _config(options: dict[str, Any]) -> Config:
+    return load_config(Path(options["config"]) if options["config"] else None)

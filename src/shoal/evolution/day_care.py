@@ -15,7 +15,6 @@ from msgspec import Struct, field
 
 from shoal.batch.rows import Row, read_rows
 from shoal.errors import UsageError, did_you_mean
-from shoal.evaluation.metrics import affirms, f_beta
 from shoal.evaluation.scorers import SCORERS, Scorer, open_scorer
 from shoal.evolution.decoding import Decoding, decoding
 from shoal.evolution.lists import mutation_prompts, thinking_styles
@@ -70,15 +69,18 @@ class DayCare(Struct, frozen=True):
         if self.target not in rows[0]:
             near = did_you_mean(self.target, rows[0])
             raise UsageError(f"{suite}: no column {self.target!r} with the right answers for {self.name}; {near}")
-        apart = held_out or self.held_out
+        apart, scorer = held_out or self.held_out, scorer or self.scorer
+        further = list(read_rows(apart)) if apart else []
+        for path, these in ((suite, rows), (apart, further)):
+            _check(scorer, these, self.target, str(path))
         return Task(
             self.name,
             self.description,
             rows,
             self.target,
-            scorer or self.scorer,
+            scorer,
             Template(self.question or _question(rows[0], suite)),
-            list(read_rows(apart)) if apart else (),
+            further,
             self.system_prompt,
             self.decoders,
             self.seed_prompt,
@@ -113,6 +115,16 @@ def open_day_care(folder: Path, task: str, *, override: object = None) -> DayCar
         within(folder, held_out, f"{where}, held_out") if held_out else None,
         notes,
     )
+
+
+def _check(scorer: Scorer, rows: Sequence[Row], target: str, where: str) -> None:
+    try:
+        scorer.check_rows(rows, target)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from None
+    for column in scorer.columns:
+        if rows and column not in rows[0]:
+            raise UsageError(f"{where}: the scorer {scorer.name} reads {column!r}; {did_you_mean(column, rows[0])}")
 
 
 def tasks(folder: Path) -> list[str]:
@@ -213,8 +225,7 @@ def _scorer(given: object, where: str) -> Scorer:
     assert isinstance(given, dict)
     options = dict(given)
     kind = options.pop("type", None)
-    if kind == "BinaryfBeta":
-        return _binary_f_beta(options, where)
+    kind = "f_beta" if kind == "BinaryfBeta" else kind  # Day Care's only one
     if not isinstance(kind, str) or kind not in SCORERS or kind in _BY_COMMAND:
         near = did_you_mean(str(kind), ("BinaryfBeta", *sorted(SCORERS.keys() - _BY_COMMAND)))
         raise UsageError(f"{where}: no type {kind!r}; {near}")
@@ -226,16 +237,3 @@ def _scorer(given: object, where: str) -> Scorer:
         return open_scorer(f"{kind}({spelt})" if spelt else kind)
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from None
-
-
-def _binary_f_beta(options: dict[str, Any], where: str) -> Scorer:
-    beta = options.pop("beta", 1.0)
-    if options:
-        raise UsageError(f"{where}: BinaryfBeta takes beta alone, no {next(iter(options))!r}")
-    if not isinstance(beta, int | float) or isinstance(beta, bool) or not 0 < beta < float("inf"):
-        raise UsageError(f"{where}, beta: a number above 0 is needed, not {beta!r}")
-    return Scorer(f"BinaryfBeta(beta={beta:g})", _same_side, "boolean", f_beta(float(beta)))
-
-
-async def _same_side(output: str, answer: str | None, target: object, _: Row) -> float:
-    return float(answer is not None and affirms(answer) == affirms(target))

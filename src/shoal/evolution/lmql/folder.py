@@ -85,7 +85,7 @@ class Outcome(Struct, frozen=True):
     became: tuple[str, ...] = ()
     refused: str | None = None
     notes: tuple[str, ...] = ()
-    missing: bool = False  # the folder has no such query
+    harmless: bool = False  # nothing of the folder's is lost
 
 
 def convert(old: Path, new: Path) -> list[Outcome]:
@@ -99,7 +99,7 @@ def convert(old: Path, new: Path) -> list[Outcome]:
     templates: dict[str, str] = {}
     outcomes = [_outcome(name, source, templates) for name in source if not name.endswith("_args")]
     outcomes += [
-        Outcome(name, refused="the folder has none; ours takes its place", missing=True)
+        Outcome(name, refused="the folder has none; ours takes its place", harmless=True)
         for name in _QUERIES
         if name not in source
     ]
@@ -113,8 +113,7 @@ def convert(old: Path, new: Path) -> list[Outcome]:
 def _outcome(name: str, source: Mapping[str, Any], templates: dict[str, str]) -> Outcome:
     query, arguments = source[name], source.get(f"{name}_args")
     if name not in _QUERIES:
-        reason = "it is no query of a breeder" if isinstance(query, str) else "it is no text"
-        return Outcome(name, refused=reason)
+        return Outcome(name, refused="nothing asks for it", harmless=not isinstance(arguments, list))
     if not isinstance(query, str):
         return Outcome(name, refused="it is no text")
     if not isinstance(arguments, list) or not all(isinstance(item, str) and item.isidentifier() for item in arguments):
