@@ -221,6 +221,7 @@ def test_debug_mode_has_a_folder_of_its_own(capsys: pytest.CaptureFixture[str]) 
 def test_a_budget_ends_a_run_and_a_larger_one_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = shoal(capsys, *EVOLVE, "--budget", "calls=300")
     assert code == 1
+    assert "calls are expected; the budget of 300 may end the run" in err
     assert "the budget is spent; --run-dir f/good/RUN_0" in err
     code, out, _ = shoal(capsys, "evolve", *MODEL, "--run-dir", "f/good/RUN_0", "--json")
     whole = json.loads(out)

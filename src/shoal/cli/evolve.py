@@ -24,6 +24,7 @@ from shoal.cli.evolve_options import Lenient, evolve_options, notes, remembered,
 from shoal.cli.stopping import stop_on_signals
 from shoal.errors import BudgetExceeded, UsageError, did_you_mean
 from shoal.evolution import Evolution, Result, Task
+from shoal.evolution.calls import counted
 from shoal.evolution.day_care import DayCare, nothing_to_win
 from shoal.evolution.generation import Generation
 from shoal.evolution.ready import Ready, write_ready
@@ -76,6 +77,8 @@ def _evolve(options: dict[str, Any]) -> int:
     )
     if options["plan"]:
         return _plan(evolution)
+    if budget is not None and budget.calls is not None:
+        _compare_with_plan(evolution, budget.calls)
     return run_program(_execute(evolution, day_care, options))
 
 
@@ -178,9 +181,13 @@ def _report(evolution: Evolution, result: Result, ready: Ready, options: dict[st
     return 0
 
 
-def _plan(evolution: Evolution) -> int:
-    from shoal.evolution.calls import counted
+def _compare_with_plan(evolution: Evolution, calls: int) -> None:
+    expected = run_program(counted(evolution.run)).expected
+    if expected > calls:
+        click.echo(f"note: about {expected:,.0f} calls are expected; the budget of {calls:,} may end the run", err=True)
 
+
+def _plan(evolution: Evolution) -> int:
     plan = run_program(counted(evolution.run))
     parts = {
         "founders": f"{plan.founders:,}",

@@ -11,6 +11,7 @@ import msgspec
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, load_config
 from shoal.cli.evolve_options import batch_size, weights
+from shoal.cli.options import data_path
 from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.scorers import open_scorer
 from shoal.evolution import Settings, Task
@@ -63,14 +64,14 @@ def task_of(day_care: DayCare, options: dict[str, Any]) -> Task:
     if options["scorer"]:
         cache = open_cache(not options["no_cache"])
         scorer = open_scorer(options["scorer"], opener(_config(options), cache=cache))
-    apart = None if held_out in ("half", "none") else Path(held_out)
+    apart = None if held_out in ("half", "none") else data_path(held_out)
     return day_care.task(_suite(day_care, options), apart, scorer)
 
 
 def _suite(day_care: DayCare, options: dict[str, Any]) -> Path:
     """The suite that is named, else the task's own, the folder's own, or the one where Day Care looked for it."""
     if options["fitness_test_suite"]:
-        return Path(options["fitness_test_suite"])
+        return data_path(options["fitness_test_suite"])
     places = (day_care.folder / day_care.name, day_care.folder)
     for path in (place / name for place in places for name in _SUITES):
         if path.exists():
