@@ -30,6 +30,11 @@ tokens: int = completion.usage.total_tokens
 
 records: list[shoal.Record] = shoal.map(technique, ["a", "b"], budget=shoal.Budget(calls=10), run_dir="runs/x")
 
+comparison: shoal.Comparison = shoal.compare(
+    [{"prompt": "Q", "gold": "A"}], ["re_reading", longest], answer="gold", model=["local", base], curve=True
+)
+best: float = max(arm.value for arm in comparison.arms)
+
 batch: shoal.Batch = shoal.complete(["a {x}"], [{"x": 1}], {"n": 2}, model={"local": 1, base: 2.5}, queries_per_batch=3)
 total: int = shoal.chat("Q", model=[technique, "local"], zip_model_args=True).usage.total_tokens
 written: int = shoal.write_records(batch.records, "r.csv") + shoal.write_fine_tuning(batch, "t.jsonl")

@@ -106,7 +106,10 @@ class Comparing:
             notes += said
         self.work.add(found)
         await self.work.run()
-        title = settings.title or f"{self.work.asked.rows.label}: {', '.join(arm.name for arm in self.work.arms)}"
+        title = (
+            settings.title
+            or f"{Path(self.work.asked.rows.label).name}: {', '.join(arm.name for arm in self.work.arms)}"
+        )
         return await made(self.work, self.prices, title=title, equal=equal, notes=notes)
 
 

@@ -1,11 +1,13 @@
 """What an arm would have cost alone, and what was paid for it: summed over the draws in its journal, each once."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from msgspec import Struct
 
 from shoal.backends.config import Config
 from shoal.backends.tables import tables_as
+from shoal.batch.journal import Journal
 from shoal.evaluation.comparing.pool import Pool, alone
 from shoal.evaluation.comparing.timing import Latencies, traces_of
 from shoal.evaluation.comparing.work import Arm
@@ -69,11 +71,15 @@ class Spent(Struct, frozen=True):
         return whole
 
 
-def costs_of(arms: Sequence[Arm], pool: Pool) -> list[Spent]:
-    """What each of the arms spent."""
+def costs_of(arms: Sequence[Arm], others: Sequence[Path], pool: Pool) -> list[Spent]:
+    """What each of the arms spent. `others` are the directories of earlier arms, which may have paid for its draws."""
     latencies = Latencies()
     for arm in arms:
-        latencies.learn(traces_of(arm.place.journal, arm.batch.rows.count))
+        latencies.learn(traces_of(arm.place.journal))
+    for path in others:
+        journal = Journal(path / "journal.sqlite")
+        latencies.learn(traces_of(journal))
+        journal.close()
     return [_spent(arm, pool, latencies) for arm in arms]
 
 
@@ -89,6 +95,6 @@ def _spent(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
             named = False
         else:
             replies.add((model, completion.id))
-    times = [latencies.row(trace) for trace in traces_of(arm.place.journal, arm.batch.rows.count)]
+    times = [latencies.row(trace) for trace in traces_of(arm.place.journal)]
     known = [seconds for seconds in times if seconds is not None]
     return Spent(usages, paid, len(replies) if named and replies else None, sum(known) / len(known) if known else None)

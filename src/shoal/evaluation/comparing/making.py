@@ -41,7 +41,7 @@ class Finished(Struct, frozen=True):
         if not kept:
             raise UsageError(f"the scorer {work.asked.scorer.name} came to a score on no row")
         figures = Figures(work.asked.scorer.metric, [_rated(work.asked, [each[i] for i in kept]) for each in records])
-        return cls(work, arms, records, kept, figures, costs_of(arms, work.pool))
+        return cls(work, arms, records, kept, figures, costs_of(arms, work.others(), work.pool))
 
 
 async def made(

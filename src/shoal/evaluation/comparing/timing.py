@@ -53,10 +53,10 @@ def _longest(calls: Sequence[Trace], seconds: Sequence[float]) -> float:
     return max(weight, default=0.0)
 
 
-def traces_of(journal: Journal, rows: int) -> Iterator[Trace]:
+def traces_of(journal: Journal) -> Iterator[Trace]:
     """The call trees kept in an arm's journal."""
     if journal.traced:
         for number, failed in sorted(journal.outcomes().items()):
-            trace = journal.trace(number) if number < rows and not failed else None
+            trace = None if failed else journal.trace(number)
             if trace is not None:
                 yield trace

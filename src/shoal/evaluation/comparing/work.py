@@ -101,6 +101,11 @@ class Work:
         told = {"technique": candidate.spec, "model": identities(candidate.model)}
         return self.asked.identity | told | {"answer": self.asked.target, "scorer": self.asked.scorer.name}
 
+    def others(self) -> list[Path]:
+        """The directories of arms that an earlier comparison made here."""
+        mine = {arm.place.path for arm in self.arms}
+        return sorted(path.parent for path in self.directory.glob("arms/*/journal.sqlite") if path.parent not in mine)
+
     def interrupt(self) -> None:
         """Begin no row and make no call from here on; calls under way finish and are kept."""
         self.interrupted = True
