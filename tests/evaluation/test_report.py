@@ -12,11 +12,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from tests.scripting import AT_ONCE
 
+import shoal
+from shoal.backends import BaseModel
+from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import StoreError, UsageError
 from shoal.evaluation.comparing.result import Arm, Comparison, Difference, Interval, Point
 from shoal.evaluation.report import figures, numbers, plotting, write
 from shoal.evaluation.report.document import document
+from shoal.evaluation.report.spreadsheet import differences_csv
 from shoal.evaluation.report.verdict import verdict
 
 HOSTILE = "<script>alert('x')</script><img src=http://evil.test/x.png> $x_1$ \u202e\ufffe\x1b[31m\n" + "long " * 40
@@ -178,7 +183,7 @@ def test_the_page_says_what_it_is_in_order() -> None:
     page = Page(document(CASES["five"]))
     assert page.headings == [
         "Accuracy against tokens",
-        "More draws",
+        "Sizes",
         "Techniques",
         "Differences",
         "How it was measured",
@@ -231,6 +236,20 @@ def test_differences_are_told_from_the_better_side() -> None:
     assert [cell.strip() for cell in row[2:]] == ["+10.0", "+3.0 to +17.0", "", "20 / 30 / 150", "0.030"]
 
 
+def test_an_adjusted_p_decides_and_is_shown() -> None:
+    arms = [arm("first", 0.4, 100), arm("second", 0.5, 200), arm("third", 0.45, 300)]
+    plain = comparison(arms, p=0.03)
+    pairs = [msgspec.structs.replace(one, adjusted=0.06 if one.a == "first" else None) for one in plain.differences]
+    found = msgspec.structs.replace(plain, differences=tuple(pairs))
+    said = " ".join(verdict(found)).replace("\xa0", " ")
+    assert "above third for 0.7 times the tokens, a difference that chance alone hardly explains (p = 0.030)" in said
+    assert "a difference that may well be chance (p = 0.060 adjusted for several comparisons)" in said
+    rows = [row for row in Page(document(found)).rows if row[1] in ("first", "third")]
+    assert [row[-2:] for row in rows] == [["0.030", ""], ["0.030", "0.060"], ["0.030", "0.060"]]
+    assert not any("p adjusted" in row for row in Page(document(plain)).rows)
+    assert b",0.06\n" in differences_csv(found)
+
+
 def test_intervals_are_drawn_to_one_scale() -> None:
     arms = [arm("a", 0.3, 100), arm("b", 0.4, 100), arm("c", 0.6, 100)]
     page = Page(document(comparison(arms)))
@@ -245,7 +264,7 @@ def test_intervals_are_drawn_to_one_scale() -> None:
 def test_many_differences_fold_away() -> None:
     page = Page(document(CASES["twenty"]))
     assert [tag for tag, _ in page.tags].count("details") == 1
-    assert "178 more" in page.text
+    assert "175 more" in page.text
 
 
 @pytest.mark.parametrize(
@@ -350,7 +369,7 @@ def test_the_plot_shows_every_arm_at_its_place() -> None:
         small = figures.pareto(CASES["twenty"], 4.2, 4.8).axes[0]
     texts = [text.get_text() for text in axes.texts]
     assert {one.name for one in found.arms} <= set(texts)
-    assert "n=8" in texts
+    assert "8" in texts
     drawn = {
         (float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in axes.lines if len(line.get_xdata()) == 1
     }
@@ -371,3 +390,16 @@ def test_many_arms_on_one_spot_have_one_label() -> None:
     with plotting.drawing():
         axes = figures.pareto(CASES["equal"]).axes[0]
     assert [text.get_text() for text in axes.texts] == ["technique 0 and 19 more"]
+
+
+def test_what_the_engine_finds_can_be_reported(tmp_path: Path) -> None:
+    backend = ScriptedBackend(lambda request: f"#### {(request.sample or (0,))[-1] % 2}")
+    rows = [{"question": f"Question {number}", "answer": str(number % 2)} for number in range(4)]
+    options: dict[str, Any] = {"answer": "answer", "scorer": "number", "template": "{question}"}
+    model = BaseModel(backend, retry=AT_ONCE)
+    found = shoal.compare(rows, ["self_consistency(n=1..4)"], model=model, report_dir=tmp_path, **options)
+    made = {path.name for path in write(found, tmp_path / "report")}
+    assert {"report.html", "pareto.png", "curves.png", "comparison.csv"} <= made
+    page = Page((tmp_path / "report" / "report.html").read_text("utf-8"))
+    assert {"plain", "self_consistency(n=4)"} <= {row[0].split(". ")[-1] for row in page.rows}
+    assert {"row", "prompt", "target", "answers"} <= set(page.headings)

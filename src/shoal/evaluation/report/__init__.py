@@ -15,7 +15,7 @@ _FILES = {
     "report.html": "everything on one page, for any browser; it loads nothing from anywhere",
     "pareto.png": "the plot of the metric against tokens",
     "pareto.svg": "the same as a drawing of any size",
-    "curves.png": "the metric against the number of draws",
+    "curves.png": "the metric against the sizes of techniques: draws, beams, rounds",
     "comparison.csv": "a line a technique",
     "differences.csv": "a line a pair of techniques, row by row",
 }

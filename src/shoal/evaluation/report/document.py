@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from shoal.evaluation.comparing.result import Comparison
-from shoal.evaluation.report import figures, plotting, tables
+from shoal.evaluation.report import figures, numbers, plotting, tables
 from shoal.evaluation.report.page import Section, facts, page, plots, render
 from shoal.evaluation.report.texts import plain
 from shoal.evaluation.report.verdict import verdict
@@ -41,20 +41,26 @@ def _plots(comparison: Comparison) -> Iterable[Section]:
         narrow = plotting.inline(figures.pareto(comparison, 4.2, 4.8), "pareto-narrow", described)
     numbered = "The numbers are those of the table." if len(comparison.arms) > figures.FEW else ""
     hint = "Up is better, left is cheaper. Filled points are the frontier: no other is better for as few tokens."
-    caption = "Bars are 95\N{NO-BREAK SPACE}% intervals. The dotted steps are the best that any number of tokens buys."
+    caption = "Bars are 95\N{NO-BREAK SPACE}% intervals. "
+    caption += "The dotted steps are the best of the named techniques for as many tokens."
+    caption += " Along a line, the numbers are the technique's sizes." if _has_sizes(comparison) else ""
     metric = plain(comparison.metric, 40)
     yield Section(f"{metric[:1].upper()}{metric[1:]} against tokens", plots(wide, narrow, caption, numbered), hint)
-    if any(arm.curve for arm in comparison.arms):
+    if _has_sizes(comparison):
         yield _curves(comparison)
 
 
+def _has_sizes(comparison: Comparison) -> bool:
+    return any(arm.curve for arm in comparison.arms)
+
+
 def _curves(comparison: Comparison) -> Section:
-    described = f"{plain(comparison.metric, 40)} against the number of draws"
+    described = f"{plain(comparison.metric, 40)} against the sizes of techniques"
     with plotting.drawing():
         wide = plotting.inline(figures.curves(comparison), "curves", described)
         narrow = plotting.inline(figures.curves(comparison, 4.2, 4.4), "curves-narrow", described)
-    caption = "Bands are 95\N{NO-BREAK SPACE}% intervals. All sizes of a technique come from the same draws."
-    return Section("More draws", plots(wide, narrow, caption), "What a technique gains where it may ask more often.")
+    caption = "Bands are 95\N{NO-BREAK SPACE}% intervals. The sizes of a technique share draws where they ask the same."
+    return Section("Sizes", plots(wide, narrow, caption), "What a technique gains where it may spend more.")
 
 
 def _arms(comparison: Comparison) -> Iterable[Section]:
@@ -77,6 +83,12 @@ def _measured(comparison: Comparison) -> Iterable[Section]:
     number = len(comparison.differences)
     many = f" Were all equally good, about {number / 20:.1f} of these {number} pairs would still have p below 0.05."
     many = many if number > 1 else ""
+    adjusted = ""
+    if numbers.several(comparison):
+        first = plain(comparison.arms[0].name, 60)
+        adjusted = (
+            f" p adjusted (Holm) allows for the several comparisons with {first}, and decides where there is one."
+        )
     pairs = [
         ("data", f"{plain(comparison.data, 300)}, {words.plural(comparison.rows, 'row')}"),
         ("model", plain(comparison.model, 300)),
@@ -91,7 +103,7 @@ def _measured(comparison: Comparison) -> Iterable[Section]:
         (
             "differences",
             "paired: both techniques on the same rows, so that hard rows are hard for both. p: how often chance alone "
-            f"would make a difference so large, for one pair looked at by itself.{many}",
+            f"would make a difference so large, for one pair looked at by itself.{many}{adjusted}",
         ),
         ("tokens", "prompt and completion as if each technique had run alone, with nothing cached or shared."),
     ]

@@ -1,4 +1,4 @@
-"""The plots of a comparison: accuracy against tokens, and against the number of draws."""
+"""The plots of a comparison: the metric against tokens, and against the sizes of techniques."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ def pareto(comparison: Comparison, width: float = 8.5, height: float = 5.4) -> "
 
 
 def curves(comparison: Comparison, width: float = 8.5, height: float = 4.8) -> "Figure":
-    """The metric against the number of draws, a line for each arm that has a curve; one must have."""
+    """The metric against the size (draws, beams, rounds), a line for each arm that has a curve; one must have."""
     arms = [arm for arm in numbers.ranked(comparison) if arm.curve]
     made, axes = plotting.figure(width, height)
     sizes = sorted({point.n for arm in arms for point in arm.curve})
@@ -57,7 +57,8 @@ def curves(comparison: Comparison, width: float = 8.5, height: float = 4.8) -> "
         axes.set_xticks(sizes)
     points = [point for arm in arms for point in arm.curve]
     _value_axis(axes, comparison, [point.interval for point in points])
-    axes.set_xlabel(f"draws n{' (logarithmic)' if log else ''}")
+    counts = ": draws, beams, rounds, as the technique counts it" if width >= _WIDE else ""
+    axes.set_xlabel(f"size{counts}{' (logarithmic)' if log else ''}")
     axes.grid(axis="x", visible=False)
     ends, lines = [], []
     for number, arm in enumerate(arms):
@@ -87,9 +88,9 @@ def _names(arms: Sequence[Arm], numbered: bool) -> list[Label]:
 
 
 def _sizes(arms: Sequence[Arm]) -> list[Label]:
-    """The numbers of draws along the curves, where there is room for them."""
+    """The sizes along the curves, where there is room for them."""
     return [
-        Label(f"n={point.n}", (point.tokens, point.value), needed=False, colour=_colour(number))
+        Label(str(point.n), (point.tokens, point.value), needed=False, colour=_colour(number))
         for number, arm in enumerate(arm for arm in arms if arm.curve)
         for point in arm.curve
         if abs(point.tokens / (tokens_per_row(arm) or 1) - 1) > 0.02

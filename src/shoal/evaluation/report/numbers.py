@@ -10,7 +10,10 @@ CHANCE = 0.05  # a p-value below it tells a difference from chance
 
 
 class Against(Struct, frozen=True):
-    """The arm `one`, which ranks higher, against the `other`: a difference is `one`'s metric less the `other`'s."""
+    """The arm `one`, which ranks higher, against the `other`: a difference is `one`'s metric less the `other`'s.
+
+    `adjusted` is p where the pair is one of several comparisons with the first arm, None elsewhere.
+    """
 
     one: str
     other: str
@@ -20,6 +23,16 @@ class Against(Struct, frozen=True):
     wins: int
     losses: int
     ties: int
+    adjusted: float | None
+
+    @property
+    def judged(self) -> float:
+        """The p that says whether the difference may be chance."""
+        return self.p if self.adjusted is None else self.adjusted
+
+    @property
+    def sure(self) -> bool:
+        return self.judged < CHANCE
 
 
 def ranked(comparison: Comparison) -> list[Arm]:
@@ -34,13 +47,18 @@ def differences(comparison: Comparison) -> list[Against]:
     return sorted(found, key=lambda one: (ranks[one.one], ranks[one.other]))
 
 
-def _kept(found: Difference) -> Against:
-    return Against(found.b, found.a, found.value, found.interval, found.p, found.wins, found.losses, found.ties)
+def _kept(it: Difference) -> Against:
+    return Against(it.b, it.a, it.value, it.interval, it.p, it.wins, it.losses, it.ties, it.adjusted)
 
 
-def _turned(found: Difference) -> Against:
-    turned = Interval(-found.interval.high, -found.interval.low)
-    return Against(found.a, found.b, -found.value, turned, found.p, found.losses, found.wins, found.ties)
+def _turned(it: Difference) -> Against:
+    turned = Interval(-it.interval.high, -it.interval.low)
+    return Against(it.a, it.b, -it.value, turned, it.p, it.losses, it.wins, it.ties, it.adjusted)
+
+
+def several(comparison: Comparison) -> bool:
+    """Whether p was adjusted for several comparisons."""
+    return any(one.adjusted not in (None, one.p) for one in comparison.differences)
 
 
 def is_share(comparison: Comparison) -> bool:

@@ -15,7 +15,7 @@ _ARMS = (
     "name", "spec", "rows", "failed", "value", "low", "high", "tokens_per_row", "prompt_tokens", "completion_tokens",
     "paid_tokens", "calls", "wire_requests", "seconds_per_row", "dollars", "frontier",
 )  # fmt: skip
-_DIFFERENCES = ("a", "b", "b_less_a", "low", "high", "p", "wins", "losses", "ties")
+_DIFFERENCES = ("a", "b", "b_less_a", "low", "high", "p", "wins", "losses", "ties", "p_adjusted")
 
 
 def arms_csv(comparison: Comparison) -> bytes:
@@ -25,9 +25,10 @@ def arms_csv(comparison: Comparison) -> bytes:
 
 def differences_csv(comparison: Comparison) -> bytes:
     """A line a pair of arms: arm b against arm a."""
+    found = ((it, it.interval) for it in comparison.differences)
     lines = (
-        (one.a, one.b, one.value, one.interval.low, one.interval.high, one.p, one.wins, one.losses, one.ties)
-        for one in comparison.differences
+        (it.a, it.b, it.value, span.low, span.high, it.p, it.wins, it.losses, it.ties, it.adjusted)
+        for it, span in found
     )
     return _csv(_DIFFERENCES, lines)
 

@@ -13,7 +13,7 @@ from shoal.evaluation.report.page import Column, render, table
 from shoal.evaluation.report.texts import plain
 from shoal.traces import words
 
-_MOST = 12  # differences shown at once
+_MOST = 15  # differences shown at once
 _LONG, _ANSWER, _NAME = 3000, 600, 120  # characters
 
 
@@ -121,15 +121,17 @@ def differences_table(comparison: Comparison) -> Markup:
         Column("left: worse · right: better"),
         Column("won / lost / same", True, "rows on which the first scored more, less, the same"),
         Column("p", True, "how often chance alone would give so large a difference"),
+        Column("p adjusted", True, "for being one of several comparisons with the technique named first (Holm)"),
     ]
-    rows = [_difference(comparison, one, across) for one in found]
+    columns = columns if numbers.several(comparison) else columns[:-1]
+    rows = [_difference(comparison, one, across)[: len(columns)] for one in found]
     shown = table(columns, rows[:_MOST])
     more = table(columns, rows[_MOST:]) if rows[_MOST:] else None
     return render("differences.html", shown=shown, more=more, number=len(rows) - _MOST)
 
 
 def _difference(comparison: Comparison, one: Against, across: Any) -> Sequence[str]:
-    drawn = _Drawn(across(one.interval.low), across(one.interval.high), across(one.value), one.p < numbers.CHANCE)
+    drawn = _Drawn(across(one.interval.low), across(one.interval.high), across(one.value), one.sure)
     low = numbers.difference(comparison, one.interval.low)
     return (
         plain(one.one, _NAME),
@@ -139,6 +141,7 @@ def _difference(comparison: Comparison, one: Against, across: Any) -> Sequence[s
         render("interval.html", drawn=drawn, zero=across(0.0)),
         f"{one.wins} / {one.losses} / {one.ties}",
         numbers.probability(one.p),
+        "" if one.adjusted is None else numbers.probability(one.adjusted),
     )
 
 

@@ -2,7 +2,7 @@
 
 from shoal.evaluation.comparing.result import Arm, Comparison
 from shoal.evaluation.report import numbers
-from shoal.evaluation.report.numbers import CHANCE, Against, tokens_per_row
+from shoal.evaluation.report.numbers import Against, tokens_per_row
 from shoal.evaluation.report.texts import plain
 from shoal.traces import words
 
@@ -50,7 +50,7 @@ def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Against
 def _as_good(ranked: list[Arm], against: dict[str, Against]) -> list[str]:
     """The cheapest of those that these rows cannot tell from the best, where it is neither best nor second."""
     best = ranked[0]
-    alike = [arm for arm in ranked[1:] if arm.name in against and against[arm.name].p >= CHANCE]
+    alike = [arm for arm in ranked[1:] if arm.name in against and not against[arm.name].sure]
     cheaper = [arm for arm in alike if tokens_per_row(arm) < tokens_per_row(best)]
     if not cheaper:
         return []
@@ -64,9 +64,10 @@ def _as_good(ranked: list[Arm], against: dict[str, Against]) -> list[str]:
 def _certainty(against: Against | None) -> str:
     if against is None:
         return ""
-    p = ("p " if against.p < 0.001 else "p = ") + numbers.probability(against.p)
+    p = ("p " if against.judged < 0.001 else "p = ") + numbers.probability(against.judged)
     p = p.replace(" ", "\N{NO-BREAK SPACE}")
-    if against.p < CHANCE:
+    p += " adjusted for several comparisons" if against.judged != against.p else ""
+    if against.sure:
         return f", a difference that chance alone hardly explains ({p})"
     return f", a difference that may well be chance ({p})"
 
