@@ -114,7 +114,7 @@ def test_failed_rows_give_exit_code_1_and_are_told(shoal: Shell) -> None:
     ("changes", "said"),
     [
         (["--answer", "golt"], "--answer names column 'golt'; data.jsonl has none: did you mean gold?"),
-        (["--answer", ""], "--answer COLUMN is needed"),
+        (["--answer", ""], "--scorer needs --answer COLUMN"),
         (["--scorer", "numbr"], "unknown scorer 'numbr'; did you mean number?"),
         (["-p", "{question}"], "the template names column 'question'"),
         (["-t", "self_consistency(n=0..4)"], "expected one range, upwards from at least 1"),

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.scripting import run, scripted
 
-from shoal.evaluation.scorers import SCORERS, Scorer
+from shoal.evaluation.scorers import Scorer, open_scorer
 from shoal.evolution.breeder import Breeder, Generation
 from shoal.evolution.queries import Queries
 from shoal.evolution.settings import Settings
@@ -16,10 +16,11 @@ from shoal.runtime import registry
 from shoal.runtime.model import Model
 from shoal.runtime.types import Request
 
+EXACT = open_scorer("exact")
 ROWS = [{"question": f"Say {i}.", "answer": str(i)} for i in range(20)]
 
 
-def task(scorer: Scorer = SCORERS["exact"], rows: Sequence[dict[str, Any]] = ROWS, **options: Any) -> Task:
+def task(scorer: Scorer = EXACT, rows: Sequence[dict[str, Any]] = ROWS, **options: Any) -> Task:
     return Task("toy", "Say the number.", rows, "answer", scorer, **options)
 
 

@@ -29,6 +29,12 @@ answer: str | None = completion.answer
 tokens: int = completion.usage.total_tokens
 
 records: list[shoal.Record] = shoal.map(technique, ["a", "b"], budget=shoal.Budget(calls=10), run_dir="runs/x")
+scored: list[shoal.Record] = shoal.map(
+    technique, [{"q": "?", "gold": 5}], score=shoal.open_scorer("number"), target="gold"
+)
+rated: list[shoal.Record] = shoal.map(
+    technique, ["a"], score=lambda completion, row: float(completion.text == row["b"])
+)
 
 comparison: shoal.Comparison = shoal.compare(
     [{"prompt": "Q", "gold": "A"}], ["re_reading", longest], answer="gold", model=["local", base], curve=True

@@ -11,10 +11,10 @@ from typing import Any
 
 import click
 
-from shoal.backends.config import load_config
+from shoal.backends.config import Config, load_config
 from shoal.backends.loop import run as run_program
 from shoal.batch.rows import Input
-from shoal.cli.asking import known_column, request_maker, standard_input
+from shoal.cli.asking import request_maker, scorer_of, standard_input
 from shoal.cli.options import SAMPLING, sampling_options
 from shoal.cli.stopping import stop_on_signals
 from shoal.errors import BudgetExceeded, UsageError
@@ -24,8 +24,8 @@ from shoal.evaluation.comparing.budgeting import EqualBudget
 from shoal.evaluation.comparing.comparing import Comparing, Settings, with_targets
 from shoal.evaluation.comparing.result import Comparison, encode
 from shoal.evaluation.comparing.work import Asked
-from shoal.evaluation.scorers import SCORERS, open_scorer
 from shoal.runtime.budget import Budget
+from shoal.techniques.opening import opener
 
 
 @click.command()
@@ -33,7 +33,7 @@ from shoal.runtime.budget import Budget
 @click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.')
 @click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p.")
 @click.option("--answer", metavar="COLUMN", help="The column with the expected answer.")
-@click.option("--scorer", metavar="|".join(SCORERS), default="exact", show_default=True, help="How answers are rated.")
+@click.option("--scorer", metavar="SPEC", help="How to rate answers (see `shoal scorers`); default exact.")
 @click.option("-m", "--model", multiple=True, metavar="SPEC", help="A model; repeatable. Default: local.")
 @click.option("-t", "--technique", multiple=True, metavar="TECHNIQUE", help="As self_consistency(n=1..64); repeatable.")
 @click.option("--no-plain", is_flag=True, help="Leave out the model by itself.")
@@ -57,11 +57,12 @@ def compare(data: str, **options: Any) -> int:
     """
     budget = Budget.parse(options["budget"]) if options["budget"] else None
     equal = EqualBudget.parse(options["equal_budget"]) if options["equal_budget"] else None
+    config = load_config(options["config"])
     models = options["model"] or ("local",)
     wanted = Wanted(options["technique"], models, not options["no_plain"], options["curve"])
     directory = options["report_dir"] or Path("runs", _name(data, models))
     settings = Settings(
-        load_config(options["config"]),
+        config,
         options["title"],
         equal,
         options["pilot"],
@@ -70,16 +71,16 @@ def compare(data: str, **options: Any) -> int:
         (shlex.join(["shoal", *sys.argv[1:]]),) if sys.argv[1:2] == ["compare"] else (),
     )
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        asked = _asked(data, Path(scratch), options)
+        asked = _asked(data, Path(scratch), config, options)
         with Comparing(asked, wanted, directory, settings) as comparing:
             return run_program(_execute(comparing, options))
 
 
 async def _execute(comparing: Comparing, options: dict[str, Any]) -> int:
     quiet = options["quiet"] or options["as_json"]
-    work = comparing.work
+    work, scorer = comparing.work, comparing.work.asked.scorer
     task = asyncio.ensure_future(comparing.run())
-    stop_on_signals(work, comparing.models, task)
+    stop_on_signals(work, [*comparing.models, *scorer.models], task)
     try:
         with nullcontext() if quiet else _progress(comparing):
             comparison = await task
@@ -92,6 +93,8 @@ async def _execute(comparing: Comparing, options: dict[str, Any]) -> int:
             return _interrupted(comparing)
         click.echo(f"stopped: {error}; the same command with a larger --budget resumes", err=True)
         return 1
+    finally:
+        await scorer.aclose()
     return _report(comparison, comparing, options, quiet=quiet)
 
 
@@ -121,19 +124,18 @@ def _report(comparison: Comparison, comparing: Comparing, options: dict[str, Any
 # From options to what is asked
 
 
-def _asked(data: str, scratch: Path, options: dict[str, Any]) -> Asked:
+def _asked(data: str, scratch: Path, config: Config, options: dict[str, Any]) -> Asked:
     """What every row asks, and how its answers are rated: checked before anything is spent."""
     options = options | {"bare": False}
-    target, scorer = options["answer"], open_scorer(options["scorer"])
-    if not target:
-        raise UsageError("--answer COLUMN is needed: the column with the expected answer")
     rows = standard_input(scratch, options) if data == "-" else Input(Path(data), options["limit"])
-    known_column("--answer", target, rows)
+    scorer = scorer_of(rows, options, opener(config))
+    if scorer is None:
+        raise UsageError("--answer COLUMN is needed: the column with the expected answer")
     request_of = request_maker(rows, options)
-    rows, left_out = with_targets(rows, target, scratch)
+    rows, left_out = with_targets(rows, scorer, options["answer"], scratch)
     identity = {name: options[name] or None for name in ("prompt", "messages", "system", *SAMPLING)}
     identity["temperature"] = options["temperature"]
-    return Asked(rows, request_of, target, scorer, identity, left_out)
+    return Asked(rows, request_of, options["answer"] or None, scorer, identity, left_out)
 
 
 def _name(data: str, models: tuple[str, ...]) -> str:

@@ -6,7 +6,7 @@ from random import Random
 from msgspec import structs
 
 from shoal.batch.rows import Row
-from shoal.errors import BudgetExceeded, NotCached, ShoalError, StoreError
+from shoal.errors import BudgetExceeded, InvalidOutput, NotCached, ShoalError, StoreError
 from shoal.evolution.surroundings import Breeding
 from shoal.evolution.unit import Scored, Unit, Working
 from shoal.runtime import frames
@@ -72,6 +72,8 @@ async def _tried(
         raise
     except ShoalError as error:
         return error
+    if score is None:
+        return InvalidOutput(f"{task.scorer.name} came to no score of the answer to {question[:60]!r}")
     return (score, answer, target), Working(question, written.text)
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.batch.echo_server import echo_server
 from tests.scripting import AT_ONCE, run
 
 import shoal
 from shoal.backends import BaseModel
-from shoal.backends.config import Config
+from shoal.backends.config import Config, Endpoint
 from shoal.backends.scripted import Script, ScriptedBackend
 from shoal.errors import AuthenticationFailed, BudgetExceeded, NotCached, RunError, UsageError
 from shoal.evaluation.comparing import result
@@ -247,6 +248,72 @@ def test_an_arm_that_cannot_go_on_does_not_end_the_others() -> None:
     assert "broken is left out: this arm cannot go on" in found.notes
     with pytest.raises(NotCached, match="cannot go on"):
         shoal.compare(rows, [broken], model=model_of(lambda _: "x")[0], answer="answer", plain=False)
+
+
+def test_a_figure_of_the_whole_is_that_of_an_independent_count() -> None:
+    """F1 of answers, counted here; an answer that failed says no."""
+
+    def script(request: Request) -> str:
+        number = int(request.text)
+        if number == 3:
+            raise AuthenticationFailed("no", endpoint="m")
+        return "yes" if (number * 7) % 5 < 2 + bool(request.sample) else "no"
+
+    rows = [{"prompt": str(i), "answer": "yes" if i % 3 == 0 else "no"} for i in range(60)]
+    model, _ = model_of(script)
+    found = shoal.compare(rows, ["self_consistency(n=1)"], model=model, answer="answer", scorer="f_beta(beta=1)")
+    for its, more in zip(found.arms, (0, 1), strict=True):
+        said = [i != 3 and (i * 7) % 5 < 2 + more for i in range(60)]
+        true = [i % 3 == 0 for i in range(60)]
+        hits = sum(s and t for s, t in zip(said, true, strict=True))
+        assert its.value == pytest.approx(2 * hits / (sum(said) + sum(true)))
+        assert its.interval.low < its.value < its.interval.high
+    (difference,) = found.differences
+    assert difference.value == pytest.approx(found.arms[1].value - found.arms[0].value)
+    assert difference.interval.low < difference.value < difference.interval.high
+    assert 0 < difference.p <= 1
+
+
+def test_what_a_judge_asks_is_kept_and_is_no_part_of_what_an_arm_cost(tmp_path: Path) -> None:
+    """A judge of answers whose verdict on one row cannot be read: that row is left out for every arm."""
+    (tmp_path / "judge.py").write_text(JUDGE)
+    rows = [{"prompt": f"row {i}"} for i in range(4)]
+    options: Any = {"scorer": f"judge(model=scripted/{tmp_path}/judge.py:verdict)", "report_dir": tmp_path / "r"}
+    model, _ = model_of(lambda request: f"{request.text} {'good' if request.sample else 'bad'}")
+    found = shoal.compare(rows, ["self_consistency(n=2)"], model=model, **options)
+    assert found.rows == 3
+    assert [each.value for each in found.arms] == pytest.approx([0.2, 0.9])
+    assert [each.calls for each in found.arms] == [4, 8]
+    assert any("1 row left out: the scorer came to no score" in note for note in found.notes)
+    asked = (tmp_path / "judged").read_text().splitlines()
+    again = shoal.compare(rows, ["self_consistency(n=1..2)"], model=model, replay=True, **options)
+    assert (tmp_path / "judged").read_text().splitlines() == asked
+    assert [point.value for point in again.arms[1].curve] == pytest.approx([0.9, 0.9])
+
+
+JUDGE = """
+from pathlib import Path
+
+def verdict(request):
+    with (Path(__file__).parent / "judged").open("a") as file:
+        print(len(request.messages), file=file)
+    if "row 2" in request.text or len(request.messages) > 1:
+        return "I cannot say."
+    return "Score: 9" if "good" in request.text else "Score: 2"
+"""
+
+
+def test_draws_of_one_question_travel_together_and_requests_are_told(tmp_path: Path) -> None:
+    with echo_server() as server:
+        config = Config(endpoints={"lab": Endpoint(server.base_url)})
+        rows = [{"prompt": f"Q{i}", "answer": f"Q{i}#0"} for i in range(5)]
+        techniques = ["self_consistency(n=8)", "self_consistency(n=4)"]
+        found = shoal.compare(rows, techniques, model="lab/m", answer="answer", config=config)
+        assert len(server.bodies) == 10
+        assert sorted(body.get("n", 1) for body in server.bodies) == [1] * 5 + [8] * 5
+    assert [each.wire_requests for each in found.arms] == [5, 5, 5]
+    assert [each.calls for each in found.arms] == [5, 40, 20]
+    assert any("tokens are estimated" in note for note in found.notes)
 
 
 def test_techniques_times_models_and_the_frontier() -> None:

@@ -25,6 +25,7 @@ from shoal.prompting.template import Template
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model, Technique
 from shoal.runtime.types import Request, SamplingParams
+from shoal.techniques.opening import opener
 
 
 class CompareOptions(TypedDict, total=False):
@@ -64,7 +65,7 @@ def compare(
     data: Iterable[Any] | Any,
     techniques: Sequence[str | Technique] | str,
     *,
-    answer: str,
+    answer: str | None = None,
     model: Model | str | Sequence[Model | str] = "local",
     **options: Unpack[CompareOptions],
 ) -> Comparison:
@@ -82,7 +83,7 @@ async def acompare(
     data: Iterable[Any] | Any,
     techniques: Sequence[str | Technique] | str,
     *,
-    answer: str,
+    answer: str | None = None,
     model: Model | str | Sequence[Model | str] = "local",
     **options: Unpack[CompareOptions],
 ) -> Comparison:
@@ -96,10 +97,15 @@ async def acompare(
     )
     with ExitStack() as scopes:
         scratch = Path(scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
-        asked = _asked(_rows(data, scratch), answer, scratch, options)
+        settings = _settings(options)
+        asked = _asked(_rows(data, scratch), answer, scratch, settings.config, options)
         place = options.get("report_dir")
         directory = Path(place) if place is not None else scratch / "report"
-        return await scopes.enter_context(Comparing(asked, wanted, directory, _settings(options))).run()
+        try:
+            return await scopes.enter_context(Comparing(asked, wanted, directory, settings)).run()
+        finally:
+            if asked.scorer is not options.get("scorer"):
+                await asked.scorer.aclose()
 
 
 def _rows(data: Any, scratch: Path) -> Input:
@@ -110,21 +116,23 @@ def _rows(data: Any, scratch: Path) -> Input:
     return Input(path, label="rows")
 
 
-def _asked(rows: Input, answer: str, scratch: Path, options: CompareOptions) -> Asked:
+def _asked(rows: Input, answer: str | None, scratch: Path, config: Config, options: CompareOptions) -> Asked:
     form, system = Template(options.get("template") or "{prompt}"), options.get("system")
-    for where, names in (("template", sorted(form.names)), ("answer=", [answer])):
+    given = options.get("scorer") or "exact"
+    scorer = open_scorer(given, opener(config)) if isinstance(given, str) else given
+    needed = (("template", sorted(form.names)), ("answer=", [answer] if answer else []), ("the scorer", scorer.columns))
+    for where, names in needed:
         for name in names:
             if name not in rows.columns:
                 near = did_you_mean(name, rows.columns)
                 raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {near}")
     params = options.get("params") or SamplingParams()
-    scorer = options.get("scorer") or "exact"
-    rows, left_out = with_targets(rows, answer, scratch)
+    rows, left_out = with_targets(rows, scorer, answer, scratch)
     return Asked(
         rows,
         _maker(form, system, params),
         answer,
-        open_scorer(scorer) if isinstance(scorer, str) else scorer,
+        scorer,
         {"template": form.text, "system": system, "params": params},
         left_out,
     )

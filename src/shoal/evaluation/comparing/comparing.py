@@ -19,6 +19,7 @@ from shoal.evaluation.comparing.pool import Pool
 from shoal.evaluation.comparing.result import Comparison, encode
 from shoal.evaluation.comparing.statistics import require
 from shoal.evaluation.comparing.work import Asked, Work
+from shoal.evaluation.scorers import Scorer
 from shoal.runtime import replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache
@@ -87,6 +88,7 @@ class Comparing:
 
         BudgetExceeded where the budget is spent or the work interrupted: the same comparison goes on from there.
         """
+        await self.work.asked.scorer.need()
         try:
             with scope.setting(replay.offline, True) if self.settings.offline else nullcontext():
                 comparison = await self._run()
@@ -113,8 +115,19 @@ class Comparing:
         return await made(self.work, self.prices, title=title, equal=equal, notes=notes)
 
 
-def with_targets(rows: Input, column: str, scratch: Path) -> tuple[Input, int]:
-    """The rows that have a target, and how many have none. UsageError where none has."""
+def with_targets(rows: Input, scorer: Scorer, column: str | None, scratch: Path) -> tuple[Input, int]:
+    """The rows that can be rated, and how many have no target to be rated by.
+
+    UsageError where none has one, or one has a target that no answer can be compared with.
+    """
+    left_out = 0
+    if column is not None and scorer.needs_target:
+        rows, left_out = _with_targets(rows, column, scratch)
+    scorer.check_rows(rows, column)
+    return rows, left_out
+
+
+def _with_targets(rows: Input, column: str, scratch: Path) -> tuple[Input, int]:
     kept = [row for row in rows if has_target(row, column)]
     left_out = rows.count - len(kept)
     if not kept:

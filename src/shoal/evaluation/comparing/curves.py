@@ -105,7 +105,7 @@ class _Curve:
         return rated[key]
 
     def _parts(self, score: float, answer: str | None, row: Row) -> Parts:
-        return self.asked.scorer.metric.parts(score, answer, row.get(self.asked.target))
+        return self.asked.scorer.metric.parts(score, answer, self.asked.wanted(row))
 
 
 async def _answered(program: object) -> Completion | None:

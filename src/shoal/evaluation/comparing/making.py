@@ -75,7 +75,7 @@ def _has_score(record: Record) -> bool:
 def _rated(asked: Asked, records: Sequence[Record]) -> Rated:
     scores = [_score(record) for record in records]
     parts = [
-        asked.scorer.metric.parts(score, record.answer, record.input.get(asked.target))
+        asked.scorer.metric.parts(score, record.answer, asked.wanted(record.input))
         for score, record in zip(scores, records, strict=True)
     ]
     return Rated(scores, parts)
@@ -196,7 +196,7 @@ def _example(finished: Finished) -> dict[str, Any]:
     return {
         "row": finished.records[0][number].id,
         "prompt": prompt,
-        "target": row.get(asked.target),
+        "target": asked.wanted(row),
         "answers": answers,
     }
 

@@ -29,16 +29,20 @@ from shoal.techniques.opening import bases, identities
 class Asked(Struct, frozen=True):
     """What every arm is asked about every row, and how its answers are rated.
 
-    `target` is the column with the expected answer; `identity` what the requests are made from, as JSON can hold it;
-    `left_out` how many rows had no target.
+    `target` is the column with the expected answer, None where the scorer needs none; `identity` what the requests are
+    made from, as JSON can hold it; `left_out` how many rows had no target.
     """
 
     rows: Input
     request_of: Callable[[Row], Request]
-    target: str
+    target: str | None
     scorer: Scorer
     identity: dict[str, Any]
     left_out: int = 0
+
+    def wanted(self, row: Row) -> object:
+        """The row's target."""
+        return None if self.target is None else row.get(self.target)
 
 
 class Arm:
@@ -98,8 +102,8 @@ class Work:
             self.arms.append(Arm(candidate, place, batch))
 
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
-        told = {"technique": candidate.spec, "model": identities(candidate.model)}
-        return self.asked.identity | told | {"answer": self.asked.target, "scorer": self.asked.scorer.name}
+        told: dict[str, Any] = {"technique": candidate.spec, "model": identities(candidate.model)}
+        return self.asked.identity | told | {"answer": self.asked.target, "scorer": self.asked.scorer.identity}
 
     def others(self) -> list[Path]:
         """The directories of arms that an earlier comparison made here."""
