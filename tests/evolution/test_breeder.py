@@ -2,8 +2,12 @@
 
 from itertools import pairwise
 
-from tests.evolution.breeding import bred, breeding, ones, task
+from msgspec import structs
+from tests.evolution.breeding import ROWS, bred, breeding, ones, task
 from tests.scripting import scripted
+
+from shoal.batch.rows import Row
+from shoal.evaluation.scorers import open_scorer
 
 
 def test_a_known_optimum_is_reached() -> None:
@@ -25,3 +29,15 @@ def test_the_winner_survives_and_its_offspring_overwrites_the_loser() -> None:
             child = after.population[slot].unit
             assert child.born == after.number
             assert child.parent in {before.population[other].unit.id for other in stayed}
+
+
+def test_a_question_that_came_to_no_score_is_left_out() -> None:
+    exact = open_scorer("exact")
+
+    async def rate(output: str, answer: str | None, target: object, row: Row) -> float | None:
+        return None if row["answer"] in ("3", "4") else await exact.rate(output, answer, target, row)
+
+    model, _ = scripted(lambda _: "The answer is 7.")
+    scorer = structs.replace(exact, rate=rate)
+    first, *_ = bred(model, breeding(task(scorer, ROWS[:10]), generations=0, batch=None))
+    assert (first.best.questions, first.best.fitness) == (8, 1 / 8)

@@ -7,12 +7,13 @@ from shoal.batch.rows import Row
 from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.metrics import ACCURACY, MEAN
 from shoal.evaluation.scorers.rating import Scorer, name_of
+from shoal.evaluation.scorers.texts import shown_end
 from shoal.prompting.answers.markup import without_reasoning
 from shoal.runtime.types import Completion, Request
 from shoal.techniques._program_tests import Step, read_tests, run_tests
 from shoal.techniques._programs import check_options, parsed, python_in
 
-_LONGEST = 100_000  # characters of a function's body
+_LONGEST = 100_000  # characters of a program that stands in no code block
 
 
 def code(
@@ -24,7 +25,7 @@ def code(
     in HumanEval, `prompt` names the column with the code that the output goes on with, and `entry_point` the column
     with the name of the function that `check(candidate)` in the tests is called with. The program is the last code
     block that defines something, else all of the output if it is Python. The score is 1 where all tests pass, else 0;
-    with `partial` it is the share that pass.
+    with `partial` it is the share that pass. Code blocks are looked for in the last 200,000 characters.
     """
     check_options(repairs=0, seconds=seconds)
     columns = tuple(column for column in (prompt, entry_point) if column)
@@ -69,10 +70,10 @@ def _steps(target: object, entry_point: str | None) -> list[Step]:
 
 def _program(output: str, before: str) -> str | None:
     """The program of an output, after the code that it goes on with; None where it has none."""
-    block, _ = python_in(Completion(output), defining=True)
+    block, _ = python_in(Completion(shown_end(output)), defining=True)
     if block is not None:
         return f"{before.rstrip()}\n{block}" if _is_indented(block) else f"{before}\n\n{block}"
-    shown = without_reasoning(output) or ""
+    shown = (without_reasoning(output) or "")[:_LONGEST]
     if not shown.strip():
         return None
     candidates = [before + shown, f"{before}\n{shown}", *([before + _body(shown)] if before else [])]
@@ -81,7 +82,7 @@ def _program(output: str, before: str) -> str | None:
 
 def _body(text: str) -> str:
     """The text up to where a function's body ends, which a base model does not stop at."""
-    first, *lines = text[:_LONGEST].split("\n")
+    first, *lines = text.split("\n")
     inside = takewhile(lambda line: not line.strip() or line[0].isspace(), lines)
     return "\n".join([first, *inside])
 

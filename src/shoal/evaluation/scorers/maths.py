@@ -12,8 +12,9 @@ from shoal.batch.rows import Row
 from shoal.errors import UsageError
 from shoal.evaluation.scorers.answers import gold
 from shoal.evaluation.scorers.rating import Scorer
+from shoal.evaluation.scorers.texts import shown_end
 from shoal.prompting.answers import extract, normalise, number
-from shoal.prompting.answers.markup import boxes, plain, without_latex, without_reasoning
+from shoal.prompting.answers.markup import boxes, plain, without_latex
 from shoal.sandbox import Limits, run_python
 
 _LONGEST = 1000  # characters of a formula
@@ -66,8 +67,7 @@ async def _need() -> None:
 
 def _read(output: str) -> str | None:
     """What the last box holds, whole; else the answer that is stated."""
-    shown = without_reasoning(output)
-    found = boxes(shown) if shown is not None else []
+    found = boxes(shown_end(output))
     return found[-1][1] if found else extract(output)
 
 
