@@ -1,5 +1,6 @@
 """Arms on the same rows: figures as an independent count has them, draws paid once, curves and budgets as run apart."""
 
+import asyncio
 import json
 import random
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.batch.echo_server import echo_server
 from tests.scripting import AT_ONCE, run
 
@@ -309,8 +311,8 @@ def test_draws_of_one_question_travel_together_and_requests_are_told(tmp_path: P
         rows = [{"prompt": f"Q{i}", "answer": f"Q{i}#0"} for i in range(5)]
         techniques = ["self_consistency(n=8)", "self_consistency(n=4)"]
         found = shoal.compare(rows, techniques, model="lab/m", answer="answer", config=config)
-        assert len(server.bodies) == 10
-        assert sorted(body.get("n", 1) for body in server.bodies) == [1] * 5 + [8] * 5
+        assert len(server.bodies) <= 10  # the plain draw travels with the others where it is ready with them
+        assert sum(body.get("n", 1) for body in server.bodies) == 5 * (1 + 8)
     assert [each.wire_requests for each in found.arms] == [5, 5, 5]
     assert [each.calls for each in found.arms] == [5, 40, 20]
     assert any("tokens are estimated" in note for note in found.notes)
@@ -351,9 +353,8 @@ def test_a_spent_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> Non
     assert any("self_consistency(n=5) is left out: not in the cache" in note for note in lacking.notes)
 
 
-def test_seconds_are_those_of_draws_that_were_paid(tmp_path: Path) -> None:
-    """A draw that another arm paid for counts as long as it took that arm."""
-    import asyncio
+def test_seconds_are_those_of_a_row_alone_whoever_paid_for_its_draws(tmp_path: Path) -> None:
+    """One draw after another counts as long as each took, and waiting for a turn does not count."""
 
     async def slow(request: Request) -> str:
         await asyncio.sleep(0.05)
@@ -368,6 +369,20 @@ def test_seconds_are_those_of_draws_that_were_paid(tmp_path: Path) -> None:
         assert seconds is not None, name
         assert 0.05 * calls <= seconds < 0.05 * (calls + 1), name
     assert 0.15 <= (arm(found, "critique(rounds=1)").seconds or 0) < 0.3
+
+
+def test_waiting_for_a_turn_takes_no_time() -> None:
+    """20 rows, one at a time: each takes as long as one."""
+
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(0.02)
+        return "x"
+
+    model, backend = model_of(slow)
+    backend.capabilities = structs.replace(backend.capabilities, max_in_flight=1)
+    rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(20)]
+    found = shoal.compare(rows, [], model=model, answer="answer")
+    assert 0.02 <= (found.arms[0].seconds or 0) < 0.06
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,7 @@ class Comparing:
             if settings.equal is not None and settings.equal.unit == "dollars" and self.prices.unknown:
                 raise UsageError(f"an equal budget in dollars needs [prices] for {', '.join(self.prices.unknown)}")
             self.work = self._open.enter_context(Work(asked, Pool(cache), directory, settings.budget))
+            self.work.latencies.watch(self.models)
         except BaseException:
             self._open.close()
             raise

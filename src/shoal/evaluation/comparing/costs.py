@@ -1,15 +1,13 @@
 """What an arm would have cost alone, and what was paid for it: summed over the draws in its journal, each once."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from msgspec import Struct
 
 from shoal.backends.config import Config
 from shoal.backends.tables import tables_as
-from shoal.batch.journal import Journal
 from shoal.evaluation.comparing.pool import Pool, alone
-from shoal.evaluation.comparing.timing import Latencies, traces_of
+from shoal.evaluation.comparing.timing import Latencies, mean_seconds
 from shoal.evaluation.comparing.work import Arm
 from shoal.runtime.types import Usage
 from shoal.techniques.opening import bases
@@ -71,19 +69,8 @@ class Spent(Struct, frozen=True):
         return whole
 
 
-def costs_of(arms: Sequence[Arm], others: Sequence[Path], pool: Pool) -> list[Spent]:
-    """What each of the arms spent. `others` are the directories of earlier arms, which may have paid for its draws."""
-    latencies = Latencies()
-    for arm in arms:
-        latencies.learn(traces_of(arm.place.journal))
-    for path in others:
-        journal = Journal(path / "journal.sqlite")
-        latencies.learn(traces_of(journal))
-        journal.close()
-    return [_spent(arm, pool, latencies) for arm in arms]
-
-
-def _spent(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
+def cost_of(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
+    """What an arm spent."""
     usages: dict[str, Usage] = {}
     replies: set[tuple[str, str]] = set()
     paid, named = 0, True
@@ -95,6 +82,5 @@ def _spent(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
             named = False
         else:
             replies.add((model, completion.id))
-    times = [latencies.row(trace) for trace in traces_of(arm.place.journal)]
-    known = [seconds for seconds in times if seconds is not None]
-    return Spent(usages, paid, len(replies) if named and replies else None, sum(known) / len(known) if known else None)
+    requests = len(replies) if named and replies else None
+    return Spent(usages, paid, requests, mean_seconds(arm.place.journal, latencies))

@@ -11,7 +11,7 @@ from shoal.batch.records import Record
 from shoal.errors import UsageError
 from shoal.evaluation.comparing import result
 from shoal.evaluation.comparing.budgeting import EqualBudget
-from shoal.evaluation.comparing.costs import Prices, Spent, costs_of
+from shoal.evaluation.comparing.costs import Prices, Spent, cost_of
 from shoal.evaluation.comparing.curves import curve
 from shoal.evaluation.comparing.result import Comparison, Difference, Point
 from shoal.evaluation.comparing.sizes import size_of
@@ -41,7 +41,7 @@ class Finished(Struct, frozen=True):
         if not kept:
             raise UsageError(f"the scorer {work.asked.scorer.name} came to a score on no row")
         figures = Figures(work.asked.scorer.metric, [_rated(work.asked, [each[i] for i in kept]) for each in records])
-        return cls(work, arms, records, kept, figures, costs_of(arms, work.others(), work.pool))
+        return cls(work, arms, records, kept, figures, [cost_of(arm, work.pool, work.latencies) for arm in arms])
 
 
 async def made(

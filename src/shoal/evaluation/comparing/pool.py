@@ -43,21 +43,24 @@ def alone(usage: Usage) -> Usage:
     )
 
 
+Draw = tuple[str, Request]  # asked of the model with this identity
+
+
 class Meter:
     """A recorder that notes the draws a program asks for, each once, as if it were alone."""
 
     def __init__(self) -> None:
-        self._draws: dict[bytes, tuple[str, Usage]] = {}
+        self._usages: dict[Draw, Usage] = {}
 
     @property
     def usage(self) -> Usage:
-        return total(usage for _, usage in self._draws.values())
+        return total(self._usages.values())
 
     @property
     def usages(self) -> dict[str, Usage]:
         """By the identity of the model."""
         found: dict[str, Usage] = {}
-        for identity, usage in self._draws.values():
+        for (identity, _), usage in self._usages.items():
             found[identity] = found.get(identity, Usage()) + usage
         return found
 
@@ -65,25 +68,30 @@ class Meter:
         return None
 
     async def record(self, identity: str, request: Request, completion: Completion) -> None:
-        self.note(identity, key_of(identity, request), completion)
+        self.note((identity, request), completion)
 
-    def note(self, identity: str, key: bytes, completion: Completion) -> None:
-        self._draws.setdefault(key, (identity, alone(completion.usage)))
+    def note(self, draw: Draw, completion: Completion) -> None:
+        self._usages.setdefault(draw, alone(completion.usage))
 
 
 class Reader(Meter):
-    """A recorder that gives draws from the pool and lets nothing be asked: NotCached for a draw that is not there."""
+    """A recorder that gives draws from the pool and lets nothing be asked: NotCached for a draw that is not there.
 
-    def __init__(self, pool: Pool) -> None:
+    `read` holds those that were read before: many readers of one row ask for the same.
+    """
+
+    def __init__(self, pool: Pool, read: dict[Draw, Completion]) -> None:
         super().__init__()
         self._pool = pool
+        self._read = read
 
     def replay(self, identity: str, request: Request) -> Completion | None:
-        key = key_of(identity, request)
-        kept = self._pool.find(key)
+        draw = (identity, request)
+        kept = self._read.get(draw) or self._pool.find(key_of(identity, request))
         if kept is None:
             raise NotCached(f"draw {request.sample} of {request.text[-60:]!r} is not in the pool")
-        self.note(identity, key, kept)
+        self._read[draw] = kept
+        self.note(draw, kept)
         return kept
 
 

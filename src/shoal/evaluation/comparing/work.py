@@ -18,6 +18,7 @@ from shoal.batch.runner import BatchRun, Judge, window_for
 from shoal.errors import BudgetExceeded, ShoalError
 from shoal.evaluation.comparing.arms import Candidate
 from shoal.evaluation.comparing.pool import Keeper, Pool
+from shoal.evaluation.comparing.timing import Latencies
 from shoal.evaluation.scorers import Scorer
 from shoal.runtime import replay, scope, trace
 from shoal.runtime.budget import Budget
@@ -76,6 +77,7 @@ class Work:
         self.pool = pool
         self.directory = directory
         self.limit = limit or Budget()
+        self.latencies = Latencies(directory / "latencies.json")
         self.arms: list[Arm] = []
         self.interrupted = False
         self.on_start: Callable[[], None] = lambda: None
@@ -85,6 +87,7 @@ class Work:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.latencies.save()
         self._places.close()
 
     def add(self, candidates: Sequence[Candidate]) -> None:
@@ -104,11 +107,6 @@ class Work:
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
         told: dict[str, Any] = {"technique": candidate.spec, "model": identities(candidate.model)}
         return self.asked.identity | told | {"answer": self.asked.target, "scorer": self.asked.scorer.identity}
-
-    def others(self) -> list[Path]:
-        """The directories of arms that an earlier comparison made here."""
-        mine = {arm.place.path for arm in self.arms}
-        return sorted(path.parent for path in self.directory.glob("arms/*/journal.sqlite") if path.parent not in mine)
 
     def interrupt(self) -> None:
         """Begin no row and make no call from here on; calls under way finish and are kept."""
