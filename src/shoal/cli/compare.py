@@ -15,7 +15,7 @@ from shoal.backends.config import Config, load_config
 from shoal.backends.loop import run as run_program
 from shoal.batch.rows import Input
 from shoal.cli.asking import request_maker, scorer_of, standard_input
-from shoal.cli.options import SAMPLING, sampling_options
+from shoal.cli.options import SAMPLING, data_path, sampling_options, with_suggestions
 from shoal.cli.stopping import stop_on_signals
 from shoal.errors import BudgetExceeded, UsageError
 from shoal.evaluation import report
@@ -55,6 +55,7 @@ def compare(data: str, **options: Any) -> int:
     Draws that techniques have in common are asked once. Everything is kept in the report directory: the same command
     continues a comparison that was stopped or killed, and one with a technique more asks only for what is new.
     """
+    options = with_suggestions(data, options)
     budget = Budget.parse(options["budget"]) if options["budget"] else None
     equal = EqualBudget.parse(options["equal_budget"]) if options["equal_budget"] else None
     config = load_config(options["config"])
@@ -127,7 +128,7 @@ def _report(comparison: Comparison, comparing: Comparing, options: dict[str, Any
 def _asked(data: str, scratch: Path, config: Config, options: dict[str, Any]) -> Asked:
     """What every row asks, and how its answers are rated: checked before anything is spent."""
     options = options | {"bare": False}
-    rows = standard_input(scratch, options) if data == "-" else Input(Path(data), options["limit"])
+    rows = standard_input(scratch, options) if data == "-" else Input(data_path(data), options["limit"], label=data)
     scorer = scorer_of(rows, options, opener(config))
     if scorer is None:
         raise UsageError("--answer COLUMN is needed: the column with the expected answer")

@@ -21,13 +21,14 @@ from shoal.errors import AuthenticationFailed, BudgetExceeded, NotCached, RunErr
 from shoal.evaluation.comparing import result
 from shoal.evaluation.comparing.result import Arm, Comparison
 from shoal.evaluation.comparing.statistics import mcnemar, wilson
+from shoal.evaluation.datasets import DATASETS
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import apply
 from shoal.runtime.types import Completion, Request, Usage
 from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.self_consistency import self_consistency
 
-DATA = Path(__file__).parents[3] / "examples" / "data"
+GSM8K_FILE = DATASETS["gsm8k"].path
 GSM8K = "Solve it.\n\n{question}"
 
 
@@ -38,7 +39,7 @@ def model_of(script: Script, **options: Any) -> tuple[BaseModel, ScriptedBackend
 
 def gold() -> dict[str, str]:
     """The question of each row of GSM8K and the number its answer ends in."""
-    rows = map(json.loads, (DATA / "gsm8k.jsonl").read_text("utf-8").splitlines())
+    rows = map(json.loads, GSM8K_FILE.read_text("utf-8").splitlines())
     return {row["question"]: row["answer"].split("####")[1].strip().replace(",", "") for row in rows}
 
 
@@ -66,7 +67,7 @@ def test_accuracy_is_that_of_an_independent_count(tmp_path: Path) -> None:
     script = guessing(answers)
     model, _ = model_of(script)
     found = shoal.compare(
-        DATA / "gsm8k.jsonl",
+        "data/gsm8k",
         ["self_consistency(n=5)"],
         model=model,
         answer="answer",
@@ -84,9 +85,9 @@ def test_accuracy_is_that_of_an_independent_count(tmp_path: Path) -> None:
         right["self_consistency(n=5)"].append(voted == wanted)
     for name, marks in right.items():
         its = arm(found, name)
-        assert its.value == pytest.approx(sum(marks) / 50)
-        assert its.interval == wilson(sum(marks) / 50, 50)
-        assert (its.rows, its.failed) == (50, 0)
+        assert its.value == pytest.approx(sum(marks) / 100)
+        assert its.interval == wilson(sum(marks) / 100, 100)
+        assert (its.rows, its.failed) == (100, 0)
     (difference,) = found.differences
     wins = sum(b and not a for a, b in zip(*right.values(), strict=True))
     losses = sum(a and not b for a, b in zip(*right.values(), strict=True))
