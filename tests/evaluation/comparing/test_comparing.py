@@ -316,6 +316,7 @@ def test_draws_of_one_question_travel_together_and_requests_are_told(tmp_path: P
         assert sum(body.get("n", 1) for body in server.bodies) == 5 * (1 + 8)
     assert [each.wire_requests for each in found.arms] == [5, 5, 5]
     assert [each.calls for each in found.arms] == [5, 40, 20]
+    assert len({each.prompt_tokens for each in found.arms}) == 1  # alone, each has its prompts carried once
     assert any("tokens are estimated" in note for note in found.notes)
 
 

@@ -79,7 +79,7 @@ class Pilot:
         return sum(costs) / len(costs)
 
     async def _row(self, number: int, row: Row, model: Model) -> float | ShoalError:
-        meter = Meter()
+        meter = Meter(self.work.pool)
         try:
             with (
                 scope.setting(replay.current, meter),

@@ -13,7 +13,7 @@ from shoal.batch.rows import Input, Row
 from shoal.errors import UsageError
 from shoal.evaluation.comparing.arms import Wanted, candidates
 from shoal.evaluation.comparing.budgeting import EqualBudget, Pilot, fitted
-from shoal.evaluation.comparing.costs import Prices, names_of
+from shoal.evaluation.comparing.costs import Prices
 from shoal.evaluation.comparing.making import made
 from shoal.evaluation.comparing.pool import Pool
 from shoal.evaluation.comparing.result import Comparison, encode
@@ -62,10 +62,11 @@ class Comparing:
             cache = DrawCache(directory / "draws.sqlite", unkept=frozenset())
             self._open.callback(cache.close)
             self.candidates = candidates(wanted, cache, settings.config)
-            self.prices = Prices(settings.config, names_of([each.model for each in self.candidates]))
+            models = {base.backend.identity: base for base in self.models}
+            self.prices = Prices(settings.config, {identity: base.name for identity, base in models.items()})
             if settings.equal is not None and settings.equal.unit == "dollars" and self.prices.unknown:
                 raise UsageError(f"an equal budget in dollars needs [prices] for {', '.join(self.prices.unknown)}")
-            self.work = self._open.enter_context(Work(asked, Pool(cache), directory, settings.budget))
+            self.work = self._open.enter_context(Work(asked, Pool(cache, models), directory, settings.budget))
             self.work.latencies.watch(self.models)
         except BaseException:
             self._open.close()

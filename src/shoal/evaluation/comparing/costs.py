@@ -1,16 +1,15 @@
 """What an arm would have cost alone, and what was paid for it: summed over the draws in its journal, each once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from msgspec import Struct
 
 from shoal.backends.config import Config
 from shoal.backends.tables import tables_as
-from shoal.evaluation.comparing.pool import Pool, alone
+from shoal.evaluation.comparing.pool import Pool
 from shoal.evaluation.comparing.timing import Latencies, mean_seconds
 from shoal.evaluation.comparing.work import Arm
 from shoal.runtime.types import Usage
-from shoal.techniques.opening import bases
 
 _TOKENS = 1_000_000  # prices are for as many
 
@@ -45,11 +44,6 @@ class Prices:
         return dollars
 
 
-def names_of(models: Sequence[object]) -> dict[str, str]:
-    """The names of the base models under several models, by their identities."""
-    return {base.backend.identity: base.name for base in bases(list(models))}
-
-
 class Spent(Struct, frozen=True):
     """An arm's costs: `usages` as if alone, by the identity of the model; `paid` tokens in this comparison.
 
@@ -71,16 +65,11 @@ class Spent(Struct, frozen=True):
 
 def cost_of(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
     """What an arm spent."""
-    usages: dict[str, Usage] = {}
-    replies: set[tuple[str, str]] = set()
-    paid, named = 0, True
-    for key, completion in arm.place.journal.draws():
-        model = pool.asked_of(key)
-        usages[model] = usages.get(model, Usage()) + alone(completion.usage)
-        paid += completion.usage.total_tokens
-        if completion.id is None:
-            named = False
-        else:
-            replies.add((model, completion.id))
-    requests = len(replies) if named and replies else None
-    return Spent(usages, paid, requests, mean_seconds(arm.place.journal, latencies))
+    draws = [(key, completion.usage, completion.id) for key, completion in arm.place.journal.draws()]
+    replies = {id_ for _, _, id_ in draws}
+    return Spent(
+        pool.usages((key, usage) for key, usage, _ in draws),
+        sum(usage.total_tokens for _, usage, _ in draws),
+        len(replies) if replies and None not in replies else None,
+        mean_seconds(arm.place.journal, latencies),
+    )

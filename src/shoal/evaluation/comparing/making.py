@@ -35,6 +35,7 @@ class Finished(Struct, frozen=True):
 
     @classmethod
     def of(cls, work: Work) -> "Finished":
+        work.pool.survey()
         arms = [arm for arm in work.arms if arm.error is None]
         records = [arm.records() for arm in arms]
         kept = [i for i, rows in enumerate(zip(*records, strict=True)) if all(map(_has_score, rows))]
@@ -164,7 +165,7 @@ def _notes(finished: Finished, arms: Sequence[result.Arm]) -> list[str]:
                 "where it asks for what the larger size did not"
             )
     alone = sum(map(_tokens, arms))
-    paid = finished.work.pool.spent()
+    paid = finished.work.pool.spent
     if paid < alone:
         notes.append(f"{words.count(paid)} tokens paid for all arms together; each alone: {words.count(alone)}")
     if any(spent.usage.estimated for spent in finished.spent):
