@@ -15,7 +15,7 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.records import Record, decode
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Judge, window_for
-from shoal.errors import BudgetExceeded, ShoalError
+from shoal.errors import BudgetExceeded, ShoalError, UsageError
 from shoal.evaluation.comparing.arms import Candidate
 from shoal.evaluation.comparing.pool import Keeper, Pool
 from shoal.evaluation.comparing.timing import Latencies
@@ -24,6 +24,7 @@ from shoal.runtime import replay, scope, trace
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import gather
 from shoal.runtime.types import Completion, Request
+from shoal.techniques.bounds import bound
 from shoal.techniques.opening import bases, identities
 
 
@@ -58,6 +59,14 @@ class Arm:
     @property
     def name(self) -> str:
         return self.candidate.name
+
+    @property
+    def width(self) -> int:
+        """The calls of a row, at the most; 0 where that is not known."""
+        try:
+            return bound(self.candidate.model).calls
+        except UsageError:
+            return 0
 
     def records(self) -> list[Record]:
         """Of every row, in order."""
@@ -118,7 +127,8 @@ class Work:
     async def run(self) -> None:
         """Run what is not done yet. An arm that cannot go on ends alone; BudgetExceeded where rows are left undone."""
         self.on_start()
-        await gather(*(self._run(arm) for arm in self.arms))
+        widest_first = sorted(self.arms, key=lambda arm: -arm.width)  # whose requests then carry the others' draws
+        await gather(*(self._run(arm) for arm in widest_first))
         for arm in self.arms:
             arm.batch.write_output(arm.place.path / "output.jsonl")
         stopped = next((arm.batch.stopped for arm in self.arms if arm.batch.stopped is not None), None)
