@@ -207,6 +207,13 @@ def test_an_equal_budget_takes_the_largest_size_within_it(tmp_path: Path) -> Non
     assert [each.name for each in again.arms] == names
 
 
+def test_a_curve_goes_as_far_as_the_budget_does() -> None:
+    model, _ = model_of(lambda r: Completion(f"#### {r.sample}", usage=Usage(1, 1, 1)))
+    options: Any = {"answer": "answer", "plain": False, "equal_budget": "calls=11"}
+    found = shoal.compare([{"prompt": "Q", "answer": "0"}], ["self_consistency(n=2..4)"], model=model, **options)
+    assert [point.n for point in found.arms[0].curve] == [2, 4, 8, 11]
+
+
 def test_calls_and_dollars_are_budgets_too() -> None:
     rows = [{"prompt": "Q", "answer": "0"}]
     model, _ = model_of(lambda r: Completion(f"#### {r.sample}", usage=Usage(1, 1, 1)), name="m")
