@@ -5,6 +5,7 @@ import json
 import random
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from tests.scripting import AT_ONCE, run
 import shoal
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint
+from shoal.backends.routing import Route, Routing
 from shoal.backends.scripted import Script, ScriptedBackend
-from shoal.errors import AuthenticationFailed, BudgetExceeded, NotCached, RunError, UsageError
+from shoal.errors import AuthenticationFailed, BudgetExceeded, CorruptStore, NotCached, RunError, UsageError
 from shoal.evaluation.comparing import result
 from shoal.evaluation.comparing.result import Arm, Comparison
 from shoal.evaluation.comparing.statistics import mcnemar, wilson
@@ -26,6 +28,7 @@ from shoal.runtime.budget import Budget
 from shoal.runtime.model import apply
 from shoal.runtime.types import Completion, Request, Usage
 from shoal.techniques.best_of_n import best_of_n
+from shoal.techniques.re_reading import re_reading
 from shoal.techniques.self_consistency import self_consistency
 
 GSM8K_FILE = DATASETS["gsm8k"].path
@@ -435,3 +438,59 @@ def test_rows_without_any_target_and_a_directory_of_other_rows_are_refused(tmp_p
         shoal.compare([{"prompt": "R", "answer": "x"}], [], **options)
     with pytest.raises(RunError, match="template"):
         shoal.compare([{"prompt": "Q", "answer": "x"}], [], template="{prompt}!", **options)
+
+
+def test_opened_models_with_techniques_are_put_on_the_pool_too() -> None:
+    """A technique on an opened model, one inside an option, and a technique function: all draws are shared."""
+    base, backend = model_of(lambda r: f"x{len(r.sample)}")
+    rows = [{"prompt": f"Q{i}", "answer": "x1"} for i in range(3)]
+    team = apply(self_consistency, base, n=2, proposers=[base, apply(re_reading, base)])
+    techniques = [partial(self_consistency, n=2, kind="text"), "self_consistency(n=2)"]
+    found = shoal.compare(rows, techniques, model=[base, team], answer="answer", plain=True)
+    assert len(found.arms) == 6
+    assert len(backend.requests) == len(set(backend.requests))
+    assert found.arms[1].value == found.arms[2].value == 1.0
+    assert found.arms[1].calls == 6
+    with pytest.raises(UsageError, match="expected the spec of a model, or one that open_model gave"):
+        shoal.compare(rows, [], model=lambda request: base(request), answer="answer")  # type: ignore[arg-type,return-value]
+
+
+def test_a_technique_that_fails_on_the_pilot_is_compared_as_it_stands() -> None:
+    def script(request: Request) -> str:
+        if request.sample:
+            raise AuthenticationFailed("no more", endpoint="m")
+        return "x"
+
+    rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(3)]
+    options: Any = {"answer": "answer", "equal_budget": "calls=4"}
+    found = shoal.compare(rows, ["self_consistency(n=3)"], model=model_of(script)[0], **options)
+    assert [(each.name, each.failed) for each in found.arms] == [("plain", 0), ("self_consistency(n=3)", 3)]
+    assert any("is compared as it stands: it failed on the pilot rows (m: no more)" in note for note in found.notes)
+
+
+def test_a_spent_budget_ends_the_pilot_and_damaged_files_are_told(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(3)]
+    options: Any = {
+        "answer": "answer",
+        "equal_budget": "calls=9",
+        "report_dir": tmp_path,
+        "model": model_of(lambda _: "x")[0],
+    }
+    with pytest.raises(BudgetExceeded):
+        shoal.compare(rows, ["self_consistency"], budget=Budget(calls=5), **options)
+    (tmp_path / "sizes.json").write_text("[")
+    with pytest.raises(CorruptStore, match=r"sizes.json: damaged .*; remove it to choose the sizes anew"):
+        shoal.compare(rows, ["self_consistency"], **options)
+    (tmp_path / "sizes.json").unlink()
+    (tmp_path / "latencies.json").write_text("[")
+    found = shoal.compare(rows, ["self_consistency"], **options)
+    assert found.arms[1].name == "self_consistency(n=9)"
+
+
+def test_a_router_s_members_are_timed() -> None:
+    with echo_server() as server:
+        lab, routing = Endpoint(server.base_url), Routing((Route("lab/a"), Route("lab/b")))
+        config = Config(endpoints={"lab": lab}, models={"both": routing})
+        rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(4)]
+        found = shoal.compare(rows, [], model="both", answer="answer", config=config)
+    assert (found.arms[0].seconds or 0) > 0
