@@ -121,7 +121,7 @@ def test_failed_rows_give_exit_code_1_and_are_told(shoal: Shell) -> None:
         (["-t", "self_consistncy"], "did you mean self_consistency?"),
         (["-t", "two_turn", "-t", "two_turn"], "two_turn is given twice"),
         (["--equal-budget", "token=3"], "did you mean tokens?"),
-        (["--equal-budget", "dollars=3"], "an equal budget in dollars needs [prices] for scripted/s.py:guess"),
+        (["--equal-budget", "dollars=3"], "an equal budget in dollars needs a model that costs some"),
         (["--budget", "rows=3"], "budget 'rows'"),
         (["--no-plain"], "nothing to compare: give at least one technique"),
         (["-m", "nowhere/m"], "nowhere"),

@@ -44,7 +44,7 @@ def known_column(where: str, name: str, rows: Input) -> None:
         raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
 
 
-def scorer_of(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer | None:
+def given_scorer(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer | None:
     """How answers are rated: checked against the columns before anything is spent."""
     target, name = options["answer"], options["scorer"]
     if not target and not name:

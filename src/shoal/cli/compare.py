@@ -13,9 +13,9 @@ import click
 
 from shoal.backends.config import Config, load_config
 from shoal.backends.loop import run as run_program
-from shoal.batch.rows import Input
-from shoal.cli.asking import request_maker, scorer_of, standard_input
-from shoal.cli.options import SAMPLING, data_path, sampling_options, with_suggestions
+from shoal.cli.asking import given_scorer, request_maker
+from shoal.cli.options import SAMPLING, sampling_options, with_suggestions
+from shoal.cli.row_runs import rows_of
 from shoal.cli.stopping import stop_on_signals
 from shoal.errors import BudgetExceeded, UsageError
 from shoal.evaluation import report
@@ -128,8 +128,8 @@ def _report(comparison: Comparison, comparing: Comparing, options: dict[str, Any
 def _asked(data: str, scratch: Path, config: Config, options: dict[str, Any]) -> Asked:
     """What every row asks, and how its answers are rated: checked before anything is spent."""
     options = options | {"bare": False}
-    rows = standard_input(scratch, options) if data == "-" else Input(data_path(data), options["limit"], label=data)
-    scorer = scorer_of(rows, options, opener(config))
+    rows = rows_of(data, scratch, options)
+    scorer = given_scorer(rows, options, opener(config))
     if scorer is None:
         raise UsageError("--answer COLUMN is needed: the column with the expected answer")
     request_of = request_maker(rows, options)

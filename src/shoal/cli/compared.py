@@ -80,7 +80,7 @@ def _table(comparison: Comparison) -> Table:
     table.add_column("", overflow="fold", min_width=14)
     headings = [comparison.metric, f"to {words.short(first.name, 12)}", "p", "calls", "tokens", "s", "$"]
     rows = [_cells(comparison, arm, first, against.get(arm.name)) for arm in comparison.arms]
-    used = [i for i in range(len(headings)) if any(row[i + 1] for row in rows)]
+    used = [i for i in range(len(headings)) if any(row[i + 1].plain not in ("", "0") for row in rows)]
     for i in used:
         table.add_column(headings[i], justify="right", no_wrap=True)
     for row in rows:

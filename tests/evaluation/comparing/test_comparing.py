@@ -227,8 +227,13 @@ def test_calls_and_dollars_are_budgets_too() -> None:
     dollars = shoal.compare(rows, ["self_consistency"], model=model, **options)
     assert dollars.arms[1].name == "self_consistency(n=3)"
     assert dollars.arms[1].dollars == pytest.approx(12.0)
-    with pytest.raises(UsageError, match=r"needs \[prices\] for m"):
-        shoal.compare(rows, [], model=model, answer="answer", equal_budget="dollars=1", config=Config())
+    options = {"answer": "answer", "equal_budget": "dollars=1"}
+    with pytest.raises(UsageError, match="needs a model that costs some"):
+        shoal.compare(rows, [], model=model, config=Config(), **options)
+    unpriced = Config(endpoints={"lab": Endpoint("http://127.0.0.1:9/v1")})
+    with pytest.raises(UsageError, match="needs prices: lab/m: price unknown"):
+        shoal.compare(rows, [], model="lab/m", config=unpriced, **options)
+    assert calls.arms[1].dollars == 0.0  # what runs here costs nothing
 
 
 def test_failed_rows_are_wrong_and_rows_without_a_target_are_left_out() -> None:

@@ -63,9 +63,9 @@ class Comparing:
             self._open.callback(cache.close)
             self.candidates = candidates(wanted, cache, settings.config)
             models = {base.backend.identity: base for base in self.models}
-            self.prices = Prices(settings.config, {identity: base.name for identity, base in models.items()})
-            if settings.equal is not None and settings.equal.unit == "dollars" and self.prices.unknown:
-                raise UsageError(f"an equal budget in dollars needs [prices] for {', '.join(self.prices.unknown)}")
+            self.prices = Prices(settings.config, models)
+            if settings.equal is not None and settings.equal.unit == "dollars":
+                self.prices.check()
             self.work = self._open.enter_context(Work(asked, Pool(cache, models), directory, settings.budget))
             self.work.latencies.watch(self.models)
         except BaseException:

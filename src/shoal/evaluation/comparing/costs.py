@@ -4,43 +4,40 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from shoal.backends import BaseModel
 from shoal.backends.config import Config
-from shoal.backends.tables import tables_as
+from shoal.errors import UsageError
 from shoal.evaluation.comparing.pool import Pool
 from shoal.evaluation.comparing.timing import Latencies, mean_seconds
 from shoal.evaluation.comparing.work import Arm
+from shoal.planning.prices import NoPrice, Quote, prices_of, quote
 from shoal.runtime.types import Usage
-
-_TOKENS = 1_000_000  # prices are for as many
-
-
-class Price(Struct, frozen=True):
-    """Dollars a million tokens."""
-
-    input: float
-    output: float
 
 
 class Prices:
-    """What models cost, by the configuration's [prices]; `names` are the models' names by their identities."""
+    """What models, by their identities, cost in dollars. Where a price depends, as on the prompt's length, the higher
+    one is taken."""
 
-    def __init__(self, config: Config, names: Mapping[str, str]) -> None:
-        self._prices = tables_as(Price, config.prices, f"{config.file} [prices")
-        self._names = names
+    def __init__(self, config: Config, bases: Mapping[str, BaseModel]) -> None:
+        given = prices_of(config)
+        self._quotes = {identity: quote(base, given) for identity, base in bases.items()}
 
-    @property
-    def unknown(self) -> list[str]:
-        """The models without a price."""
-        return sorted({name for name in self._names.values() if name not in self._prices})
+    def check(self) -> None:
+        """UsageError where a budget in dollars says nothing: a price is not known, or all are 0."""
+        unknown = [each.reason for each in self._quotes.values() if isinstance(each, NoPrice)]
+        if unknown:
+            raise UsageError(f"an equal budget in dollars needs prices: {unknown[0]}")
+        if not any(self.dollars({identity: Usage(1, 1, 1)}) for identity in self._quotes):
+            raise UsageError("an equal budget in dollars needs a model that costs some; give it in tokens")
 
     def dollars(self, usages: Mapping[str, Usage]) -> float | None:
-        """What usages, by the identity of their model, come to; None where one has no price."""
+        """What usages come to; None where one model's price is not known."""
         dollars = 0.0
         for identity, usage in usages.items():
-            price = self._prices.get(self._names.get(identity, ""))
-            if price is None:
+            quoted = self._quotes.get(identity)
+            if not isinstance(quoted, Quote):
                 return None
-            dollars += (usage.prompt_tokens * price.input + usage.completion_tokens * price.output) / _TOKENS
+            dollars += quoted.most.dollars(usage.prompt_tokens, usage.completion_tokens)
         return dollars
 
 
