@@ -9,11 +9,11 @@ import click
 from shoal.batch.programs import load_program
 from shoal.batch.rows import Input
 from shoal.batch.runner import RowProgram
-from shoal.cli.asking import known_column, request_maker, standard_input
+from shoal.cli.asking import given_scorer, request_maker, standard_input
 from shoal.cli.options import SAMPLING, data_path, stacked
 from shoal.cli.templates import crossed, template_requests
 from shoal.errors import UsageError
-from shoal.evaluation.scorers import Scorer, open_scorer
+from shoal.evaluation.scorers import Scorer
 from shoal.prompting import llm
 from shoal.runtime.model import Model
 from shoal.techniques.opening import identities
@@ -60,17 +60,9 @@ def sample_as_told(options: dict[str, Any]) -> None:
 
 def scorer_of(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer | None:
     """How answers are rated: checked against the columns and the targets before anything is spent."""
-    target, name = options["answer"], options["scorer"]
-    if not target and not name:
-        return None
-    scorer = open_scorer(name or "exact", open_base)
-    if not target and scorer.needs_target:
-        raise UsageError(f"--scorer needs --answer COLUMN, which {name} compares with")
-    if target:
-        known_column("--answer", target, rows)
-    for column in scorer.columns:
-        known_column(f"--scorer {name}", column, rows)
-    scorer.check_rows(rows, target)
+    scorer = given_scorer(rows, options, open_base)
+    if scorer is not None:
+        scorer.check_rows(rows, options["answer"])
     return scorer
 
 

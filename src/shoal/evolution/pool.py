@@ -40,7 +40,7 @@ def scores_of(answers: Sequence[Answer]) -> list[float | None]:
 
 
 class RolloutsSpent(Exception):
-    """What was asked for does not fit into the rollouts that are left."""
+    """What was asked for does not fit into the rollouts that are left: the run ends before it."""
 
 
 class Pool:
@@ -68,12 +68,10 @@ class Pool:
         parts = {"task_prompt": self.run.task.seed}
         return parts | ({"system_prompt": ""} if self.run.task.system_prompt is None else {})
 
-    def unit(self, candidate: Mapping[str, str], **facts: Any) -> Unit:
+    def unit(self, candidate: Mapping[str, str]) -> Unit:
+        """A candidate as a unit that has no name yet."""
         system = candidate.get("system_prompt", self.run.task.system_prompt or "")
-        return Unit(
-            **{"id": "", "task_prompts": (candidate["task_prompt"],), "mutation_prompt": "", "system_prompt": system}
-            | facts
-        )
+        return Unit("", (candidate["task_prompt"],), "", system)
 
     def validated(self, candidate: Mapping[str, str]) -> tuple[Scored, list[float | None]]:
         """What is known of a candidate, and its scores, question by question: None where a call failed."""
