@@ -158,7 +158,8 @@ def test_json_and_the_files_to_use(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_template_asks_exactly_what_fitness_was_measured_on(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = shoal(capsys, *EVOLVE, "--test_CoT", "--held-out", "none", "--json")
+    _, out, _ = shoal(capsys, *EVOLVE, "--test_CoT", "--held-out", "none", "--scorer", "boolean", "--json")
+    fitness = json.loads(out)["fitness"]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     _, out, _ = shoal(
         capsys,
@@ -168,10 +169,10 @@ def test_the_template_asks_exactly_what_fitness_was_measured_on(capsys: pytest.C
         "scripted/m.py:says",
         "--program",
         json.loads(out)["program"],
-        "--replay",
-        "--json",
+        *("--answer", "gold_good", "--scorer", "boolean", "--replay", "--json"),
     )
     summary = json.loads(out)
+    assert summary["score"] == fitness
     assert (summary["failed"], summary["calls"], summary["cached_calls"]) == (0, 0, 48)
 
 
