@@ -21,7 +21,6 @@ from shoal.cli.options import (
     named_model,
     opener_from,
     pilot_options,
-    read_system,
     row_options,
     sampling_options,
     scoped,
@@ -77,7 +76,6 @@ def run(data: str | None, **options: Any) -> int:
         return plan_run(data, options)
     if options["pilot"]:
         raise UsageError("--pilot is for --plan")
-    read_system(options)
     check_options(data, options)
     options = with_suggestions(data, options)
     directory = options["run_dir"] or Path("runs", run_name(data, options))
