@@ -52,6 +52,6 @@ def _wanted(spec: str, function: Callable[..., Any]) -> list[str]:
 def _score(value: Any) -> float:
     if hasattr(value, "item") and not getattr(value, "shape", ()):  # a number of numpy's, or of a tensor
         value = value.item()
-    if not isinstance(value, Real) or not 0 <= value <= 1:
+    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise ValueError(f"returned {str(value)[:60]!r}; expected true, false or a number from 0 to 1")
     return float(value)
