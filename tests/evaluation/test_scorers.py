@@ -82,7 +82,7 @@ def test_gold_answers_of_shipped_data_are_right_and_those_of_other_rows_are_not(
                 assert await rated(scorer, said, gold) == 1.0, (said, gold)
             assert await rated(scorer, f"The answer is {other}.", gold) == float(other == end)
 
-    assert len(golds) == 50
+    assert len(golds) == 100
     run(score())
 
 
