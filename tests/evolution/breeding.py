@@ -7,7 +7,8 @@ from typing import Any
 from tests.scripting import run, scripted
 
 from shoal.evaluation.scorers import SCORERS, Scorer
-from shoal.evolution.breeder import Breeder, Generation
+from shoal.evolution.breeder import Breeder
+from shoal.evolution.generation import Generation
 from shoal.evolution.queries import Queries
 from shoal.evolution.settings import Settings
 from shoal.evolution.surroundings import Breeding
@@ -44,16 +45,15 @@ def bred(model: Model, breeding: Breeding) -> list[Generation]:
 def ones(request: Request) -> str:
     """Whoever's prompt has more "1" answers more of the questions; mutations turn an 0 of the prompt into 1."""
     text = request.text
-    if "INSTRUCTION MUTANT:" in text or "100 hints" in text:
+    asked = re.search(r"Say (\d+)\.", text)
+    if asked is None or "The instruction was:" in text:
         old = re.findall(r"[01]{10}", text)
         number = sum(request.sample) + len(request.sample)
         if not old:
             return "0000000000"
         place = number % 10
         return f"{old[-1][:place]}1{old[-1][place + 1 :]}"
-    asked = re.search(r"Say (\d+)\.", text)
     prompt = re.findall(r"[01]{10}", text)[-1]
-    assert asked is not None
     return asked[1] if int(asked[1]) % 10 < prompt.count("1") else "wrong"
 
 

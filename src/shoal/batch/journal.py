@@ -1,7 +1,7 @@
 """A run's journal: every finished draw and every finished row, on disk before anybody sees it."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -120,6 +120,10 @@ class Journal:
         value = _encode(completion)
         statement = "INSERT OR IGNORE INTO draw VALUES (?, ?, ?, ?)"
         await self.store.write((statement, (key, owner, checksum(key, value), value)))
+
+    async def own(self, keys: Iterable[bytes], owner: int) -> None:
+        """Draws kept before belong to `owner`."""
+        await self.store.write(*(("UPDATE draw SET owner = ? WHERE key = ?", (owner, key)) for key in keys))
 
     async def settled(self) -> None:
         """Returns when all that was to be kept before is on disk, also for tasks that were cancelled meanwhile."""

@@ -1,1 +1,25 @@
 """Prompts that are bred: PromptBreeder (arXiv:2309.16797), and GEPA on the same engine."""
+
+from shoal.evolution.held_out import Comparison
+from shoal.evolution.planning import CallPlan, plan_calls
+from shoal.evolution.progress import Progress
+from shoal.evolution.running import BreedOptions, Evolution, Result, abreed, breed
+from shoal.evolution.settings import Settings
+from shoal.evolution.statistics import GenerationStats
+from shoal.evolution.task import Decoders, Task
+
+__all__ = [
+    "BreedOptions",
+    "CallPlan",
+    "Comparison",
+    "Decoders",
+    "Evolution",
+    "GenerationStats",
+    "Progress",
+    "Result",
+    "Settings",
+    "Task",
+    "abreed",
+    "breed",
+    "plan_calls",
+]

@@ -6,16 +6,30 @@ from random import Random
 from msgspec import structs
 
 from shoal.batch.rows import Row
-from shoal.errors import BudgetExceeded, NotCached, ShoalError, StoreError
+from shoal.errors import (
+    AuthenticationFailed,
+    BadRequest,
+    CertificateError,
+    InvalidOutput,
+    NotCached,
+    QuotaExceeded,
+    ShoalError,
+    StoreError,
+    TechniqueError,
+    UsageError,
+)
 from shoal.evolution.surroundings import Breeding
 from shoal.evolution.unit import Scored, Unit, Working
+from shoal.prompting.composing.writing import Rendered
 from shoal.runtime import frames
 from shoal.runtime.concurrency import gather
 from shoal.runtime.frames import Frame
 from shoal.runtime.types import Completion
 
-_Result = tuple[float, str | None, object]  # of a question: score, short answer, target
-_ENDS_THE_RUN = (BudgetExceeded, StoreError, NotCached)
+Outcome = tuple[float, str | None, object]  # of a question: score, short answer, target
+ENDS_THE_RUN = (StoreError, NotCached, QuotaExceeded, AuthenticationFailed, CertificateError)
+# A unit whose every call fails so may be to blame itself: its prompts are too long, or lead to nothing that is of use.
+OWN_FAULT = (BadRequest, TechniqueError, InvalidOutput)
 
 
 async def evaluate(unit: Unit, run: Breeding, place: tuple[int, ...], random: Random, before: Scored | None) -> Scored:
@@ -24,14 +38,19 @@ async def evaluate(unit: Unit, run: Breeding, place: tuple[int, ...], random: Ra
     `before` is what was known of it, or of its parent. A question that a call failed on is left out; where all fail,
     the first failure is raised.
     """
-    rows = _questions(run, random)
-    names = run.settings.variants
-    tried = await gather(*(_variant(unit, run, name, rows, place) for name in names))
-    variants = dict(zip(names, tried, strict=True))
-    fitness = {name: run.task.scorer.metric.of(results) for name, (results, _) in variants.items()}
+    rows, names = _questions(run, random), run.settings.variants
+    asked = await gather(*(_variant(unit, run, name, rows, place) for name in names))
+    variants = dict(zip(names, asked, strict=True))
+    outcomes = {name: [one[0] for one in tried if not isinstance(one, ShoalError)] for name, tried in variants.items()}
+    metric = run.task.scorer.metric
+    fitness = {name: metric.of(results) for name, results in outcomes.items() if results}
+    failures = [one for tried in asked for one in tried if isinstance(one, ShoalError)]
+    if not fitness:
+        raise failures[0]
     best = max(fitness, key=lambda name: fitness[name])
-    results, workings = variants[best]
-    return Scored(unit, fitness[best], len(results), workings or (before.workings if before else ()), fitness, place[0])
+    right = tuple(one[1] for one in variants[best] if not isinstance(one, ShoalError) and one[0][0] >= 1.0)
+    workings = right or (before.workings if before else ())
+    return Scored(unit, fitness[best], len(outcomes[best]), workings, fitness, place[0], len(failures))
 
 
 def _questions(run: Breeding, random: Random) -> Sequence[Row]:
@@ -41,38 +60,51 @@ def _questions(run: Breeding, random: Random) -> Sequence[Row]:
 
 async def _variant(
     unit: Unit, run: Breeding, variant: str, rows: Sequence[Row], place: tuple[int, ...]
-) -> tuple[list[_Result], tuple[Working, ...]]:
-    tried = await gather(*(_tried(unit, run, variant, row, place) for row in rows))
-    answered = [one for one in tried if not isinstance(one, ShoalError)]
-    if not answered:
-        raise next(one for one in tried if isinstance(one, ShoalError))
-    return [result for result, _ in answered], tuple(working for result, working in answered if result[0] >= 1.0)
+) -> list[tuple[Outcome, Working] | ShoalError]:
+    return await gather(*(attempt(unit, run, variant, row, place) for row in rows))
 
 
-async def _tried(
+async def attempt(
     unit: Unit, run: Breeding, variant: str, row: Row, place: tuple[int, ...]
-) -> tuple[_Result, Working] | ShoalError:
-    task, decoders = run.task, run.task.decoders
-    question = task.question.fill(row)
+) -> tuple[Outcome, Working] | ShoalError:
+    """One question put to a unit: what came of it, and the working; or the error of the call that failed."""
     try:
-        with frames.entered(Frame(place if sampled(run) else ())):
-            written = await run.queries.write(
-                "fitness",
-                question=question,
-                task_prompts=unit.task_prompts,
-                system_prompt=unit.system_prompt,
-                contexts=[structs.asdict(working) for working in unit.contexts],
-                variant=variant,
-                inducer=decoders.inducer,
-                evaluator=decoders.evaluator,
-            )
-            target = row[task.target]
-            answer, score = await task.scorer.score(Completion(str(written["answer"])), target, row)
-    except _ENDS_THE_RUN:
+        return await run.steps.do(_answered(unit, run, variant, row, place))
+    except ENDS_THE_RUN:
         raise
     except ShoalError as error:
+        if type(error) is UsageError:  # a query is wrong, and for every question
+            raise
         return error
-    return (score, answer, target), Working(question, written.text)
+
+
+async def _answered(
+    unit: Unit, run: Breeding, variant: str, row: Row, place: tuple[int, ...]
+) -> tuple[Outcome, Working]:
+    task, decoders = run.task, run.task.decoders
+    question = task.question.fill(row)
+    with frames.entered(Frame(place if sampled(run) else ())):
+        written = await run.queries.write(
+            "fitness",
+            question=question,
+            task_prompts=unit.task_prompts,
+            system_prompt=unit.system_prompt,
+            contexts=[structs.asdict(one) for one in unit.contexts if one.question != question],
+            variant=variant,
+            inducer=decoders.inducer,
+            evaluator=decoders.evaluator,
+        )
+        target = row[task.target]
+        answer, score = await task.scorer.score(Completion(str(written["answer"])), target, row)
+    run.steps.questions += 1
+    return (score, answer, target), Working(question, _worked(written))
+
+
+def _worked(written: Rendered) -> str:
+    """What the model wrote for a question, turn by turn; no prompt is in it."""
+    turns = [message.text for message in written.messages if message.role == "assistant"]
+    texts = turns or [str(written[name]) for name in ("working", "answer") if name in written.outputs]
+    return "\n".join(text.strip() for text in texts if text.strip())
 
 
 def sampled(run: Breeding) -> bool:

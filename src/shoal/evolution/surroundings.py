@@ -1,13 +1,17 @@
 """What a mutation may look at, and how it writes: one for each mutation."""
 
+import string
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from msgspec import Struct
+from msgspec import Struct, field
 
+from shoal.evolution.chance import chance
 from shoal.evolution.queries import Queries
+from shoal.evolution.replies import cleaned, first_listed
 from shoal.evolution.settings import Settings
+from shoal.evolution.steps import Steps
 from shoal.evolution.task import Task
 from shoal.evolution.unit import Scored, Unit
 from shoal.runtime import frames
@@ -25,6 +29,13 @@ class Breeding(Struct, frozen=True):
     mutation_prompts: Sequence[str]
     thinking_styles: Sequence[str]
     embed: Embed
+    steps: Steps = field(default_factory=Steps)
+
+    @property
+    def batch(self) -> int:
+        """Questions that one evaluation puts, in all variants."""
+        rows = len(self.task.rows)
+        return min(self.settings.batch or rows, rows) * len(self.settings.variants)
 
 
 class Snapshot(Protocol):
@@ -52,13 +63,29 @@ class Surroundings:
         self._place = place
         self._decoder = decoder
 
-    async def write(self, query: str, index: int = 0, output: str = "task_prompt", **inputs: Any) -> str:
-        """What the Redescriber writes for a query: its output of that name, stripped.
+    async def write(
+        self, query: str, index: int = 0, output: str = "task_prompt", listed: int | None = None, **inputs: Any
+    ) -> str:
+        """The prompt that the Redescriber writes for a query, from its output of that name; "" where it writes none.
 
-        `index` tells draws apart that one mutation makes of one query.
+        `index` tells draws apart that one mutation makes of one query. `listed` says that the reply goes on with a
+        numbered list, and the number of its next item, which is the prompt.
         """
         with frames.entered(Frame((*self._place, index))):
-            rendered = await self.run.queries.write(
-                query, description=self.run.task.description, redescriber=self._decoder, **inputs
+            writing = self.run.queries.write(
+                query,
+                description=self.run.task.description,
+                prefix=self._prefix(query, index),
+                redescriber=self._decoder,
+                **inputs,
             )
-        return str(rendered[output]).strip()
+            rendered = await self.run.steps.do(writing)
+        reply = str(rendered[output])
+        return cleaned(reply) if listed is None else first_listed(reply, listed)
+
+    def _prefix(self, query: str, index: int) -> str:
+        settings = self.run.settings
+        if not settings.prefix_diversity:
+            return ""
+        random = chance(settings.seed, "prefix", *self._place, query, index)
+        return "".join(random.choices(string.ascii_letters + string.digits, k=50)) + "\n"

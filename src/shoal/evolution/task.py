@@ -29,6 +29,7 @@ class Task(Struct, frozen=True):
     `description` is the problem in words, as the mutators see it. `rows` are the questions that fitness is measured on,
     `held_out` others that only the result is tried on. `question` is a template over a row's columns, `target` the
     column with the answer. `system_prompt` is the same for all units; None lets queries write one for each.
+    `seed_prompt` is what the result is compared with, the description where it is None.
     """
 
     name: str
@@ -40,13 +41,21 @@ class Task(Struct, frozen=True):
     held_out: Sequence[Row] = ()
     system_prompt: str | None = ""
     decoders: Decoders = Decoders()
+    seed_prompt: str | None = None
 
     def __post_init__(self) -> None:
         if not self.description.strip():
             raise UsageError(f"task {self.name}: the description is empty; say in words what is to be done")
         if not self.rows:
             raise UsageError(f"task {self.name}: no questions")
-        for number, row in enumerate(self.rows):
-            for column in (*self.question.names, self.target):
-                if column not in row:
-                    raise UsageError(f"task {self.name}, row {number}: no {column!r}; {did_you_mean(column, row)}")
+        for what, rows in (("row", self.rows), ("held-out row", self.held_out)):
+            for number, row in enumerate(rows):
+                for column in (*self.question.names, self.target):
+                    if column not in row:
+                        near = did_you_mean(column, row)
+                        raise UsageError(f"task {self.name}, {what} {number}: no {column!r}; {near}")
+
+    @property
+    def seed(self) -> str:
+        """The prompt that the result is compared with."""
+        return self.description if self.seed_prompt is None else self.seed_prompt

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 
 class Working(Struct, frozen=True):
-    """A question that was answered rightly, with all that was written on the way."""
+    """A question that was answered rightly, and all that the model wrote on the way, the answer included."""
 
     question: str
     text: str
@@ -16,6 +16,9 @@ class Unit(Struct, frozen=True):
     `contexts` are workings shown before the question (few-shot mode), `temperature` that of the Redescriber for this
     unit's offspring; `system_prompt` is "" where there is none. `id` is `GENERATION-SLOT`; `operator` made it from
     `parent`, in generation `born`; founders have neither.
+
+    `fallback` is the operator that stood in for it where it had nothing to work with, `crossed` the unit that a task
+    prompt was taken from, and `unwritten` how many replies had no prompt in them, so that the old one stayed.
     """
 
     id: str
@@ -27,13 +30,17 @@ class Unit(Struct, frozen=True):
     operator: str = "founder"
     parent: str | None = None
     born: int = 0
+    fallback: str | None = None
+    crossed: str | None = None
+    unwritten: int = 0
 
 
 class Scored(Struct, frozen=True):
     """A unit with its fitness, from 0.0 to 1.0, over `questions` questions.
 
     `variants` has the fitness of each way to ask, where there are several; the best counts. `workings` are the right
-    ones of the last evaluation that had any, a parent's until then. `evaluated` says in which generation it was.
+    ones of the last evaluation that had any, a parent's until then. `evaluated` says in which generation it was, and
+    `failed` how many questions a call failed on: they count neither as right nor as wrong.
     """
 
     unit: Unit
@@ -42,3 +49,4 @@ class Scored(Struct, frozen=True):
     workings: tuple[Working, ...] = ()
     variants: dict[str, float] = {}
     evaluated: int = 0
+    failed: int = 0

@@ -1,8 +1,19 @@
-"""The mutation operators by name: from a parent to a unit that differs."""
+"""The mutation operators by name: from a parent to a unit that differs.
 
+The paper draws one of them for each offspring; prompt crossover and context shuffling act on every offspring after it.
+"""
+
+import inspect
 from collections.abc import Awaitable, Callable
 
+from msgspec import structs
+
+from shoal.evolution.mutators.contexts import shuffled
+from shoal.evolution.mutators.crossover import crossed
 from shoal.evolution.mutators.direct import first_order_direct, zero_order_direct
+from shoal.evolution.mutators.distribution import estimation_of_distribution, lineage, rank_and_index
+from shoal.evolution.mutators.hypermutation import first_order_hypermutation, zero_order_hypermutation
+from shoal.evolution.mutators.lamarckian import lamarckian
 from shoal.evolution.surroundings import Surroundings
 from shoal.evolution.unit import Scored, Unit
 
@@ -12,4 +23,28 @@ Mutator = Callable[[Scored, Surroundings], Awaitable[Unit]]
 MUTATORS: dict[str, Mutator] = {
     "zero_order_direct": zero_order_direct,
     "first_order_direct": first_order_direct,
+    "estimation_of_distribution": estimation_of_distribution,
+    "rank_and_index": rank_and_index,
+    "lineage": lineage,
+    "zero_order_hypermutation": zero_order_hypermutation,
+    "first_order_hypermutation": first_order_hypermutation,
+    "lamarckian": lamarckian,
 }
+
+# What each does, in a line.
+DESCRIPTIONS = {name: (inspect.getdoc(mutator) or "").split("\n")[0] for name, mutator in MUTATORS.items()}
+
+
+async def offspring(name: str, parent: Scored, around: Surroundings) -> Unit:
+    """The parent's offspring by one operator: mutated, then by chance crossed; its contexts are shuffled."""
+    unit = structs.replace(
+        parent.unit,
+        contexts=shuffled(parent, around.run.settings, around.random).contexts,
+        operator=name,
+        parent=parent.unit.id,
+        fallback=None,
+        crossed=None,
+        unwritten=0,
+    )
+    child = await MUTATORS[name](structs.replace(parent, unit=unit), around)
+    return await crossed(child, around)

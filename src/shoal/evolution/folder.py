@@ -1,0 +1,217 @@
+"""A run's folder, named as Day Care has it: what was asked, what came of it, and the journal that it all stands on."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct, structs
+
+from shoal.batch.directory import DirectoryLock, atomic_writer
+from shoal.batch.journal import Journal
+from shoal.batch.rows import Row
+from shoal.errors import CorruptStore, RunError, StoreError
+from shoal.evolution.generation import Generation
+from shoal.evolution.statistics import GenerationStats
+
+_FORMAT = 1
+_ABOUT = (
+    "Chance is named by the seed, the generation and the slot, so no random state is kept. journal.sqlite is what a "
+    "run goes on from; the other files are written from it, and written again where they are missing or changed."
+)
+_encode = msgspec.json.Encoder(enc_hook=str).encode
+
+
+class Kept(Struct, frozen=True):
+    """A complete generation as the journal has it."""
+
+    generation: Generation
+    stats: GenerationStats
+
+
+_decode = msgspec.json.Decoder(Kept).decode
+
+
+class RunFolder:
+    """One run's place on disk, held by one process at a time. Use as a context manager.
+
+    Opening it again with the same options continues the run. RunError names the first option that differs, and all is
+    left as it is; `generations` may be more. `about` holds further facts of the caller's: those given now replace those
+    of the same name, and none is compared.
+    """
+
+    def __init__(self, path: Path, options: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> None:
+        self.path = path
+        self._lock = DirectoryLock(path, "the folder of a run")
+        try:
+            self._check(options, about or {})
+            self.journal = Journal(path / "journal.sqlite")
+            self.kept = self._read()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _check(self, options: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        config, facts = self.path / "_config.json", dict(about)
+        asked = msgspec.json.decode(_encode(options))
+        if config.exists():
+            try:
+                before = msgspec.json.decode(config.read_bytes())
+                version, known = before["format"], flat(before["options"])
+            except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+                raise CorruptStore(f"{config}: damaged ({error}); move {self.path} away to start anew") from None
+            if version != _FORMAT:
+                raise RunError(f"{config}: of format {version}, this version writes {_FORMAT}; choose another folder")
+            _compare(self.path, known, flat(asked))
+            facts = {**before.get("about", {}), **facts}
+        elif (self.path / "journal.sqlite").exists():
+            raise CorruptStore(f"{self.path}: a journal without its _config.json; move it away to start anew")
+        _replace(config, {"format": _FORMAT, "note": _ABOUT, "options": asked, "about": facts}, durable=True)
+
+    def _read(self) -> list[Kept]:
+        """The complete generations, in order."""
+        kept: list[Kept] = []
+        for number, value in self.journal.records():
+            try:
+                kept.append(_decode(value))
+            except msgspec.DecodeError as error:
+                raise CorruptStore(f"{self.path}: generation {number} is damaged in the journal ({error})") from None
+            if number != len(kept) - 1:
+                raise CorruptStore(f"{self.path}: generation {len(kept) - 1} is missing from the journal")
+        return kept
+
+    async def keep(self, generation: Generation, stats: GenerationStats) -> None:
+        """Keep a complete generation; returns when it is on disk."""
+        kept = Kept(generation, stats)
+        await self.journal.keep(generation.number, _encode(kept), failed=False)
+        self.kept.append(kept)
+
+    # Files for people and programs
+
+    def write_generation(self, kept: Kept) -> None:
+        """The files of one generation; those that are as they should be stay untouched."""
+        number = kept.generation.number
+        place = self.path / f"generation_{number}_population"
+        for slot, scored in enumerate(kept.generation.population):
+            _replace(place / f"{scored.unit.id}.json", {"slot": slot, **structs.asdict(scored)})
+        _replace(self.path / f"generation_{number}_log.json", log_of(kept.generation))
+        _replace(self.path / f"generation_{number}_stats.json", kept.stats)
+
+    def write_end(self, mutation_prompts: Sequence[str], result: Mapping[str, Any], ended: str) -> None:
+        """The files of the whole run. `mutation_prompts` are those that it began with."""
+        history = [kept.generation for kept in self.kept]
+        _replace(self.path / "generation_log.json", [log_of(generation) for generation in history])
+        _replace(self.path / "elite_history.json", [elite_of(generation) for generation in history])
+        _replace(self.path / "new_mutation_prompts.json", new_mutation_prompts(history, mutation_prompts))
+        _replace(self.path / "result.json", result)
+        complete = self.path / "complete"
+        if ended in ("budget", "interrupted"):
+            with suppress(FileNotFoundError):
+                complete.unlink()
+        else:
+            _replace(complete, {"ended": ended, "generations": len(history) - 1})
+
+    def __enter__(self) -> "RunFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.journal.close()
+        self._lock.release()
+
+
+def new_run(parent: Path) -> Path:
+    """A new folder RUN_<n> in `parent`, n one more than the last."""
+    number = max(runs(parent), default=-1) + 1
+    while True:
+        path = parent / f"RUN_{number}"
+        try:
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:  # another process was quicker
+            number += 1
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be made ({error.strerror})") from error
+
+
+def runs(parent: Path) -> list[int]:
+    """The numbers of the runs in `parent`, in order."""
+    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    return sorted(int(name[4:]) for name in names if re.fullmatch(r"RUN_\d+", name))
+
+
+def log_of(generation: Generation) -> dict[str, Any]:
+    """What happened in a generation: who won over whom, and what came of it."""
+    units = [
+        {"id": scored.unit.id, "fitness": scored.fitness, "questions": scored.questions, "failed": scored.failed}
+        for scored in generation.population
+    ]
+    return {"generation": generation.number, "units": units, "births": generation.births}
+
+
+def elite_of(generation: Generation) -> dict[str, Any]:
+    """The fittest unit of a generation."""
+    best = generation.best
+    return {"generation": generation.number, "fitness": best.fitness, "unit": best.unit}
+
+
+def new_mutation_prompts(history: Sequence[Generation], given: Sequence[str]) -> list[str]:
+    """The mutation prompts of units that the run did not begin with, in the order in which they came."""
+    units = (scored.unit for generation in history for scored in generation.population)
+    return list(dict.fromkeys(unit.mutation_prompt for unit in units if unit.mutation_prompt not in set(given)))
+
+
+def digest(rows: Sequence[Row]) -> str:
+    """A fingerprint of rows."""
+    encode = msgspec.json.Encoder(order="sorted", enc_hook=str).encode
+    found = blake2b(digest_size=16)
+    for row in rows:
+        found.update(encode(row))
+    return found.hexdigest()
+
+
+def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options within options, by names with dots between."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
+    return found
+
+
+def _compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old != new and not (name == "generations" and new is not None and new >= old):
+            raise RunError(
+                f"{path} holds a run with {name}={_shown(old)}, now {name}={_shown(new)}; choose another folder"
+            )
+
+
+def _shown(value: Any) -> str:
+    text = _encode(value).decode()
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _replace(path: Path, value: Any, *, durable: bool = False) -> None:
+    """Write a JSON file as a whole, unless it is there already; it is never seen in part, whatever ends the process."""
+    data = msgspec.json.format(_encode(value), indent=2) + b"\n"
+    if durable:
+        with atomic_writer(path) as out:
+            out.write(data)
+        return
+    with suppress(OSError):
+        if path.read_bytes() == data:
+            return
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)

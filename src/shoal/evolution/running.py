@@ -1,0 +1,260 @@
+"""`shoal.evolution.breed`: prompts bred for a task, kept on disk as they come, compared with the seed in the end."""
+
+import asyncio
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from time import monotonic
+from typing import Any, TypedDict, Unpack
+
+from msgspec import Struct, structs
+
+from shoal.backends.loop import run as run_program
+from shoal.errors import BudgetExceeded, UsageError, refuse_unknown
+from shoal.evaluation.comparing import statistics
+from shoal.evolution import lists
+from shoal.evolution.breeder import Breeder
+from shoal.evolution.draws import Draws
+from shoal.evolution.embedding import embedder
+from shoal.evolution.folder import RunFolder
+from shoal.evolution.generation import Generation, best_of
+from shoal.evolution.held_out import Comparison, compare, split
+from shoal.evolution.identity import options_of
+from shoal.evolution.progress import Progress
+from shoal.evolution.queries import Queries
+from shoal.evolution.settings import Settings
+from shoal.evolution.statistics import GenerationStats, stats_of, variety
+from shoal.evolution.steps import Steps
+from shoal.evolution.surroundings import Breeding, Embed
+from shoal.evolution.task import Task
+from shoal.evolution.unit import Scored
+from shoal.runtime import budget as budgets
+from shoal.runtime import registry, replay, scope
+from shoal.runtime.budget import Budget
+from shoal.runtime.model import Model
+from shoal.runtime.types import Usage
+from shoal.techniques.opening import opened
+
+_FINAL = 1 << 40  # the owner of draws on held-out rows: no generation has this number
+
+
+class BreedOptions(TypedDict, total=False):
+    """How `breed` runs.
+
+    run_dir           the run's folder: the same call continues a run that was stopped
+    budget            what may be spent; of calls, those for the held-out rows are put aside
+    plateau           stop when the mean fitness has not risen above its best for so many generations
+    target            stop when a unit has this fitness
+    split             hold out half of the rows where the task holds none out; default True
+    queries           templates by name, in place of the paper's
+    mutation_prompts  what founders' mutation prompts are drawn from; default the paper's
+    thinking_styles   what founders and hyper-mutations begin from; default the paper's
+    embed             from texts to vectors, for likeness and diversity; default `embedder()`
+    about             further facts for the folder's _config.json
+    on_progress       called after each unit that is scored, and each generation
+    on_generation     called after each generation, with its numbers
+    """
+
+    run_dir: Path | str | None
+    budget: Budget | None
+    plateau: int | None
+    target: float | None
+    split: bool
+    queries: Queries | Mapping[str, str] | None
+    mutation_prompts: Sequence[str] | None
+    thinking_styles: Sequence[str] | None
+    embed: Embed | None
+    about: Mapping[str, Any] | None
+    on_progress: Callable[[Progress], None] | None
+    on_generation: Callable[[Generation, GenerationStats], None] | None
+
+
+class Result(Struct, frozen=True):
+    """What was bred.
+
+    `best` is the fittest unit of the whole run, `history` every complete generation with its `stats`. `ended` says why:
+    "generations" (all of them), "plateau", "target", "budget" or "interrupted". `comparison` with the seed prompt is
+    None where no rows are held out, or where it could not be paid for. `usage` is all that the run has cost, by earlier
+    processes too.
+    """
+
+    best: Scored
+    history: tuple[Generation, ...]
+    stats: tuple[GenerationStats, ...]
+    ended: str
+    usage: Usage
+    comparison: Comparison | None = None
+    run_dir: Path | None = None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The best unit's task prompts."""
+        return self.best.unit.task_prompts
+
+
+def breed(
+    task: Task, *, model: Model | str, settings: Settings | None = None, **options: Unpack[BreedOptions]
+) -> Result:
+    """Breed prompts for a task on a model (or the spec of one).
+
+    With `run_dir` every finished call is on disk before it counts: the same call continues a run that was stopped or
+    killed, repeats no finished call, and ends as if it had not been; RunError names the first option that differs. A
+    `budget` that is spent ends the run at the last complete generation, and BudgetExceeded is raised only where there
+    is none. Works in scripts and in Jupyter.
+    """
+    return run_program(abreed(task, model=model, settings=settings, **options))
+
+
+async def abreed(
+    task: Task, *, model: Model | str, settings: Settings | None = None, **options: Unpack[BreedOptions]
+) -> Result:
+    """`breed` for a program that is already asynchronous."""
+    refuse_unknown("breed", options, BreedOptions)
+    async with opened(model) as known:
+        return await Evolution(task, known, settings or Settings(), **options).execute()
+
+
+class Evolution:
+    """One run: `execute` it, look at its `progress`, `interrupt` it."""
+
+    def __init__(self, task: Task, model: Model, settings: Settings, **options: Unpack[BreedOptions]) -> None:
+        task = split(task, settings.seed) if options.get("split", True) else task
+        queries = options.get("queries")
+        queries = queries if isinstance(queries, Queries) else Queries(queries)
+        styles = options.get("thinking_styles") or lists.thinking_styles()
+        prompts = options.get("mutation_prompts") or lists.mutation_prompts()
+        self.run = Breeding(task, settings, queries, prompts, styles, options.get("embed") or embedder())
+        self.model = model
+        self.limit = options.get("budget") or Budget()
+        self.options = options
+        self.interrupted = False
+        self.progress = Progress(settings.generations, settings.population_size, started=monotonic())
+        _check(options)
+        if task.held_out:
+            statistics.require()  # before anything is spent
+
+    def interrupt(self) -> None:
+        """Make no call from here on; calls under way finish and are kept."""
+        self.interrupted = True
+        self.limit.stop("the run was interrupted")
+
+    async def execute(self) -> Result:
+        """Breed to the end. Cancelling it stops at once; what is finished is kept."""
+        run_dir = self.options.get("run_dir")
+        with ExitStack() as scopes:
+            place = Path(run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
+            about = self.options.get("about")
+            folder = scopes.enter_context(RunFolder(place, options_of(self.run, self.model), about=about))
+            scopes.enter_context(registry.using(self.model))
+            scopes.enter_context(scope.setting(budgets.current, self.limit))
+            for kept in folder.kept:
+                await asyncio.to_thread(folder.write_generation, kept)
+            draws = Draws(folder.journal, len(folder.kept) - 1)
+            ended = await self._breed(folder, draws)
+            comparison = await self._compare(folder, draws)
+            result = self._result(folder, draws, ended, comparison)
+            about_result = structs.asdict(result) | {"history": len(result.history), "stats": len(result.stats)}
+            about_result["run_dir"] = None
+            await asyncio.to_thread(folder.write_end, self.run.mutation_prompts, about_result, ended)
+            return result if run_dir else structs.replace(result, run_dir=None)
+
+    async def _breed(self, folder: RunFolder, draws: Draws) -> str:
+        """Breed until the end, or the budget's; why it ended."""
+        breeder = Breeder(self.run, [kept.generation for kept in folder.kept])
+        self._begin(folder)
+        breeder.recorder = draws.of
+        breeder.enough = lambda history: self._reason(history) is not None
+        breeder.on_scored = self._on_scored(draws)
+        clock = monotonic()
+
+        async def keep(generation: Generation) -> None:
+            nonlocal clock
+            usage = await draws.close(generation.number)
+            varied = await variety([scored.unit for scored in generation.population], self.run.embed)
+            seconds, clock = monotonic() - clock, monotonic()
+            stats = stats_of(generation, usage, variety=varied, batch=self.run.batch, seconds=seconds)
+            await folder.keep(generation, stats)
+            await asyncio.to_thread(folder.write_generation, folder.kept[-1])
+            self.progress.complete(generation, varied)
+            self._tell(draws)
+            if (on_generation := self.options.get("on_generation")) is not None:
+                on_generation(generation, stats)
+
+        breeder.on_generation = keep
+        reserve = self._reserve()
+        try:
+            await breeder.execute()
+        except BudgetExceeded as error:
+            if not breeder.history:
+                raise BudgetExceeded(f"{error}, before the first generation was complete") from None
+            return "interrupted" if self.interrupted else "budget"
+        finally:
+            if self.limit.calls is not None:
+                self.limit.calls += reserve
+        return self._reason(breeder.history) or "generations"
+
+    def _begin(self, folder: RunFolder) -> None:
+        self.progress.resumed = len(folder.kept)
+        for kept in folder.kept:
+            self.progress.complete(kept.generation, kept.stats.diversity)
+        self.progress.started = monotonic()
+
+    def _reason(self, history: Sequence[Generation]) -> str | None:
+        """Why not to go on from here, if there is a reason."""
+        target, plateau = self.options.get("target"), self.options.get("plateau")
+        if target is not None and best_of(history).fitness >= target:
+            return "target"
+        means = [generation.mean for generation in history]
+        if plateau is not None and means.index(max(means)) < len(means) - plateau:
+            return "plateau"
+        return None
+
+    def _reserve(self) -> int:
+        """Calls put aside for the held-out rows, where the budget has that many."""
+        wanted = len(self.run.task.held_out) * (1 + self.run.settings.prompts_per_unit)
+        if self.limit.calls is None or self.limit.calls <= wanted:
+            return 0
+        self.limit.calls -= wanted
+        return wanted
+
+    def _on_scored(self, draws: Draws) -> Callable[[int, Scored], None]:
+        def scored(number: int, unit: Scored) -> None:
+            self.progress.score(number, unit)
+            self._tell(draws)
+
+        return scored
+
+    def _tell(self, draws: Draws) -> None:
+        self.progress.questions = self.run.steps.questions
+        self.progress.steps = self.run.steps.under_way
+        self.progress.usage = draws.spent
+        if (on_progress := self.options.get("on_progress")) is not None:
+            on_progress(self.progress)
+
+    async def _compare(self, folder: RunFolder, draws: Draws) -> Comparison | None:
+        if not self.run.task.held_out or self.interrupted:
+            return None
+        self.progress.phase = "comparing"
+        self._tell(draws)
+        best = best_of([kept.generation for kept in folder.kept])
+        run = structs.replace(self.run, steps=Steps())
+        with scope.setting(replay.current, draws.of(_FINAL)):
+            try:
+                return await run.steps.unless_spent(compare(best, run))
+            except BudgetExceeded:
+                return None
+
+    def _result(self, folder: RunFolder, draws: Draws, ended: str, comparison: Comparison | None) -> Result:
+        history = tuple(kept.generation for kept in folder.kept)
+        stats = tuple(kept.stats for kept in folder.kept)
+        usage = draws.unfinished()
+        for one in stats:
+            usage = usage + Usage(one.prompt_tokens, one.completion_tokens, one.calls)
+        return Result(best_of(history), history, stats, ended, usage, comparison, folder.path)
+
+
+def _check(options: BreedOptions) -> None:
+    plateau = options.get("plateau")
+    if plateau is not None and plateau < 1:
+        raise UsageError(f"plateau={plateau}: it is a number of generations, at least 1")
