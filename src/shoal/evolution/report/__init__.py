@@ -17,7 +17,8 @@ def write(run_folder: Path) -> list[Path]:
 
     The run may be finished, stopped or under way in another process: complete generations count. The same generations
     give the same bytes. Raises UsageError where the folder holds no run, where no generation is complete or where
-    matplotlib is not installed, CorruptStore where a file of the run is damaged, StoreError where one cannot be written.
+    matplotlib is not installed, CorruptStore where a file of the run is damaged, StoreError where one cannot
+    be written.
     """
     run = read(run_folder)
     page = run_folder / "report.html"
@@ -31,5 +32,7 @@ def _plots(run: Run, folder: Path) -> list[Path]:
     with plotting.drawing():
         drawn = {"fitness": figures.fitness(run), "lineage": lineage(run)}
         return [
-            plotting.save(made, folder / f"{name}.{suffix}") for name, made in drawn.items() for suffix in ("png", "svg")
+            plotting.save(made, folder / f"{name}.{suffix}")
+            for name, made in drawn.items()
+            for suffix in ("png", "svg")
         ]

@@ -13,6 +13,8 @@ from shoal.evolution.report.reading import Run
 from shoal.evolution.report.verdict import verdict
 from shoal.traces import words
 
+_NONE: tuple[object, ...] = (None, False, [""])  # settings that say nothing
+
 
 def document(run: Run) -> str:
     """The whole page, in one file that refers to no other. Raises UsageError where matplotlib is not installed."""
@@ -35,11 +37,15 @@ def _prompts(run: Run) -> Iterator[Section]:
 def _fitness(run: Run) -> Iterator[Section]:
     caption = "Filled points are units that were not the best before."
     if run.comparison is not None:
-        caption += " To the right, both prompts on held-out rows; the bar is the 95\N{NO-BREAK SPACE}% interval of their"
+        caption += (
+            " To the right, both prompts on held-out rows; the bar is the 95\N{NO-BREAK SPACE}% interval of their"
+        )
         caption += " difference, put on the seed prompt's figure."
     if run.about("settings").get("batch") is not None:
         caption += " Each fitness is of a few questions, drawn anew: the best of many is partly the luckiest of many."
-    yield Section("Fitness", _drawn(figures.fitness, run, "fitness", "best and mean fitness by generation", 4.4, caption))
+    yield Section(
+        "Fitness", _drawn(figures.fitness, run, "fitness", "best and mean fitness by generation", 4.4, caption)
+    )
 
 
 def _lineage(run: Run) -> Iterator[Section]:
@@ -53,7 +59,7 @@ def _lineage(run: Run) -> Iterator[Section]:
 
 def _operators(run: Run) -> Iterator[Section]:
     if run.operators():
-        hint = "How often a child was fitter than its parent. Where a line meets the dotted one, chance may be all there is."
+        hint = "How often a child was fitter than its parent; where a line meets the dotted one, it may be chance."
         yield Section("Operators", tables.operators(run), hint)
 
 
@@ -74,7 +80,9 @@ def _units(run: Run) -> Iterator[Section]:
 
 def _measured(run: Run) -> Iterator[Section]:
     task, stats = run.about("task"), run.stats
-    settings = ", ".join(f"{name}={_value(value)}" for name, value in run.about("settings").items() if value is not None)
+    settings = ", ".join(
+        f"{name}={_value(value)}" for name, value in run.about("settings").items() if value not in _NONE
+    )
     models = run.options.get("model")
     named = ", ".join(map(str, models)) if isinstance(models, list) else str(models or "")
     technique = run.options.get("technique")
@@ -105,9 +113,7 @@ def _count(rows: object) -> str:
     return words.count(number) if isinstance(number, int) else "?"
 
 
-def _drawn(
-    make: Callable[..., object], run: Run, key: str, described: str, height: float, caption: str = ""
-) -> Markup:
+def _drawn(make: Callable[..., object], run: Run, key: str, described: str, height: float, caption: str = "") -> Markup:
     """A figure, and a narrower drawing of it that is `height` inches high, for small screens."""
     with plotting.drawing():
         wide = plotting.inline(make(run), key, described)  # type: ignore[arg-type]

@@ -5,7 +5,6 @@ from statistics import quantiles
 from typing import TYPE_CHECKING
 
 from shoal.evaluation.report import plotting
-from shoal.evaluation.report.texts import plain
 from shoal.evolution.report.reading import Run
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ def fitness(run: Run, width: float = 8.5, height: float = 4.8) -> "Figure":
     shown = [*low, *means, *(generation.best.fitness for generation in run.generations), *_held_out(axes, run)]
     _share_axis(axes, shown)
     axes.set_ylabel("fitness")
-    _generation_axis(axes, run, width)
+    generation_axis(axes, run, width, held_out=True)
     made.legend(loc="outside lower center", ncols=3 if width > 6 else 2, frameon=False, fontsize=9)
     return made
 
@@ -41,7 +40,7 @@ def diversity(run: Run, width: float = 8.5, height: float = 2.6) -> "Figure":
     axes.plot(numbers, values, color=plotting.SERIES[2], marker="o", markersize=4)
     _share_axis(axes, values)
     axes.set_ylabel("diversity")
-    _generation_axis(axes, run, width, held_out=False)
+    generation_axis(axes, run, width)
     return made
 
 
@@ -111,28 +110,32 @@ def _beside(run: Run) -> tuple[float, float]:
     return run.last.number + 4 * unit, 0.8 * unit
 
 
-def _generation_axis(axes: "Axes", run: Run, width: float, *, held_out: bool = True) -> None:
+def generation_axis(axes: "Axes", run: Run, width: float, *, held_out: bool = False) -> None:
+    """The generations from left to right, and beside them the place of the held-out figures."""
     from matplotlib.ticker import MaxNLocator
 
     last = run.last.number
     room = max(last, 4) / 20
     right = last + room * 0.6
-    ticks = [tick for tick in MaxNLocator(10 if width > 6 else 5, integer=True).tick_values(0, max(1, last)) if tick <= last]
-    ticks = [tick for tick in ticks if tick >= 0]
+    locator = MaxNLocator(10 if width > 6 else 5, integer=True, steps=[1, 2, 5, 10])
+    ticks = [tick for tick in locator.tick_values(0, max(1, last)) if 0 <= tick <= last]
     names = [f"{tick:.0f}" for tick in ticks]
     if held_out and run.comparison is not None:
         place, apart = _beside(run)
         ticks, names, right = [*ticks, place], [*names, "held-out\nrows"], place + 2.5 * apart
     axes.set_xlim(-room * 0.6, right)
     axes.set_xticks(ticks, names)
-    axes.set_xlabel(plain("generation; 0 are the founders", 60))
+    axes.set_xlabel("generation; 0 are the founders")
     axes.grid(axis="x", visible=False)
 
 
 def _share_axis(axes: "Axes", values: Sequence[float]) -> None:
-    """From the lowest value to the highest, with room, but no tick where no share can be."""
+    """From the lowest value to the highest, with room, but little of it where no share can be."""
     low, high = min(values), max(values)
-    room = max(high - low, 0.1)
-    middle = (low + high) / 2
-    plotting.number_axis(axes.yaxis, middle - room * 0.6, middle + room * 0.6, log=False, text=lambda tick: f"{tick:.4g}")
+    size = max(high - low, 0.1) * 1.2
+    spare = size * 0.08
+    bottom = (low + high - size) / 2
+    bottom = min(max(bottom, -spare), low - spare)
+    top = max(min(bottom + size, 1 + spare), high + spare)
+    plotting.number_axis(axes.yaxis, bottom, top, log=False, text=lambda tick: f"{tick:.4g}")
     axes.set_yticks([tick for tick in axes.get_yticks() if -1e-9 <= tick <= 1 + 1e-9])

@@ -1,5 +1,6 @@
 """The tables of a run's page: the best unit's line, operators, elites, the last population, new mutation prompts."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
@@ -11,6 +12,7 @@ from shoal.evaluation.report.texts import plain
 from shoal.evolution.report.descent import line, lives
 from shoal.evolution.report.parts import long_table, prompt
 from shoal.evolution.report.reading import Run
+from shoal.evolution.statistics import OperatorStats
 from shoal.evolution.unit import Scored, Unit
 from shoal.traces import words
 
@@ -18,7 +20,7 @@ _FITNESS = "share of questions, from 0 to 1"
 
 
 class _Drawn(Struct, frozen=True):
-    """A share and its interval, in per cent."""
+    """A share and its interval, in per cent; `sure` where it differs from that of all together."""
 
     low: float
     high: float
@@ -30,16 +32,16 @@ def steps(run: Run) -> Markup:
     """The best unit's line: each ancestor with what made it, numbered as in the plot."""
     columns = [
         Column(""),
-        Column("generation", True),
-        Column("made by"),
         Column("fitness", True, f"{_FITNESS}, on average over the generations in which it stood"),
         Column("task prompts"),
+        Column("made by"),
+        Column("generation", True, "in which it was born"),
     ]
     rows = [
-        (f"{number}", f"{life.born}", made_by(life.unit), f"{life.mean:.3f}", prompt(*life.unit.task_prompts))
+        (f"{number}", f"{life.mean:.3f}", prompt(*life.unit.task_prompts), made_by(life.unit), f"{life.born}")
         for number, life in enumerate(line(lives(run.generations), run.best.unit), 1)
     ]
-    return table(columns, rows, marked={len(rows) - 1})
+    return long_table(columns, rows, marked={len(rows) - 1})
 
 
 def made_by(unit: Unit) -> str:
@@ -56,26 +58,28 @@ def words_of(operator: str) -> str:
 def operators(run: Run) -> Markup:
     """How often each operator's children were better than their parents, the most successful first."""
     found = run.operators()
-    tried, better = sum(one.tried for one in found.values()), sum(one.better for one in found.values())
-    shown = sorted(found.items(), key=lambda item: (-item[1].better / item[1].tried, item[0]))
+    overall = sum(one.better for one in found.values()) / sum(one.tried for one in found.values())
     columns = [
         Column("operator"),
-        Column("tried", True),
-        Column("better", True, "the child's first fitness was above its parent's when that won"),
         Column("success", True),
         Column("left: 0 % · right: 100 %", False, "95 % interval; dotted: all operators together"),
+        Column("tried", True),
+        Column("better", True, "the child's first fitness was above its parent's when that won"),
         Column("fell back", True, "it had nothing to work with, and a simpler operator stood in"),
         Column("failed", True, "a call failed, and no child was born"),
     ]
-    rows = []
-    for name, one in shown:
-        span = wilson(one.better / one.tried, one.tried)
-        sure = not span.low <= better / tried <= span.high
-        drawn = _Drawn(*(round(100 * share, 2) for share in (span.low, span.high, one.better / one.tried)), sure)
-        bar = render("interval.html", drawn=drawn, zero=round(100 * better / tried, 2))
-        figures = (words.count(one.tried), words.count(one.better), f"{one.better / one.tried:.0%}", bar)
-        rows.append((words_of(name), *figures, words.count(one.fell_back), words.count(one.failed)))
-    return table(columns, rows)
+    shown = sorted(found.items(), key=lambda item: (-item[1].better / item[1].tried, item[0]))
+    return table(columns, [_operator(name, one, overall) for name, one in shown])
+
+
+def _operator(name: str, one: OperatorStats, overall: float) -> Sequence[Cell]:
+    rate, span = one.better / one.tried, wilson(one.better / one.tried, one.tried)
+    sure = not span.low - 1e-9 <= overall <= span.high + 1e-9
+    low, high, at = (round(100 * share, 2) for share in (span.low, span.high, rate))
+    drawn = _Drawn(low, high, at, sure)
+    bar = render("interval.html", drawn=drawn, zero=round(100 * overall, 2))
+    figures = (one.tried, one.better, one.fell_back, one.failed)
+    return (words_of(name), f"{rate:.0%}", bar, *map(words.count, figures))
 
 
 def elites(run: Run) -> Markup:
@@ -83,10 +87,10 @@ def elites(run: Run) -> Markup:
     columns = [
         Column("generation"),
         Column("best", True, _FITNESS),
-        Column("mean", True, _FITNESS),
-        Column("unit"),
-        Column("made by"),
         Column("task prompts"),
+        Column("made by"),
+        Column("unit", True, "the generation in which it was born, and its place there"),
+        Column("mean", True, "of the whole generation"),
     ]
     return long_table(columns, list(_elites(run)))
 
@@ -97,25 +101,25 @@ def _elites(run: Run) -> Iterator[Sequence[Cell]]:
         best = generation.best
         again = best.unit.id == before
         before = best.unit.id
-        shown = ("", "as before") if again else (made_by(best.unit), prompt(*best.unit.task_prompts))
-        figures = (f"{best.fitness:.3f}", f"{generation.mean:.3f}")
-        yield (f"{generation.number}", *figures, plain(best.unit.id, 20), *shown)
+        shown = ("as before", "") if again else (prompt(*best.unit.task_prompts), made_by(best.unit))
+        figures = (plain(best.unit.id, 20), f"{generation.mean:.3f}")
+        yield (f"{generation.number}", f"{best.fitness:.3f}", *shown, *figures)
 
 
 def population(run: Run) -> Markup:
     """The last population, the fittest first."""
     units = sorted(run.last.population, key=lambda scored: -scored.fitness)
     system = any(scored.unit.system_prompt for scored in units)
-    variants = sorted({name for scored in units for name in scored.variants}) if units else []
+    variants = sorted({name for scored in units for name in scored.variants})
     variants = variants if len(variants) > 1 else []
     columns = [
         Column("unit"),
         Column("fitness", True, _FITNESS),
-        *(Column(plain(name, 20), True, "fitness of this way to ask") for name in variants),
-        Column("made by"),
-        *([Column("system prompt")] if system else []),
         Column("task prompts"),
+        *([Column("system prompt")] if system else []),
         Column("mutation prompt"),
+        Column("made by"),
+        *(Column(plain(name, 20), True, "fitness of this way to ask") for name in variants),
     ]
     return long_table(columns, [_member(scored, variants, system) for scored in units])
 
@@ -123,32 +127,29 @@ def population(run: Run) -> Markup:
 def _member(scored: Scored, variants: Sequence[str], system: bool) -> Sequence[Cell]:
     unit = scored.unit
     ways = [f"{scored.variants[name]:.3f}" if name in scored.variants else "–" for name in variants]
-    around = [prompt(unit.system_prompt)] if system else []
-    figures = (plain(unit.id, 20), f"{scored.fitness:.3f}", *ways, made_by(unit), *around)
-    return (*figures, prompt(*unit.task_prompts), prompt(unit.mutation_prompt))
+    prompts = (unit.task_prompts, *([(unit.system_prompt,)] if system else []), (unit.mutation_prompt,))
+    cells = (plain(unit.id, 20), f"{scored.fitness:.3f}", *(prompt(*texts) for texts in prompts))
+    return (*cells, made_by(unit), *ways)
 
 
 def mutation_prompts(run: Run) -> Markup:
     """The mutation prompts that hyper-mutation made, and how many units had each."""
-    units = [life.unit for life in lives(run.generations).values()]
-    held: dict[str, int] = {}
-    for unit in units:
-        held[unit.mutation_prompt] = held.get(unit.mutation_prompt, 0) + 1
+    held = Counter(life.unit.mutation_prompt for life in lives(run.generations).values())
     living = {scored.unit.mutation_prompt for scored in run.last.population}
     columns = [
         Column("generation"),
+        Column("mutation prompt"),
         Column("made by"),
         Column("units", True, "that had it, in the whole run"),
         Column("at the end", False, "whether a unit of the last population has it"),
-        Column("mutation prompt"),
     ]
     rows = [
         (
             f"{unit.born}",
+            prompt(unit.mutation_prompt),
             made_by(unit),
             words.count(held[unit.mutation_prompt]),
             "yes" if unit.mutation_prompt in living else "no",
-            prompt(unit.mutation_prompt),
         )
         for unit in run.new_mutation_prompts()
     ]

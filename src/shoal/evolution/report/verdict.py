@@ -18,13 +18,19 @@ def verdict(run: Run) -> list[str]:
     found = run.comparison
     seed, bred = quoted(run.seed_prompt), " then ".join(quoted(text) for text in run.best.unit.task_prompts)
     change = f"From {seed} to {bred}." if run.seed_prompt else f"The best prompt is {bred}."
+    if run.best.unit.task_prompts == (run.seed_prompt,):
+        change = f"The best prompt is the seed prompt, {seed}."
     if found is None:
         why = "it has not been compared with the seed prompt on held-out rows"
         first = f"Whether the prompt that was bred is better is not known: {why}."
     else:
         said = found.verdict
         first = f"{said[:1].upper()}{said[1:]}."
-    failed = f"On {words.plural(found.failed, 'held-out row')} a call failed; they do not count." if found and found.failed else ""
+    failed = (
+        f"On {words.plural(found.failed, 'held-out row')} a call failed; they do not count."
+        if found and found.failed
+        else ""
+    )
     return [sentence for sentence in (first, change, _course(run), _end(run), failed) if sentence]
 
 
