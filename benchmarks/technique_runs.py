@@ -17,7 +17,6 @@ from benchmarks.comparison import Draw, Equal, equal_tokens
 import shoal
 from shoal import prompting
 from shoal.errors import ShoalError
-from shoal.evaluation.scorers import SCORERS
 from shoal.prompting.answers import normalise
 from shoal.runtime import scope
 from shoal.runtime.model import Applied
@@ -164,7 +163,6 @@ class Runs:
         return clock.seconds
 
     async def _map(self, model: shoal.Model, place: Path, progress: Callable[[Any], None]) -> Records:
-        score = SCORERS[self.task.scorer]
         place.parent.mkdir(parents=True, exist_ok=True)
         return await shoal.amap(
             shoal.apply(row_bounds, model, seconds=self.settings.row_seconds),
@@ -172,7 +170,8 @@ class Runs:
             template=self.task.template,
             params=shoal.SamplingParams(temperature=self.settings.temperature, max_tokens=self.settings.max_tokens),
             run_dir=place,
-            score=lambda completion, row: score(completion.text, completion.answer, row[self.task.gold]),
+            score=shoal.open_scorer(self.task.scorer),
+            target=self.task.gold,
             on_progress=progress,
         )
 

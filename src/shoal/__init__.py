@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from shoal.evaluation.comparing.calling import acompare as acompare
     from shoal.evaluation.comparing.calling import compare as compare
     from shoal.evaluation.comparing.result import Comparison as Comparison
+    from shoal.evaluation.scorers import open_scorer as open_scorer
     from shoal.prompting import llm as llm
     from shoal.prompting.composing import c as c
     from shoal.prompting.composing.jinja import JinjaPrompt as JinjaPrompt
@@ -82,6 +83,7 @@ _LATER = {
     "llm": "shoal.prompting.llm",
     "map": "shoal.batch.mapping",
     "open_model": "shoal.techniques.opening",
+    "open_scorer": "shoal.evaluation.scorers",
     "run": "shoal.techniques.running",
     "trace_html": "shoal.traces.html",
     "write_fine_tuning": "shoal.batch.export",

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.scripting import run, scripted
 
-from shoal.evaluation.scorers import SCORERS, Scorer
+from shoal.evaluation.scorers import Scorer, open_scorer
 from shoal.evolution.breeder import Breeder
 from shoal.evolution.generation import Generation
 from shoal.evolution.queries import Queries
@@ -17,10 +17,11 @@ from shoal.runtime import registry
 from shoal.runtime.model import Model
 from shoal.runtime.types import Request
 
+EXACT = open_scorer("exact")
 ROWS = [{"question": f"Say {i}.", "answer": str(i)} for i in range(20)]
 
 
-def task(scorer: Scorer = SCORERS["exact"], rows: Sequence[dict[str, Any]] = ROWS, **options: Any) -> Task:
+def task(scorer: Scorer = EXACT, rows: Sequence[dict[str, Any]] = ROWS, **options: Any) -> Task:
     return Task("toy", "Say the number.", rows, "answer", scorer, **options)
 
 

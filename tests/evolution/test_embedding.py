@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -59,8 +60,9 @@ def test_a_text_is_embedded_once() -> None:
         await asyncio.sleep(0)
         return [[float(len(text))] for text in texts]
 
+    embed = remembered(counted)
+
     async def main() -> None:
-        embed = remembered(counted)
         first, second = await asyncio.gather(embed(["a", "bb", "a"]), embed(["bb", "ccc"]))
         assert first == [[1.0], [2.0], [1.0]]
         assert second == [[2.0], [3.0]]
@@ -68,6 +70,22 @@ def test_a_text_is_embedded_once() -> None:
 
     run(main())
     assert asked == [["a", "bb"], ["ccc"]]
+    run(main())  # in another event loop
+    assert len(asked) == 2
+
+
+def test_a_source_serves_one_event_loop_after_another() -> None:
+    async def slow(texts: Sequence[str]) -> list[list[float]]:
+        await asyncio.sleep(0)
+        return [[float(len(text))] for text in texts]
+
+    embed = remembered(slow)
+
+    async def main(*texts: str) -> None:
+        await asyncio.gather(*(embed([text]) for text in texts))
+
+    run(main("a", "b", "c"))
+    run(main("d", "e", "f"))
 
 
 def test_no_more_vectors_are_kept_than_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +132,7 @@ def test_meaning_is_compared_without_network(tmp_path: Path) -> None:
         text=True,
         timeout=60,
         check=False,
-        env={"HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
+        env={**os.environ, "HOME": str(tmp_path), "PYTHONPATH": ":".join(sys.path)},
     )
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)

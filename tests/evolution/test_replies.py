@@ -34,6 +34,8 @@ from shoal.evolution.replies import LONGEST, cleaned, first_listed
         ("Do it.\nINSTRUCTION: Something else", "Do it."),
         ("INSTRUCTION: Do it.", "Do it."),
         ("INSTRUCTION MUTANT:", ""),
+        ('The instruction was: "Do it."', "Do it."),
+        ("**The instruction was:** Do it.", "Do it."),
         ("Follow the INSTRUCTION: read it.", "Follow the INSTRUCTION: read it."),
         ("Do\x1b[2J \x00it.", "Do[2J it."),
         ("Do \ud800 it.", "Do ? it."),
@@ -81,6 +83,6 @@ def test_whatever_comes_is_a_prompt_that_can_be_kept(reply: str, number: int) ->
 
 def test_long_replies_are_read_in_linear_time() -> None:
     for piece in ("INSTRUCTION", "INSTRUCTION*", "INSTRUCTION: ", "\n", "*", "* ", "1. ", "1.\n", " \n", '"'):
-        text = piece * 200_000
+        text = piece * 50_000
         cleaned(text)
         first_listed(text, 2)

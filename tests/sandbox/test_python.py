@@ -34,6 +34,11 @@ PRINTS = {
     ),
     "z3 optimises": ("from z3 import *\no = Optimize()\nx = Int('x')\no.add(x < 9)\no.maximize(x)\nprint(o.check(), o.model())", "sat [x = 8]\n"),
     "sympy": ("from sympy import *\nx = symbols('x')\nprint(solve(x**2 - 2), integrate(cos(x), x))", "[-sqrt(2), sqrt(2)] sin(x)\n"),
+    "math_verify": ("from math_verify import *\nprint(verify(parse('$1/2$'), parse('$0.5$')))", "True\n"),
+    "metadata": (
+        "from importlib.metadata import distributions\nprint([d.metadata['Name'] for d in distributions()])",
+        "['antlr4-python3-runtime']\n",
+    ),
     "numpy": ("import numpy as np\nprint(np.linalg.solve(np.eye(2) * 2, [2, 4]))", "[1. 2.]\n"),
     "hidden import": ("m = __import__('sym' + 'py')\nprint(m.factorint(12))", "{2: 2, 3: 1}\n"),
     "threads": (

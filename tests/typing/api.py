@@ -29,6 +29,12 @@ answer: str | None = completion.answer
 tokens: int = completion.usage.total_tokens
 
 records: list[shoal.Record] = shoal.map(technique, ["a", "b"], budget=shoal.Budget(calls=10), run_dir="runs/x")
+scored: list[shoal.Record] = shoal.map(
+    technique, [{"q": "?", "gold": 5}], score=shoal.open_scorer("number"), target="gold"
+)
+rated: list[shoal.Record] = shoal.map(
+    technique, ["a"], score=lambda completion, row: float(completion.text == row["b"])
+)
 
 batch: shoal.Batch = shoal.complete(["a {x}"], [{"x": 1}], {"n": 2}, model={"local": 1, base: 2.5}, queries_per_batch=3)
 total: int = shoal.chat("Q", model=[technique, "local"], zip_model_args=True).usage.total_tokens

@@ -1,10 +1,10 @@
 """`shoal.map`: a model or a program over many items from Python, with what `shoal run` guarantees."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Protocol, TypedDict, Unpack
 
 from msgspec import UNSET, UnsetType, structs
 
@@ -13,7 +13,7 @@ from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, encode
 from shoal.batch.rows import Input, Row
-from shoal.batch.runner import BatchRun, Progress, RowProgram, window_for
+from shoal.batch.runner import BatchRun, Judge, Progress, RowProgram, window_for
 from shoal.batch.tables import items_of
 from shoal.errors import UsageError, refuse_unknown
 from shoal.prompting.answers import extract
@@ -28,6 +28,20 @@ from shoal.techniques.opening import bases, identities, names, opened
 Score = Callable[[Completion, Row], float]
 
 
+class Rater(Protocol):
+    """Rates answers against a column of their rows, as the scorers do that `open_scorer` gives."""
+
+    @property
+    def need(self) -> Callable[[], Awaitable[None]]: ...
+
+    @property
+    def identity(self) -> dict[str, Any]: ...
+
+    def against(self, column: str | None) -> Judge: ...
+
+    def check_rows(self, rows: Iterable[Row], column: str | None) -> None: ...
+
+
 class MapOptions(TypedDict, total=False):
     """How `map` runs.
 
@@ -38,7 +52,8 @@ class MapOptions(TypedDict, total=False):
     budget       what may be spent
     replay       ask nothing: every draw must be kept already, or NotCached names the first that is not
     trace        keep each item's call tree in `run_dir`, for `shoal trace`
-    score        rates each answer from 0.0 to 1.0
+    score        rates each answer from 0.0 to 1.0: a function of the completion and the row, or `open_scorer("number")`
+    target       of such a scorer: the column with the expected answer
     on_progress  called after each row
     """
 
@@ -49,7 +64,8 @@ class MapOptions(TypedDict, total=False):
     budget: Budget | None
     replay: bool
     trace: bool
-    score: Score | None
+    score: Score | Rater | None
+    target: str | None
     on_progress: Callable[[Progress], None] | None
 
 
@@ -106,11 +122,8 @@ async def _map_program(function: RowFunction, items: Any, options: MapOptions) -
 async def _map(
     model: Model, program: RowProgram, items: Iterable[Row], options: MapOptions, identity: dict[str, Any]
 ) -> list[Record]:
-    score, run_dir = options.get("score"), options.get("run_dir")
-
-    async def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
-        return completion.answer or extract(completion.text), score(completion, row) if score else UNSET
-
+    rater, run_dir = _rater(options), options.get("run_dir")
+    judge = rater.against(options.get("target")) if rater else _judge(options)
     with ExitStack() as scopes:
         scratch = scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
         place = Path(run_dir) if run_dir is not None else Path(scratch) / "run"
@@ -119,6 +132,10 @@ async def _map(
             program.check(rows.columns, "an item")
         base, technique = names(model)
         identity = identity | {"technique": technique, "model": identities(model)}
+        if rater:
+            rater.check_rows(rows, options.get("target"))
+            await rater.need()
+            identity |= {"score": rater.identity, "target": options.get("target")}
         if options.get("replay"):
             scopes.enter_context(scope.setting(replay.offline, True))
         directory = scopes.enter_context(RunDirectory(place, identity, rows))
@@ -129,6 +146,29 @@ async def _map(
         await batch.execute(program, options.get("budget"))
         batch.write_output(place / "output.jsonl")
         return [decode(line) for line in batch.lines()]
+
+
+def _rater(options: MapOptions) -> Rater | None:
+    """The scorer, where `score` is one and no plain function."""
+    score = options.get("score")
+    if score is not None and not callable(score):
+        if hasattr(score, "against"):
+            return score
+        raise UsageError("map: score= is a function of completion and row, or a scorer: shoal.open_scorer('number')")
+    if options.get("target") is not None:
+        raise UsageError("map: target= is for a scorer: score=shoal.open_scorer('number')")
+    return None
+
+
+def _judge(options: MapOptions) -> Judge:
+    """The short answer of a completion, and what the user's own function makes of it."""
+    score = options.get("score")
+
+    async def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
+        value = score(completion, row) if callable(score) else UNSET
+        return completion.answer or extract(completion.text), value
+
+    return judge
 
 
 def _listed(items: Any) -> Iterable[Any]:

@@ -20,6 +20,7 @@ _COMMANDS = {
     "trace": ("shoal.cli.trace", "Show what a traced run did, call by call."),
     "models": ("shoal.cli.catalogue", "List what can stand in a model spec."),
     "techniques": ("shoal.cli.catalogue", "List the techniques, their options and what they cost."),
+    "scorers": ("shoal.cli.catalogue", "List how answers can be rated."),
     "sandbox": ("shoal.cli.sandbox", "See what confines model-written code, or run a program in it."),
     "cache": ("shoal.cli.cache", "Look at the draw cache, or empty it."),
 }

@@ -1,6 +1,7 @@
-"""`shoal models` and `shoal techniques`: what can stand in a spec."""
+"""`shoal models`, `shoal techniques` and `shoal scorers`: what can stand in a spec."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -8,7 +9,7 @@ import msgspec
 
 from shoal.backends.config import load_config
 from shoal.errors import UsageError, did_you_mean
-from shoal.techniques import TECHNIQUES, find, names
+from shoal.techniques import TECHNIQUES, find, names, options_of
 from shoal.techniques.spec import describe_options
 
 _FORMS = {
@@ -59,6 +60,49 @@ def techniques(name: str | None, as_json: bool, markdown: bool) -> None:
         for slug, entry in TECHNIQUES.items():
             click.echo(f"{click.style(slug.ljust(width), bold=True)}  {entry.summary}")
         click.echo("\nshoal techniques NAME tells its options and what it costs.")
+
+
+_FILE_SCORER = "FILE.py:NAME"
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--json", "as_json", is_flag=True)
+def scorers(name: str | None, as_json: bool) -> None:
+    """List how answers can be rated; or tell all of the scorer called NAME: what it compares, and its options."""
+    from shoal.evaluation.scorers import SCORERS
+    from shoal.evaluation.scorers.user_function import from_file
+
+    known = {**SCORERS, _FILE_SCORER: from_file}
+    if as_json:
+        told = {each: {"summary": _summary(function), "options": _shown(function)} for each, function in known.items()}
+        click.echo(msgspec.json.encode(told))
+    elif name is None:
+        width = max(map(len, known))
+        for each, function in known.items():
+            click.echo(f"{click.style(each.ljust(width), bold=True)}  {_summary(function)}")
+        click.echo(
+            "\nshoal scorers NAME tells its options: shoal run ... --answer COLUMN --scorer 'NAME(option=value)'."
+        )
+    elif name not in known:
+        raise UsageError(f"unknown scorer {name!r}; {did_you_mean(name, known)}")
+    else:
+        click.echo(f"{click.style(name, bold=True)}\n\n{inspect.getdoc(known[name])}")
+        for number, (option, default) in enumerate(_shown(known[name]).items()):
+            click.echo(("" if number else "\n") + f"  {option}={default if default == _NEEDED else repr(default)}")
+
+
+_NEEDED = "(needed)"
+
+
+def _summary(function: Callable[..., object]) -> str:
+    return (inspect.getdoc(function) or "").split("\n", 1)[0]
+
+
+def _shown(function: Callable[..., object]) -> dict[str, object]:
+    """Options and their defaults."""
+    defaults = options_of(function)
+    return {name: _NEEDED if default is inspect.Parameter.empty else default for name, default in defaults.items()}
 
 
 def _tell(name: str) -> None:

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 import click
 
 from shoal.backends import BaseModel
+from shoal.backends.config import load_config
 from shoal.errors import UsageError
 from shoal.runtime import replay, scope
 from shoal.runtime.model import Applied
 from shoal.runtime.types import SamplingParams, sampling_params
-from shoal.techniques.opening import open_model
-from shoal.techniques.spec import join_spec
+from shoal.techniques.opening import from_bases, open_cache, opener
+from shoal.techniques.spec import OpenBase, join_spec
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -68,12 +69,21 @@ def open_from(
     options: dict[str, Any], max_in_flight: int | None = None, queries_per_batch: int | None = None
 ) -> BaseModel | Applied:
     """The model that -m, -t, --config and --no-cache name."""
-    spec = join_spec(options["technique"], options["model"])
-    cache = not options["no_cache"]
-    return open_model(
-        spec,
-        cache=cache,
-        config=options["config"],
+    return named_model(options, opener_from(options, max_in_flight, queries_per_batch))
+
+
+def named_model(options: dict[str, Any], open_base: OpenBase) -> BaseModel | Applied:
+    """The model that -m and -t name, on bases that `open_base` opens."""
+    return from_bases(join_spec(options["technique"], options["model"]), open_base)
+
+
+def opener_from(
+    options: dict[str, Any], max_in_flight: int | None = None, queries_per_batch: int | None = None
+) -> OpenBase:
+    """Opens base models, each once, as --config and --no-cache say."""
+    return opener(
+        load_config(options["config"]),
+        cache=open_cache(not options["no_cache"]),
         max_in_flight=max_in_flight,
         queries_per_batch=queries_per_batch,
     )

@@ -10,24 +10,26 @@ from typing import Any
 
 import click
 import msgspec
-from msgspec import structs
+from msgspec import UNSET, structs
 
 from shoal.backends.loop import run as run_program
 from shoal.batch.directory import RunDirectory
 from shoal.batch.programs import load_program
+from shoal.batch.records import decode
 from shoal.batch.rows import Input
-from shoal.batch.runner import BatchRun, Judge, RowProgram, window_for
+from shoal.batch.runner import BatchRun, RowProgram, window_for
 from shoal.cli.asking import known_column, request_maker, standard_input
-from shoal.cli.options import SAMPLING, model_options, open_from, sampling_options, scoped
+from shoal.cli.options import SAMPLING, model_options, named_model, opener_from, sampling_options, scoped
 from shoal.cli.stopping import stop_on_signals
 from shoal.cli.templates import check_options, crossed, template_requests
 from shoal.errors import StoreError, UsageError
-from shoal.evaluation.scorers import SCORERS, open_scorer, unscored
+from shoal.evaluation.scorers import Scorer, open_scorer, unscored
 from shoal.prompting import llm
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.techniques.opening import bases, identities
+from shoal.techniques.spec import OpenBase
 
 
 @click.command()
@@ -43,7 +45,7 @@ from shoal.techniques.opening import bases, identities
 @sampling_options
 @click.option("-o", "--output", metavar="OUT.jsonl", help="Also write the output here; - for standard output.")
 @click.option("--answer", metavar="COLUMN", help="The column with the expected answer.")
-@click.option("--scorer", metavar="|".join(SCORERS), help="How to compare with it; default exact.")
+@click.option("--scorer", metavar="SPEC", help="How to rate answers (see `shoal scorers`); default exact.")
 @click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
 @click.option("--max-in-flight", type=click.IntRange(1), metavar="K", help="Most requests at once.")
 @click.option("--queries-per-batch", type=click.IntRange(1), metavar="K", help="Bare prompts in one request.")
@@ -73,27 +75,37 @@ def _rows(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
-    model = open_from(options, options["max_in_flight"], options["queries_per_batch"])
+    open_base = opener_from(options, options["max_in_flight"], options["queries_per_batch"])
+    model = named_model(options, open_base)
     program = _program(rows, model, options)
-    judge = _judge(rows, options)
-    identity = _identity(options, model, program)
+    scorer = _scorer(rows, options, open_base)
+    judge = scorer.against(options["answer"]) if scorer else unscored
+    identity = _identity(options, model, program, scorer)
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
         _sample_as_told(options)
-        window = window_for(bases(model))
+        window = window_for(bases(model))  # a judge comes after the model: it holds no row back
         batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
         batch.traced = options["traced"]
-        return run_program(_execute(batch, model, program, budget, options))
+        return run_program(_execute(batch, model, program, scorer, budget, options))
 
 
 async def _execute(
-    batch: BatchRun, model: Model, program: RowProgram, budget: Budget | None, options: dict[str, Any]
+    batch: BatchRun,
+    model: Model,
+    program: RowProgram,
+    scorer: Scorer | None,
+    budget: Budget | None,
+    options: dict[str, Any],
 ) -> int:
     quiet = options["quiet"] or options["as_json"]
+    models = [model, *(scorer.models if scorer else ())]
+    if scorer:
+        await scorer.need()
     task = asyncio.ensure_future(batch.execute(program, budget))
-    stop_on_signals(batch, model, task)
+    stop_on_signals(batch, models, task)
     try:
-        with nullcontext() if quiet else _progress(batch, model):
+        with nullcontext() if quiet else _progress(batch, models):
             await task
     except asyncio.CancelledError:
         if not batch.interrupted:
@@ -101,18 +113,18 @@ async def _execute(
     except StoreError as error:
         raise StoreError(f"{error}; nothing finished is lost: mend that, and the same command resumes") from error
     finally:
-        for base in bases(model):
+        for base in bases(models):
             await base.aclose()
-    return _report(batch, options, quiet=quiet)
+    return _report(batch, scorer, options, quiet=quiet)
 
 
-def _progress(batch: BatchRun, model: Model) -> Any:
+def _progress(batch: BatchRun, models: list[Model]) -> Any:
     from shoal.cli.show import RunProgress
 
-    return RunProgress(batch, model)
+    return RunProgress(batch, models)
 
 
-def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
+def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, quiet: bool) -> int:
     """Write the output, say what came of the run, and give the exit code."""
     kept = batch.directory.path / "output.jsonl"
     batch.write_output(kept)
@@ -123,13 +135,15 @@ def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
     elif output:
         batch.write_output(Path(output))
     summary = batch.summary()
+    metric = _metric(batch, scorer, options["answer"])
     if options["as_json"]:
         facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept)}
+        facts |= {"metric": metric[0], "value": metric[1]} if metric else {}
         click.echo(msgspec.json.encode(facts), err=output == "-")
     if not quiet:
         from shoal.cli.show import print_run
 
-        print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"])
+        print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"], metric)
     left = summary.rows - summary.finished - summary.failed
     if batch.interrupted and left:
         click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)
@@ -137,6 +151,19 @@ def _report(batch: BatchRun, options: dict[str, Any], *, quiet: bool) -> int:
     if batch.stopped is not None:
         click.echo(f"stopped: {batch.stopped}; the same command with a larger --budget resumes", err=True)
     return 1 if summary.failed or left else 0
+
+
+def _metric(batch: BatchRun, scorer: Scorer | None, target: str | None) -> tuple[str, float] | None:
+    """The scorer's figure over the rows that have a score: its name, and what it is."""
+    if scorer is None:
+        return None
+    records = (decode(line) for number, line in batch.directory.journal.records() if number < batch.rows.count)
+    rows = [
+        (record.score, record.answer, record.input.get(target) if target else None)
+        for record in records
+        if record.score is not UNSET
+    ]
+    return (scorer.metric.name, scorer.metric.of(rows)) if rows else None
 
 
 # From options to what the run needs
@@ -163,24 +190,31 @@ def _sample_as_told(options: dict[str, Any]) -> None:
         llm.completions.configure(**given)
 
 
-def _judge(rows: Input, options: dict[str, Any]) -> Judge:
-    """How an answer is found in a completion, and scored."""
+def _scorer(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer | None:
+    """How answers are rated: checked against the columns and the targets before anything is spent."""
     target, name = options["answer"], options["scorer"]
-    if name and not target:
-        raise UsageError("--scorer needs --answer COLUMN to compare with")
-    scorer = open_scorer(name or "exact")
-    if not target:
-        return unscored
-    known_column("--answer", target, rows)
-    return scorer.against(target)
+    if not target and not name:
+        return None
+    scorer = open_scorer(name or "exact", open_base)
+    if not target and scorer.needs_target:
+        raise UsageError(f"--scorer needs --answer COLUMN, which {name} compares with")
+    if target:
+        known_column("--answer", target, rows)
+    for column in scorer.columns:
+        known_column(f"--scorer {name}", column, rows)
+    scorer.check_rows(rows, target)
+    return scorer
 
 
-def _identity(options: dict[str, Any], model: Model, program: RowProgram) -> dict[str, Any]:
+def _identity(options: dict[str, Any], model: Model, program: RowProgram, scorer: Scorer | None) -> dict[str, Any]:
     """What makes a run this run: changing any of it makes another."""
     names = ("program", "prompt", "messages", "system", "technique", "answer", "scorer", "bare", *SAMPLING)
     given = {name: options[name] or None for name in names}
     source = getattr(program, "version", None)
-    return given | {"temperature": options["temperature"], "model": identities(model), "source": source}
+    given |= {"temperature": options["temperature"], "model": identities(model), "source": source}
+    if scorer:
+        given |= {"scorer_source": scorer.version or None, "scorer_models": scorer.identity["models"] or None}
+    return given
 
 
 def _run_name(data: str | None, options: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
@@ -71,21 +72,25 @@ class RunProgress:
         self.bar.stop()
 
 
-def print_run(run: BatchRun, summary: Summary, output: str, target: str | None) -> None:
+def print_run(
+    run: BatchRun, summary: Summary, output: str, target: str | None, metric: tuple[str, float] | None = None
+) -> None:
     """The first answers, then the run in numbers and where its output lies."""
     answers = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("row", "input", "answer", *(["expected", ""] if target else [])):
+    for heading in ("row", "input", "answer", *(["expected"] if target else []), *([""] if metric else [])):
         answers.add_column(heading, overflow="ellipsis", no_wrap=True)
     for number, (_, line) in zip(range(8), run.directory.journal.records(), strict=False):
         record = msgspec.json.decode(line, type=Record)
-        answers.add_row(str(number), words.short(_first_text(record, target), 56), *_outcome(record, target))
+        answers.add_row(
+            str(number), words.short(_first_text(record, target), 56), *_outcome(record, target, metric is not None)
+        )
     errors.print(answers)
     if summary.rows > 8:
         errors.print(f"… and {words.count(summary.rows - 8)} more rows", style="dim")
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
-    for name, value in _facts(run, summary, output):
+    for name, value in _facts(run, summary, output, metric):
         facts.add_row(name, value)
     errors.print()
     errors.print(facts)
@@ -96,24 +101,31 @@ def _first_text(record: Record, target: str | None) -> object:
     return max(texts, key=len) if texts else record.input
 
 
-def _outcome(record: Record, target: str | None) -> list[Text]:
+def _outcome(record: Record, target: str | None, scored: bool) -> list[Text]:
     if record.error is not None:
         shown = Text(f"{record.error.type}: {words.short(record.error.message, 48)}", style="red")
     else:
         shown = Text(words.short(words.said(record.answer, record.output), 32))
-    if target is None:
-        return [shown]
-    mark = Text("✓", "green") if record.score == 1.0 else Text("✗", "red")
-    return [shown, Text(words.short(record.input.get(target, ""), 24)), mark]
+    expected = [Text(words.short(record.input.get(target, ""), 24))] if target else []
+    return [shown, *expected, *([_mark(record)] if scored else [])]
 
 
-def _facts(run: BatchRun, summary: Summary, output: str) -> list[tuple[str, str]]:
+def _mark(record: Record) -> Text:
+    if record.score is UNSET:
+        return Text("✗" if record.error is not None else "?", "red")
+    return Text(
+        {1.0: "✓", 0.0: "✗"}.get(record.score, f"{record.score:.2f}"), "green" if record.score == 1.0 else "red"
+    )
+
+
+def _facts(run: BatchRun, summary: Summary, output: str, metric: tuple[str, float] | None) -> list[tuple[str, str]]:
     facts = [("rows", f"{words.count(summary.finished)} of {words.count(summary.rows)}")]
     if summary.failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in run.errors.most_common(3))
         facts.append(("failed", f"[red]{words.count(summary.failed)}[/red] ({kinds})"))
-    if summary.score is not None:
-        facts.append(("accuracy", f"{summary.score:.1%} of {words.count(summary.scored)}"))
+    if metric is not None:
+        name, value = metric
+        facts.append((name, f"{value:.1%} of {words.count(summary.scored)}"))
     cached = f" + {words.count(summary.cached_calls)} cached" if summary.cached_calls else ""
     facts += [
         ("calls", f"{words.count(summary.calls)}{cached}"),

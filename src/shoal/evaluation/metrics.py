@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from shoal.prompting.answers import normalise
 
@@ -24,6 +24,7 @@ class Metric(Struct, frozen=True):
 
 
 ACCURACY = Metric("accuracy", lambda score, _, __: (score, 1.0), lambda sums: sums[0] / sums[1] if sums[1] else 0.0)
+MEAN = structs.replace(ACCURACY, name="mean score")  # of scores that are not only right or wrong
 
 
 def f_beta(beta: float) -> Metric:

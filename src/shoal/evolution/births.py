@@ -43,7 +43,8 @@ class Breeds:
         around = self._surroundings(unit, 0, slot, Snapshot([]))
         written = await gather(*(self._initial(around, i, mutation_prompt, style) for i, style in enumerate(styles)))
         prompts = tuple(prompt or run.task.seed for prompt in written)
-        return structs.replace(unit, task_prompts=prompts, unwritten=sum(not prompt for prompt in written))
+        system, unwritten = around.system_prompt or unit.system_prompt, sum(not prompt for prompt in written)
+        return structs.replace(unit, task_prompts=prompts, system_prompt=system, unwritten=unwritten)
 
     async def _initial(self, around: Surroundings, i: int, mutation_prompt: str, style: str) -> str:
         try:

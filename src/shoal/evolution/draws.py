@@ -15,6 +15,7 @@ class Draws:
         self.journal = journal
         self.closed = closed
         self.spent = Usage()  # by this process
+        self.writing: dict[bytes, Completion] = {}  # on their way to the disk
         self._open: dict[int, dict[bytes, Usage]] = {}
         self._claims: dict[int, list[bytes]] = {}
 
@@ -66,6 +67,9 @@ class GenerationRecorder(RowRecorder):
 
     def replay(self, identity: str, request: Request) -> Completion | None:
         key = self._key(identity, request)
+        if (fresh := self.draws.writing.get(key)) is not None:
+            self.draws.count(key, self.number, fresh.usage)
+            return fresh.cached()
         kept = self.journal.draw(key)
         if kept is None:
             return None
@@ -77,4 +81,8 @@ class GenerationRecorder(RowRecorder):
         key = self._key(identity, request)
         self.draws.spent = self.draws.spent + completion.usage
         self.draws.count(key, self.number, completion.usage)
-        await self.journal.keep_draw(key, self.number, completion)
+        self.draws.writing[key] = completion
+        try:
+            await self.journal.keep_draw(key, self.number, completion)
+        finally:
+            self.draws.writing.pop(key, None)

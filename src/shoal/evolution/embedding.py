@@ -8,12 +8,13 @@ import asyncio
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from math import sqrt
 from operator import mul
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 from zlib import crc32
 
 from msgspec import structs
@@ -46,10 +47,10 @@ def embedder(model: Embeds | None = None) -> Embed:
 def remembered(embed: Embed) -> Embed:
     """The same, asked only once for a text."""
     vectors: dict[str, list[float]] = {}
-    turn = asyncio.Lock()
+    turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()  # a lock is of one loop
 
     async def ask(texts: Sequence[str]) -> list[list[float]]:
-        async with turn:
+        async with turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
             new = [text for text in dict.fromkeys(texts) if text not in vectors]
             known = {text: vectors[text] for text in texts if text in vectors}
             if new:
@@ -104,6 +105,17 @@ def cosine(a: Sequence[float], b: Sequence[float]) -> float:
     """The cosine of two vectors, from -1.0 to 1.0; 0.0 where one has no length."""
     lengths = sqrt(sum(map(mul, a, a)) * sum(map(mul, b, b)))
     return sum(map(mul, a, b)) / lengths if lengths else 0.0
+
+
+def cosines(vectors: Sequence[Sequence[float]]) -> Callable[[int, int], float]:
+    """The cosine of two of many vectors, by their places; each vector's length is found once."""
+    squares = [sum(map(mul, vector, vector)) for vector in vectors]
+
+    def of(i: int, j: int) -> float:
+        lengths = sqrt(squares[i] * squares[j])
+        return sum(map(mul, vectors[i], vectors[j])) / lengths if lengths else 0.0
+
+    return of
 
 
 async def diversity(prompts: Sequence[str], embed: Embed) -> float:

@@ -96,6 +96,8 @@ async def _answered(
         )
         target = row[task.target]
         answer, score = await task.scorer.score(Completion(str(written["answer"])), target, row)
+    if score is None:
+        raise InvalidOutput(f"{task.scorer.name} came to no score of the answer to {question[:60]!r}")
     run.steps.questions += 1
     return (score, answer, target), Working(question, _worked(written))
 

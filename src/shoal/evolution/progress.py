@@ -16,7 +16,8 @@ class Progress(Struct):
     `generation` is the earliest that is not complete, of `generations`; `scored` units of its `population` have a
     fitness, the fittest of them `best`, on average `mean`; these are of the generation before while none has. `ever` is
     the best of the whole run. `diversity` is the last complete generation's. `operators` sums all generations, those of
-    an earlier process too; `questions`, `usage` and `steps` (questions and mutations under way) are this process's.
+    an earlier process too; `questions` answered, `usage` and `steps` (questions and mutations under way) are this
+    process's.
     """
 
     generations: int

@@ -8,6 +8,7 @@ _CONTROLS = dict.fromkeys([*range(32), *range(127, 160)])
 for _kept in "\n\t":
     del _CONTROLS[ord(_kept)]
 _LABEL = re.compile(r"(?m)(?:^[ \t>*#]*INSTRUCTION|\*{0,3}\bINSTRUCTION( MUTANT))\*{0,3}[ \t]*:\*{0,3}")
+_ECHO = re.compile(r"\A[*\"]{0,3}The instruction was:\*{0,3}", re.IGNORECASE)
 _ITEM = re.compile(r"(?m)^[ \t]*(?:(\d{1,4})[.)]|[-*•])(?:[ \t]+|$)")
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 
@@ -54,7 +55,7 @@ def _printable(reply: str) -> str:
 
 def _unlabelled(text: str) -> str:
     """What stands behind INSTRUCTION MUTANT where a reply repeats it, what stands before where it goes on with it."""
-    before, *pieces = _LABEL.split(text)
+    before, *pieces = _LABEL.split(_ECHO.sub("", text))
     labelled = [(mutant, content.strip()) for mutant, content in zip(pieces[::2], pieces[1::2], strict=True)]
     after = next((content for mutant, content in labelled if mutant and content), "")
     if before.strip() and not (after and before.rstrip().endswith(":")):

@@ -75,8 +75,8 @@ class Result(Struct, frozen=True):
 
     `best` is the fittest unit of the whole run, `history` every complete generation with its `stats`. `ended` says why:
     "generations" (all of them), "plateau", "target", "budget" or "interrupted". `comparison` with the seed prompt is
-    None where no rows are held out, or where it could not be paid for. `usage` is all that the run has cost, by earlier
-    processes too.
+    None where no rows are held out, or where the budget or an interruption left it undone. `usage` is all that the run
+    has cost, by earlier processes too.
     """
 
     best: Scored
@@ -129,10 +129,20 @@ class Evolution:
         self.limit = options.get("budget") or Budget()
         self.options = options
         self.interrupted = False
-        self.progress = Progress(settings.generations, settings.population_size, started=monotonic())
+        self._progress = Progress(settings.generations, settings.population_size, started=monotonic())
+        self._draws: Draws | None = None
         _check(options)
         if task.held_out:
             statistics.require()  # before anything is spent
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands now."""
+        now = self._progress
+        now.questions, now.steps = self.run.steps.questions, self.run.steps.under_way
+        if self._draws is not None:
+            now.usage = self._draws.spent
+        return now
 
     def interrupt(self) -> None:
         """Make no call from here on; calls under way finish and are kept."""
@@ -150,9 +160,11 @@ class Evolution:
             scopes.enter_context(scope.setting(budgets.current, self.limit))
             for kept in folder.kept:
                 await asyncio.to_thread(folder.write_generation, kept)
-            draws = Draws(folder.journal, len(folder.kept) - 1)
+            draws = self._draws = Draws(folder.journal, len(folder.kept) - 1)
             ended = await self._breed(folder, draws)
             comparison = await self._compare(folder, draws)
+            if comparison is None and self.run.task.held_out:
+                ended = self._cut_short()
             result = self._result(folder, draws, ended, comparison)
             about_result = structs.asdict(result) | {"history": len(result.history), "stats": len(result.stats)}
             about_result["run_dir"] = None
@@ -165,7 +177,7 @@ class Evolution:
         self._begin(folder)
         breeder.recorder = draws.of
         breeder.enough = lambda history: self._reason(history) is not None
-        breeder.on_scored = self._on_scored(draws)
+        breeder.on_scored = self._on_scored
         clock = monotonic()
 
         async def keep(generation: Generation) -> None:
@@ -176,8 +188,8 @@ class Evolution:
             stats = stats_of(generation, usage, variety=varied, batch=self.run.batch, seconds=seconds)
             await folder.keep(generation, stats)
             await asyncio.to_thread(folder.write_generation, folder.kept[-1])
-            self.progress.complete(generation, varied)
-            self._tell(draws)
+            self._progress.complete(generation, varied)
+            self._tell()
             if (on_generation := self.options.get("on_generation")) is not None:
                 on_generation(generation, stats)
 
@@ -188,17 +200,20 @@ class Evolution:
         except BudgetExceeded as error:
             if not breeder.history:
                 raise BudgetExceeded(f"{error}, before the first generation was complete") from None
-            return "interrupted" if self.interrupted else "budget"
+            return self._cut_short()
         finally:
             if self.limit.calls is not None:
                 self.limit.calls += reserve
         return self._reason(breeder.history) or "generations"
 
+    def _cut_short(self) -> str:
+        return "interrupted" if self.interrupted else "budget"
+
     def _begin(self, folder: RunFolder) -> None:
-        self.progress.resumed = len(folder.kept)
+        self._progress.resumed = len(folder.kept)
         for kept in folder.kept:
-            self.progress.complete(kept.generation, kept.stats.diversity)
-        self.progress.started = monotonic()
+            self._progress.complete(kept.generation, kept.stats.diversity)
+        self._progress.started = monotonic()
 
     def _reason(self, history: Sequence[Generation]) -> str | None:
         """Why not to go on from here, if there is a reason."""
@@ -218,25 +233,19 @@ class Evolution:
         self.limit.calls -= wanted
         return wanted
 
-    def _on_scored(self, draws: Draws) -> Callable[[int, Scored], None]:
-        def scored(number: int, unit: Scored) -> None:
-            self.progress.score(number, unit)
-            self._tell(draws)
+    def _on_scored(self, number: int, scored: Scored) -> None:
+        self._progress.score(number, scored)
+        self._tell()
 
-        return scored
-
-    def _tell(self, draws: Draws) -> None:
-        self.progress.questions = self.run.steps.questions
-        self.progress.steps = self.run.steps.under_way
-        self.progress.usage = draws.spent
+    def _tell(self) -> None:
         if (on_progress := self.options.get("on_progress")) is not None:
             on_progress(self.progress)
 
     async def _compare(self, folder: RunFolder, draws: Draws) -> Comparison | None:
         if not self.run.task.held_out or self.interrupted:
             return None
-        self.progress.phase = "comparing"
-        self._tell(draws)
+        self._progress.phase = "comparing"
+        self._tell()
         best = best_of([kept.generation for kept in folder.kept])
         run = structs.replace(self.run, steps=Steps())
         with scope.setting(replay.current, draws.of(_FINAL)):

@@ -52,7 +52,10 @@ class Snapshot(Protocol):
 
 
 class Surroundings:
-    """What one mutation has: the run, the snapshot, chance of its own (`random`), and the Redescriber (`write`)."""
+    """What one mutation has: the run, the snapshot, chance of its own (`random`), and the Redescriber (`write`).
+
+    `system_prompt` is the one that a query has written along with the first task prompt, where units have their own.
+    """
 
     def __init__(
         self, run: Breeding, snapshot: Snapshot, random: Random, place: tuple[int, ...], decoder: Mapping[str, Any]
@@ -60,6 +63,7 @@ class Surroundings:
         self.run = run
         self.snapshot = snapshot
         self.random = random
+        self.system_prompt = ""
         self._place = place
         self._decoder = decoder
 
@@ -80,6 +84,8 @@ class Surroundings:
                 **inputs,
             )
             rendered = await self.run.steps.do(writing)
+        if index == 0 and self.run.task.system_prompt is None:
+            self.system_prompt = cleaned(str(rendered.outputs.get("system_prompt", ""))) or self.system_prompt
         reply = str(rendered[output])
         return cleaned(reply) if listed is None else first_listed(reply, listed)
 

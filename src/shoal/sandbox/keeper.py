@@ -127,6 +127,7 @@ def _command(tier: str, scratch: str) -> list[str]:
         "readable": [*([str(places.stdlib())] if hidden else places.stdlib_parts()), *places.beside_stdlib()],
         "listable": [str(places.stdlib())],
         "packages": places.packages(),
+        "descriptions": places.descriptions(),
         "z3": places.z3(),
     }
     # No site-packages, no directory of the caller's, no byte code written

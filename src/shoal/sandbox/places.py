@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 
 from shoal.errors import UsageError
-from shoal.sandbox.child.wire import PACKAGES
+from shoal.sandbox.child.wire import DESCRIBED, PACKAGES
 
 CHILD = Path(__file__).parent / "child"
 # Shared libraries of the system, and where they are found
@@ -31,6 +31,19 @@ def packages() -> dict[str, str]:
         # One without a file is a directory that happens to have the name.
         if spec is not None and spec.origin and spec.submodule_search_locations:
             found[name] = str(Path(next(iter(spec.submodule_search_locations))).resolve())
+    return found
+
+
+@functools.cache
+def descriptions() -> list[str]:
+    """The directories with the metadata of packages, of those that have to be described."""
+    found = []
+    for name in DESCRIBED:
+        try:
+            files = importlib.metadata.files(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found += [str(Path(str(file.locate())).resolve().parent) for file in files if file.name == "METADATA"]
     return found
 
 
@@ -76,6 +89,7 @@ def beside_stdlib() -> list[str]:
         places += map(str, Path(own).glob("*.so*"))
     for directory in packages().values():
         places += [directory, f"{directory}.libs"]  # wheels keep their shared libraries beside the package
+    places += descriptions()
     if z3():
         places.append(z3())
     return [place for place in dict.fromkeys(places) if Path(place).exists()]

@@ -35,9 +35,9 @@ _WORD = re.compile(r"\b(" + "|".join(wire.PACKAGES) + r")\b")
 async def run_python(code: str, *, stdin: str = "", limits: Limits = _DEFAULT, unsafe: bool = False) -> Outcome:
     """Run a program as `__main__` in a confined process: no network, no files but its own scratch directory.
 
-    It may import the standard library and, where they are installed, z3, sympy, mpmath, numpy and gmpy2. Raises
-    SandboxUnavailable where it cannot be confined. `unsafe` runs it unconfined, with the caller's rights, an empty
-    environment and limits only. Cancelling ends the program at once.
+    It may import the standard library and, where they are installed, z3, sympy, mpmath, numpy, gmpy2 and math_verify.
+    Raises SandboxUnavailable where it cannot be confined. `unsafe` runs it unconfined, with the caller's rights, an
+    empty environment and limits only. Cancelling ends the program at once.
     """
     tier = await _tier(unsafe)
     try:

@@ -1,6 +1,7 @@
 """The catalogue: every technique by its slug. Options, defaults and help come from the function itself."""
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from msgspec import Struct
@@ -24,6 +25,12 @@ from shoal.techniques.rstar import rstar
 from shoal.techniques.self_consistency import self_consistency
 from shoal.techniques.two_turn import two_turn
 from shoal.techniques.z3_solver import z3_solver
+
+
+def options_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """Option names of a function, which are what it takes by name alone, and their defaults."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
 
 class Cost(Struct, frozen=True):
@@ -60,8 +67,7 @@ class Entry(Struct, frozen=True):
     @property
     def options(self) -> dict[str, Any]:
         """Option names and their defaults."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+        return options_of(self.function)
 
     def cost(self, **options: Any) -> Cost:
         """What one answer costs with these options, and the defaults for the others.

@@ -15,13 +15,14 @@ import inspect
 import re
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from shoal.errors import UsageError, did_you_mean
 from shoal.runtime.model import Model, Technique, apply
-from shoal.techniques import Entry, find, names
+from shoal.techniques import Entry, find, names, options_of
 from shoal.techniques.combining import nested, pipeline, side_by_side
 
 _TECHNIQUE = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\((.*)\))?\s*", re.DOTALL)
@@ -77,13 +78,13 @@ class _Reader:
         if text.startswith("(") and text.endswith(")"):
             inside = self._between(text[1:-1], "@")
             return _joined(nested, [self.combined(piece) for piece in inside])
-        match = _TECHNIQUE.fullmatch(text)
-        if match is None or match[1] == "local":
+        name, given = name_and_options(text)
+        if name in ("", "local"):
             raise UsageError(f"{text!r} in {self.spec!r} is no technique; only the end of a spec names a model")
-        entry = find(match[1])
+        entry = find(name)
         if entry is None:
-            raise UsageError(f"unknown technique {match[1]!r} in {self.spec!r}; {did_you_mean(match[1], names())}")
-        options = _options(match[1], entry, match[2] or "", self.open_base)
+            raise UsageError(f"unknown technique {name!r} in {self.spec!r}; {did_you_mean(name, names())}")
+        options = read_options(name, entry.function, given, self.open_base)
         return partial(entry.function, **options) if options else entry.function
 
     def _between(self, text: str, sign: str) -> list[str]:
@@ -145,15 +146,25 @@ def _pieces(text: str) -> list[str]:
     return pieces
 
 
-def _options(name: str, entry: Entry, text: str, open_base: OpenBase) -> dict[str, Any]:
-    hints = typing.get_type_hints(entry.function)
+def name_and_options(text: str) -> tuple[str, str]:
+    """The two parts of `name(option=value, ...)`; the name is empty where the text is nothing of that form."""
+    match = _TECHNIQUE.fullmatch(text)
+    return (match[1], match[2] or "") if match else ("", "")
+
+
+def read_options(name: str, function: Callable[..., Any], text: str, open_base: OpenBase) -> dict[str, Any]:
+    """The options that stand between the brackets, of the types that the function declares.
+
+    UsageError, which calls the function `name`, says what is wrong with one. `open_base` opens the models they name.
+    """
+    hints, known = typing.get_type_hints(function), options_of(function)
     options: dict[str, Any] = {}
     for piece in _pieces(text):
         option, equals, value = (part.strip() for part in _split(piece, "="))
         if not equals:
-            raise UsageError(f"{name}({text}): {piece!r} should be option=value; options: {', '.join(entry.options)}")
-        if option not in entry.options:
-            raise UsageError(f"{name} has no option {option!r}; {did_you_mean(option, entry.options)}")
+            raise UsageError(f"{name}({text}): {piece!r} should be option=value; options: {', '.join(known) or 'none'}")
+        if option not in known:
+            raise UsageError(f"{name} has no option {option!r}; {did_you_mean(option, known)}")
         if option in options:
             raise UsageError(f"{name}({text}): {option} is given twice")
         options[option] = _value(f"{name}({option}={value})", value, hints[option], open_base)
@@ -195,7 +206,9 @@ def _boolean(text: str) -> bool:
 def _text(text: str) -> str:
     """Text as it stands, or as Python writes it in quotes."""
     try:
-        return str(ast.literal_eval(text)) if text[:1] in ("'", '"') else text
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a backslash that escapes nothing, as in a regular expression
+            return str(ast.literal_eval(text)) if text[:1] in ("'", '"') else text
     except (ValueError, SyntaxError):
         return text.strip("'\"")
 

@@ -1,55 +1,74 @@
 """How answers are rated: scorers by name, each from 0.0 to 1.0 a row, and the metric over all rows."""
 
-from collections.abc import Awaitable, Callable
+import inspect
+from collections.abc import Callable
 
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, UnsetType, structs
 
+from shoal.backends.config import load_config
 from shoal.batch.rows import Row
-from shoal.batch.runner import Judge
 from shoal.errors import UsageError, did_you_mean
-from shoal.evaluation.metrics import ACCURACY, Metric
-from shoal.evaluation.scorers.answers import exact, same_choice, same_number
+from shoal.evaluation.scorers.answers import boolean, choice, exact, f_beta, number
+from shoal.evaluation.scorers.code_tests import code
+from shoal.evaluation.scorers.json_equality import json
+from shoal.evaluation.scorers.maths import maths
+from shoal.evaluation.scorers.model_judge import judge
+from shoal.evaluation.scorers.rating import Rate as Rate
+from shoal.evaluation.scorers.rating import Scorer as Scorer
+from shoal.evaluation.scorers.texts import contains, regex
+from shoal.evaluation.scorers.user_function import from_file
 from shoal.prompting.answers import extract
+from shoal.runtime.model import Model
 from shoal.runtime.types import Completion
+from shoal.techniques import options_of
+from shoal.techniques.opening import open_cache, opener
+from shoal.techniques.spec import OpenBase, name_and_options, read_options
 
-# From an output, the short answer found in it, the target and the row it belongs to: a score.
-Rate = Callable[[str, str | None, object, Row], Awaitable[float]]
-
-
-class Scorer(Struct, frozen=True):
-    """A way to rate answers. `kind` is what `extract` looks for in an output that comes without a short answer."""
-
-    name: str
-    rate: Rate
-    kind: str = "auto"
-    metric: Metric = ACCURACY
-
-    async def score(self, completion: Completion, target: object, row: Row) -> tuple[str | None, float]:
-        """The short answer, and its score."""
-        answer = completion.answer or extract(completion.text, self.kind)
-        return answer, await self.rate(completion.text, answer, target, row)
-
-    def against(self, column: str) -> Judge:
-        """What a batch rates its rows by: the column has the target."""
-
-        async def judge(completion: Completion, row: Row) -> tuple[str | None, float]:
-            return await self.score(completion, row.get(column), row)
-
-        return judge
-
-
-SCORERS: dict[str, Scorer] = {
-    "exact": Scorer("exact", exact),
-    "number": Scorer("number", same_number, "number"),
-    "choice": Scorer("choice", same_choice, "choice"),
+# Options, defaults and help come from the function itself.
+SCORERS: dict[str, Callable[..., Scorer]] = {
+    "exact": exact,
+    "number": number,
+    "choice": choice,
+    "boolean": boolean,
+    "f_beta": f_beta,
+    "contains": contains,
+    "regex": regex,
+    "json": json,
+    "maths": maths,
+    "code": code,
+    "judge": judge,
 }
 
 
-def open_scorer(spec: str) -> Scorer:
-    """The scorer that `spec` names; UsageError names what is near."""
-    if spec not in SCORERS:
-        raise UsageError(f"unknown scorer {spec!r}; {did_you_mean(spec, SCORERS)}")
-    return SCORERS[spec]
+def open_scorer(spec: str, open_base: OpenBase | None = None) -> Scorer:
+    """The scorer that `spec` names: `number`, `regex(pattern=\\d+)`, `judge(model=openai/gpt-x)`, `file.py:function`.
+
+    `open_base` opens the base models that a judge asks (see `opening.opener`); default as `open_model` opens them. They
+    are the caller's to close (`Scorer.aclose`). UsageError says what is unknown, and what is near.
+    """
+    name, given = name_and_options(spec)
+    if not name and ".py:" in spec:
+        return from_file(spec.strip())
+    if name not in SCORERS:
+        raise UsageError(f"unknown scorer {spec!r}; {did_you_mean(name or spec, SCORERS)}")
+    function = SCORERS[name]
+    options = read_options(name, function, given, open_base or _opener())
+    for option, default in options_of(function).items():
+        if default is inspect.Parameter.empty and option not in options:
+            raise UsageError(f"the scorer {name} needs {option}=; `shoal scorers {name}` tells of it")
+    return structs.replace(function(**options), name=spec.strip())
+
+
+def _opener() -> OpenBase:
+    """Opens base models as `open_model` does, from the first one on: most scorers ask none."""
+    opened: list[OpenBase] = []
+
+    def open_base(base: str) -> Model:
+        if not opened:
+            opened.append(opener(load_config(None), cache=open_cache(True)))
+        return opened[0](base)
+
+    return open_base
 
 
 async def unscored(completion: Completion, _: Row) -> tuple[str | None, UnsetType]:

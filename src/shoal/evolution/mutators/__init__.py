@@ -47,4 +47,5 @@ async def offspring(name: str, parent: Scored, around: Surroundings) -> Unit:
         unwritten=0,
     )
     child = await MUTATORS[name](structs.replace(parent, unit=unit), around)
+    child = structs.replace(child, system_prompt=around.system_prompt or child.system_prompt)
     return await crossed(child, around)

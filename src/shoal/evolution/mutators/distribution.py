@@ -5,7 +5,7 @@ Each task prompt of a unit is written from a list of its own: of those that are 
 
 from collections.abc import Sequence
 
-from shoal.evolution.embedding import cosine
+from shoal.evolution.embedding import cosines
 from shoal.evolution.mutators.direct import instead, rewritten
 from shoal.evolution.replies import one_line
 from shoal.evolution.surroundings import Embed, Surroundings
@@ -57,10 +57,10 @@ async def lineage(parent: Scored, around: Surroundings) -> Unit:
 
 async def distinct(texts: Sequence[str], embed: Embed, likeness: float) -> list[int]:
     """The places of those texts that are no more alike than `likeness`, a cosine, to any before that stays."""
-    vectors = await embed(texts)
+    alike = cosines(await embed(texts))
     kept: list[int] = []
-    for place, vector in enumerate(vectors):
-        if all(cosine(vector, vectors[other]) <= likeness for other in kept):
+    for place in range(len(texts)):
+        if all(alike(place, other) <= likeness for other in kept):
             kept.append(place)
     return kept
 

@@ -75,7 +75,7 @@ class Form:
     def read(self, text: str) -> Any:
         """The value: of several in a text with prose around them, the last that fits. ValueError says what does not."""
         wrong: ValueError | None = None
-        for data in reversed(_json_in(text)):
+        for data in reversed(json_in(text)):
             try:
                 return self._fitted(data)
             except ValueError as error:
@@ -120,12 +120,24 @@ def _wrapped(schema: dict[str, Any]) -> dict[str, Any]:
     } | definitions
 
 
-def _json_in(text: str) -> list[Any]:
-    """The JSON values of a text: the one that it is or has in a fence, else the objects and arrays in its prose."""
-    stripped = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+def decode_json(text: str) -> Any:
+    """The value that a text is, held to JSON (no NaN); ValueError where it is none or nested too deeply."""
     try:
-        return [_decoder.decode(stripped)]
-    except (ValueError, RecursionError) as error:
+        return _decoder.decode(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def json_in(text: str) -> list[Any]:
+    """The JSON values of a text: the one that it is or has in a fence, else the objects and arrays in its prose.
+
+    ValueError where there is none.
+    """
+    stripped = text.strip().removeprefix("```json").removeprefix("```").removesuffix("```").strip()
+    wrong: Exception
+    try:
+        return [decode_json(stripped)]
+    except ValueError as error:
         wrong = error
     found, at = [], 0
     for _ in range(_MOST_VALUES):

@@ -3,8 +3,11 @@
 import struct
 from typing import NamedTuple
 
-# What programs may import beyond the standard library; an order names those to have ready by their places here.
-PACKAGES = ("z3", "sympy", "mpmath", "numpy", "gmpy2")
+# What programs may import beyond the standard library; an order names those to have ready by their places here, in one
+# byte.
+PACKAGES = ("z3", "sympy", "mpmath", "numpy", "gmpy2", "antlr4", "latex2sympy2_extended", "math_verify")
+# Of which of them programs may read the metadata: one asks for the version of another.
+DESCRIBED = ("antlr4-python3-runtime",)
 
 PYTHON, SMT = 0, 1
 BY_ITSELF, WALL, CPU, MEMORY, SCRATCH, TOLD_TO = range(6)  # why a job ended

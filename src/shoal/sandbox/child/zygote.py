@@ -52,7 +52,7 @@ class Zygote:
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
         self._control = socket.socket(fileno=0)
-        self._packages = Packages(config["packages"])
+        self._packages = Packages(config["packages"], config["descriptions"])
         sys.meta_path.append(self._packages)
         self._waiting: list[_Job] = []
         self._running: dict[int, _Job] = {}  # by pid
