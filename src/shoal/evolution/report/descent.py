@@ -41,12 +41,17 @@ def lives(generations: Sequence[Generation]) -> dict[str, Life]:
 
 def line(known: dict[str, Life], unit: Unit) -> list[Life]:
     """A unit's ancestors, the founder first, the unit itself last."""
-    found, seen, at = [], set[str](), known.get(unit.id)
-    while at is not None and at.unit.id not in seen:
-        seen.add(at.unit.id)
+    found, at = [], known.get(unit.id)
+    while at is not None:
         found.append(at)
-        at = known.get(at.unit.parent or "")
+        at = parent_of(known, at)
     return found[::-1]
+
+
+def parent_of(known: dict[str, Life], life: Life) -> Life | None:
+    """A unit's parent; None for founders, and where a file names one that is no older."""
+    found = known.get(life.unit.parent or "")
+    return found if found is not None and found.born < life.born else None
 
 
 class Descent:
@@ -74,7 +79,7 @@ class Descent:
         self._place_others(max(self.height, len(generations[-1].population)))
 
     def parent(self, life: Life) -> Life | None:
-        return self.known.get(life.unit.parent or "")
+        return parent_of(self.known, life)
 
     def _place_kept(self) -> int:
         """The last child goes on in its parent's row, if the parent has gone by then; earlier ones come below."""

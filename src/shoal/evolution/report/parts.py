@@ -29,9 +29,9 @@ def prompt(*texts: str) -> Markup:
 
 def long_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], marked: Collection[int] = ()) -> Markup:
     """A table whose first rows are shown at once, the rest where it is opened."""
-    rest = rows[_AT_ONCE:_MOST]
-    shown = table(columns, rows[:_AT_ONCE], marked)
-    return _render("more.html", shown=shown, more=table(columns, rest) if rest else None, number=words.count(len(rest)))
+    shown, rest = table(columns, rows[:_AT_ONCE], marked), rows[_AT_ONCE:_MOST]
+    more = table(columns, rest, {place - _AT_ONCE for place in marked}) if rest else None
+    return _render("more.html", shown=shown, more=more, number=words.count(len(rest)))
 
 
 def _clipped(text: str) -> str:

@@ -108,7 +108,7 @@ def read(folder: Path) -> Run:
     config = folder / "_config.json"
     if not config.is_file():
         raise UsageError(f"{folder}: not the folder of a run of evolution (it has no _config.json)")
-    kept = tuple(_kept(folder))
+    kept = tuple(complete(folder))
     if not kept:
         raise UsageError(f"{folder}: no generation is complete yet")
     known = _decoded(config, _Config)
@@ -118,8 +118,8 @@ def read(folder: Path) -> Run:
     return Run(kept, known.options, outcome.ended, outcome.comparison)
 
 
-def _kept(folder: Path) -> Iterator[Kept]:
-    """The complete generations, from the founders on as far as all files are there."""
+def complete(folder: Path) -> Iterator[Kept]:
+    """The complete generations of a folder, from the founders on as far as all files are there."""
     number = 0
     while True:
         log, stats = (folder / f"generation_{number}_{name}.json" for name in ("log", "stats"))
