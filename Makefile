@@ -7,7 +7,7 @@ BIN = .venv/bin
 # The main job on real data with the embedded model. Another model: make demo MODEL=openai/gpt-x
 MODEL ?= local
 demo: .venv/demo
-	$(BIN)/shoal run examples/data/capitals.jsonl -p "What is the capital of {country}?" -m $(MODEL) \
+	$(BIN)/shoal run data/capitals -p "What is the capital of {country}?" -m $(MODEL) \
 		-t "self_consistency(n=8)" --temperature 0.7 --max-tokens 32 --answer capital
 
 test: .venv/dev

@@ -9,6 +9,7 @@ if __name__ == "__main__":
         "overhead",
         "programs",
         "adaptive",
+        "evolution",
         "embedded",
         "sandbox",
         "technique_costs",

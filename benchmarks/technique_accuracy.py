@@ -1,6 +1,6 @@
 """How often each technique is right on real data, beside single samples that cost the same number of tokens.
 
-python -m benchmarks.technique_accuracy [--model local] [--rows 40] [--data examples/data/capitals.jsonl]
+python -m benchmarks.technique_accuracy [--model local] [--rows 40] [--data capitals]
     [--techniques 'self_consistency,best_of_n(n=8)'] [--markdown]
 
 One JSON line for the single sample and one for each technique; README.md defines the columns. Every draw and every row
@@ -19,6 +19,7 @@ from benchmarks.comparison import Interval, bootstrap, wilson
 from benchmarks.technique_runs import BLOCK, TASKS, Records, Runs, Settings, right, tokens
 
 import shoal
+from shoal.evaluation.datasets import DATASETS
 from shoal.techniques import TECHNIQUES
 from shoal.techniques.opening import bases
 
@@ -122,7 +123,7 @@ async def run(options: argparse.Namespace) -> list[Row]:
     model = shoal.open_model(options.model, cache=None)
     try:
         await model(shoal.Request.of("Hi", max_tokens=1))  # loading the model is not counted
-        runs = Runs(model, options.data, options.rows, settings, options.keep)
+        runs = Runs(model, DATASETS[options.data].path, options.rows, settings, options.keep)
         return await measure(runs, options.techniques, options.pool)
     finally:
         for base in bases(model):
@@ -133,7 +134,7 @@ def main() -> None:
     usual = Settings()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="local", help="the base model's spec")
-    parser.add_argument("--data", type=Path, default=ROOT / "examples/data/capitals.jsonl", help="one of examples/data")
+    parser.add_argument("--data", choices=list(TASKS), default="capitals", help="a data set that ships with shoal")
     parser.add_argument("--rows", type=int, default=40, help="the first so many")
     parser.add_argument("--techniques", type=_specs, default=list(TECHNIQUES), help="specs, separated by commas")
     parser.add_argument("--pool", type=int, default=64, help="single samples of a row at most")
@@ -147,11 +148,9 @@ def main() -> None:
     )
     parser.add_argument("--markdown", action="store_true", help="a table after the JSON lines")
     options = parser.parse_args()
-    if options.data.stem not in TASKS:
-        parser.error(f"--data {options.data}: known are {', '.join(TASKS)}")
     rows = asyncio.run(run(options))
     for row in rows:
-        print(json.dumps({"benchmark": "technique_accuracy", "data": options.data.stem, **row}), flush=True)
+        print(json.dumps({"benchmark": "technique_accuracy", "data": options.data, **row}), flush=True)
     if options.markdown:
         print(markdown(rows))
 

@@ -1,4 +1,4 @@
-"""A program of two steps: shoal run examples/data/capitals.jsonl --program examples/mayors.py:mayor"""
+"""A program of two steps: shoal run data/capitals --program examples/mayors.py:mayor"""
 
 import shoal
 from shoal import llm

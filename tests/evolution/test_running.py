@@ -6,6 +6,7 @@ import random
 import re
 import sqlite3
 from collections import Counter
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,17 @@ from msgspec import structs
 from tests.evolution.breeding import ROWS, Decoders, by_letters, ones, task
 from tests.scripting import run, scripted
 
+from shoal.backends import BaseModel
+from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import BadRequest, BudgetExceeded, CorruptStore, EngineError, RunError, StoreLocked, UsageError
 from shoal.evolution import Evolution, Progress, Result, Settings, breed
 from shoal.evolution.folder import RunFolder, new_run
 from shoal.evolution.generation import Generation
-from shoal.evolution.statistics import GenerationStats
+from shoal.evolution.statistics import GenerationStats, stats_of
+from shoal.evolution.unit import Scored, Unit
 from shoal.runtime.budget import Budget
-from shoal.runtime.types import Request
+from shoal.runtime.cache import DrawCache
+from shoal.runtime.types import Request, Usage
 
 GIVEN: dict[str, Any] = {
     "mutation_prompts": ["Change it:", "Make it better:"],
@@ -90,6 +95,17 @@ def test_a_run_writes_its_folder(tmp_path: Path) -> None:
     assert json.loads((place / "complete").read_text()) == {"ended": "generations", "generations": 4}
     assert not list(place.rglob("*.partial"))
     assert new_run(tmp_path).name == "RUN_1"
+
+
+def test_what_the_users_cache_gives_is_told_from_what_is_paid(tmp_path: Path) -> None:
+    backend = ScriptedBackend(ones)
+    with closing(DrawCache(tmp_path / "cache.sqlite")) as cache:
+        results = [breed(TASK, model=BaseModel(backend, cache=cache), settings=SMALL, **GIVEN) for _ in range(2)]
+    paid, cached = results
+    assert len(backend.requests) == paid.usage.calls == cached.usage.cached_calls
+    assert cached.usage.calls == 0
+    assert [one.calls for one in paid.stats] == [one.calls for one in cached.stats]
+    assert paid.history == cached.history
 
 
 def test_mutation_prompts_that_hypermutation_made_are_listed(tmp_path: Path) -> None:
@@ -227,6 +243,16 @@ def test_damage_is_said_in_a_line(tmp_path: Path) -> None:
     journal.close()
     with pytest.raises(CorruptStore, match="generation 2 is missing"):
         bred(tmp_path)
+
+
+def test_a_journal_from_elsewhere_cannot_name_files(tmp_path: Path) -> None:
+    with RunFolder(tmp_path / "run", {}) as folder:
+        unit = Unit("../../elsewhere", ("x",), "y")
+        generation = Generation(0, (Scored(unit, 1.0),))
+        stats = stats_of(generation, Usage(), variety=None, batch=1, seconds=0.0)
+        run(folder.keep(generation, stats))
+    with pytest.raises(CorruptStore, match="a unit named"):
+        RunFolder(tmp_path / "run", {})
 
 
 # Ends

@@ -1,5 +1,6 @@
 """Options that several commands share, and what they mean."""
 
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,6 +11,8 @@ import click
 from shoal.backends import BaseModel
 from shoal.backends.config import load_config
 from shoal.errors import UsageError
+from shoal.evaluation import datasets
+from shoal.evaluation.datasets import Suggested, puzzles
 from shoal.runtime import replay, scope
 from shoal.runtime.model import Applied
 from shoal.runtime.types import SamplingParams, sampling_params
@@ -87,3 +90,45 @@ def opener_from(
         max_in_flight=max_in_flight,
         queries_per_batch=queries_per_batch,
     )
+
+
+def data_path(text: str) -> Path:
+    """The file that a DATA argument names: a file of that path, else the set `data/NAME` or `puzzle/NAME?size=&seed=`.
+
+    UsageError for a set or a puzzle that there is none of.
+    """
+    path = Path(text)
+    if path.exists():
+        return path
+    if text.startswith(puzzles.PREFIX):
+        return puzzles.generated(puzzles.parse(text))
+    known = datasets.named(text)
+    return known.path if known else path
+
+
+def suggested_for(text: str | None) -> Suggested | None:
+    """The prompt, the target's column and the scorer to begin with, where DATA is one of our sets or puzzles."""
+    if text is None or Path(text).exists():
+        return None
+    if text.startswith(puzzles.PREFIX):
+        return puzzles.SUGGESTED
+    known = datasets.named(text)
+    return known.suggested if known else None
+
+
+def with_suggestions(data: str | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options, with what DATA suggests for those of prompt, answer and scorer that were not given; says so."""
+    suggested = suggested_for(data)
+    if suggested is None:
+        return options
+    filled: dict[str, Any] = {}
+    if not any(options.get(name) for name in ("prompt", "messages", "program", "template", "bare")):
+        filled["prompt"] = suggested.template
+    if not options.get("answer"):
+        filled["answer"] = suggested.target
+    if not options.get("scorer") and options.get("answer") in (None, suggested.target):
+        filled["scorer"] = suggested.scorer
+    if filled:
+        told = " ".join(f"--{name} {shlex.quote(value)}" for name, value in filled.items()).replace("\n", "\\n")
+        click.echo(f"{data} suggests: {told}", err=True)
+    return options | filled

@@ -19,7 +19,16 @@ from shoal.batch.records import decode
 from shoal.batch.rows import Input
 from shoal.batch.runner import BatchRun, RowProgram, window_for
 from shoal.cli.asking import known_column, request_maker, standard_input
-from shoal.cli.options import SAMPLING, model_options, named_model, opener_from, sampling_options, scoped
+from shoal.cli.options import (
+    SAMPLING,
+    data_path,
+    model_options,
+    named_model,
+    opener_from,
+    sampling_options,
+    scoped,
+    with_suggestions,
+)
 from shoal.cli.stopping import stop_on_signals
 from shoal.cli.templates import check_options, crossed, template_requests
 from shoal.errors import StoreError, UsageError
@@ -57,12 +66,16 @@ from shoal.techniques.spec import OpenBase
 def run(data: str | None, **options: Any) -> int:
     """Run a prompt over every row of DATA (JSONL, JSON, CSV, TSV, Parquet, or - for JSON Lines on standard input).
 
+    data/NAME is a data set that ships with shoal and "puzzle/NAME?size=200&seed=1" are generated puzzles (`shoal data`
+    lists both), where no file is called so; without -p, --answer and --scorer those that they suggest are used.
+
     With --template, every template over every row of --args instead: template by template.
 
     Every finished call is kept in the run directory: the same command continues a run that was stopped or killed.
     """
     budget = Budget.parse(options["budget"]) if options["budget"] else None
     check_options(data, options)
+    options = with_suggestions(data, options)
     directory = options["run_dir"] or Path("runs", _run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
         return _run(_rows(data, Path(scratch), options), directory, budget, options)
@@ -71,7 +84,9 @@ def run(data: str | None, **options: Any) -> int:
 def _rows(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
     if data is None:
         return crossed(scratch, options)
-    return standard_input(scratch, options) if data == "-" else Input(Path(data), options["limit"])
+    if data == "-":
+        return standard_input(scratch, options)
+    return Input(data_path(data), options["limit"], label=data)
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:

@@ -82,6 +82,9 @@ class RunFolder:
                 raise CorruptStore(f"{self.path}: generation {number} is damaged in the journal ({error})") from None
             if number != len(kept) - 1:
                 raise CorruptStore(f"{self.path}: generation {len(kept) - 1} is missing from the journal")
+            for scored in kept[-1].generation.population:  # it names a file
+                if not re.fullmatch(r"\d+-\d+", scored.unit.id):
+                    raise CorruptStore(f"{self.path}: generation {number} has a unit named {scored.unit.id[:40]!r}")
         return kept
 
     async def keep(self, generation: Generation, stats: GenerationStats) -> None:
@@ -91,6 +94,12 @@ class RunFolder:
         self.kept.append(kept)
 
     # Files for people and programs
+
+    def begin(self) -> None:
+        """Bring the files of complete generations in order; the run itself is not complete."""
+        for kept in self.kept:
+            self.write_generation(kept)
+        _remove(self.path / "complete")
 
     def write_generation(self, kept: Kept) -> None:
         """The files of one generation; those that are as they should be stay untouched."""
@@ -108,12 +117,8 @@ class RunFolder:
         _replace(self.path / "elite_history.json", [elite_of(generation) for generation in history])
         _replace(self.path / "new_mutation_prompts.json", new_mutation_prompts(history, mutation_prompts))
         _replace(self.path / "result.json", result)
-        complete = self.path / "complete"
-        if ended in ("budget", "interrupted"):
-            with suppress(FileNotFoundError):
-                complete.unlink()
-        else:
-            _replace(complete, {"ended": ended, "generations": len(history) - 1})
+        if ended not in ("budget", "interrupted"):
+            _replace(self.path / "complete", {"ended": ended, "generations": len(history) - 1})
 
     def __enter__(self) -> "RunFolder":
         return self
@@ -193,6 +198,13 @@ def _compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> N
 def _shown(value: Any) -> str:
     text = _encode(value).decode()
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be removed ({error.strerror})") from error
 
 
 def _replace(path: Path, value: Any, *, durable: bool = False) -> None:

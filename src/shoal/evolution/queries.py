@@ -8,6 +8,7 @@ import yaml
 
 from shoal.errors import UsageError, did_you_mean
 from shoal.prompting.composing.jinja import JinjaPrompt
+from shoal.prompting.composing.straight import StraightPrompt
 from shoal.prompting.composing.writing import Rendered
 
 NAMES = (
@@ -34,10 +35,13 @@ class Queries:
                 raise UsageError(f"{where}: no query {name!r}; {did_you_mean(name, NAMES)}")
         texts = {**_paper(), **given}
         self.prompts = {name: JinjaPrompt(text, name=f"{where}, {name}") for name, text in texts.items()}
+        # The one that is put to every question: what there is to do for it but ask is done once a unit.
+        self._fitness = StraightPrompt(self.prompts["fitness"], "question", passing=("row",))
 
     async def write(self, name: str, **inputs: Any) -> Rendered:
         """The query written out, its calls put to the model in scope."""
-        return await self.prompts[name].render(**inputs)
+        prompt = self._fitness if name == "fitness" else self.prompts[name]
+        return await prompt.render(**inputs)
 
 
 def _paper() -> dict[str, str]:

@@ -158,8 +158,7 @@ class Evolution:
             folder = scopes.enter_context(RunFolder(place, options_of(self.run, self.model), about=about))
             scopes.enter_context(registry.using(self.model))
             scopes.enter_context(scope.setting(budgets.current, self.limit))
-            for kept in folder.kept:
-                await asyncio.to_thread(folder.write_generation, kept)
+            await asyncio.to_thread(folder.begin)
             draws = self._draws = Draws(folder.journal, len(folder.kept) - 1)
             ended = await self._breed(folder, draws)
             comparison = await self._compare(folder, draws)
@@ -259,7 +258,8 @@ class Evolution:
         stats = tuple(kept.stats for kept in folder.kept)
         usage = draws.unfinished()
         for one in stats:
-            usage = usage + Usage(one.prompt_tokens, one.completion_tokens, one.calls)
+            paid = one.calls - one.cached_calls
+            usage = usage + Usage(one.prompt_tokens, one.completion_tokens, paid, one.cached_calls)
         return Result(best_of(history), history, stats, ended, usage, comparison, folder.path)
 
 

@@ -27,7 +27,8 @@ class GenerationStats(Struct, frozen=True):
 
     Fitness is from 0.0 to 1.0; `variants` has the mean of each way to ask. `diversity` is 1 less the mean cosine of two
     units' task prompts (0.0: all alike), None where they cannot be embedded. `questions` were put, `failed` of them got
-    no answer. Calls and tokens are those of draws that no earlier generation needed, paid for or not.
+    no answer. `calls` are draws that no earlier generation needed; `cached_calls` of them came for nothing, from the
+    cache, and tokens are those of the others.
     """
 
     number: int
@@ -43,6 +44,7 @@ class GenerationStats(Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    cached_calls: int = 0
 
 
 def stats_of(
@@ -65,6 +67,7 @@ def stats_of(
         usage.prompt_tokens,
         usage.completion_tokens,
         seconds,
+        usage.cached_calls,
     )
 
 

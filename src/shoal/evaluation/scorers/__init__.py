@@ -11,8 +11,10 @@ from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.scorers.answers import boolean, choice, exact, f_beta, number
 from shoal.evaluation.scorers.code_tests import code
 from shoal.evaluation.scorers.json_equality import json
+from shoal.evaluation.scorers.labels import label
 from shoal.evaluation.scorers.maths import maths
 from shoal.evaluation.scorers.model_judge import judge
+from shoal.evaluation.scorers.puzzles import puzzle
 from shoal.evaluation.scorers.rating import Rate as Rate
 from shoal.evaluation.scorers.rating import Scorer as Scorer
 from shoal.evaluation.scorers.texts import contains, regex
@@ -29,6 +31,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
     "exact": exact,
     "number": number,
     "choice": choice,
+    "label": label,
     "boolean": boolean,
     "f_beta": f_beta,
     "contains": contains,
@@ -36,6 +39,7 @@ SCORERS: dict[str, Callable[..., Scorer]] = {
     "json": json,
     "maths": maths,
     "code": code,
+    "puzzle": puzzle,
     "judge": judge,
 }
 

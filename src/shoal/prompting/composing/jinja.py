@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jinja2.runtime import Context
 
 _PIECES = 1000  # of text that are written in one turn of the event loop
-_CALLS = ("generate_text", "generate_texts", "generate_object", "select", "choose", "instruct", "chat", "store")
+CALLS = ("generate_text", "generate_texts", "generate_object", "select", "choose", "instruct", "chat", "store")
 
 
 class JinjaPrompt:
@@ -69,7 +69,7 @@ class JinjaPrompt:
 
         from shoal.prompting.composing.environment import BLOCKS, Ranges, texts
 
-        calls = {name: getattr(writing, name) for name in _CALLS}
+        calls = {name: getattr(writing, name) for name in CALLS}
         blocks = _Blocks(writing)
         given = {**writing.outputs, **inputs}
         if taken := sorted(given.keys() & calls.keys()):
