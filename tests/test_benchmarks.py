@@ -412,3 +412,12 @@ def test_a_stream_that_is_not_whole_is_a_fault() -> None:
     assert fault(events[0], events[1].replace('"stop"', "null"), *events[2:]) == "no finish_reason"
     assert fault(*events[:2], "[DONE]") == "no usage"
     assert client._fault(b"HTTP/1.1 500 Oh\r\n\r\n") is not None
+
+
+@needs_server
+def test_breeding_is_measured_beside_its_critical_path_and_the_bare_client() -> None:
+    row = _load("evolution").row(4, 5, 2, 10, False, 1, 1)
+    assert row["critical_path_s"] == 0.3  # two calls of a mutation, and two waves of 20 answers, twice
+    assert row["to_critical_path"] > 0.5  # below 1 where no mutation took two calls
+    assert row["floor_s"] >= 0.3
+    assert row["cpu_us"] > row["cpu_us_per_call"] > 0
