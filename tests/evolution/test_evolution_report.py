@@ -177,6 +177,12 @@ def test_a_run_that_the_budget_ended(tmp_path: Path) -> None:
     assert any("the budget was spent" in sentence for sentence in verdict.verdict(run))
 
 
+def test_the_files_have_all_that_the_result_counts_wherever_the_budget_ends(tmp_path: Path) -> None:
+    for calls in range(45, 80, 2):
+        place = bred(tmp_path / str(calls), budget=Budget(calls=calls))
+        assert len(reading.read(place).kept) == json.loads((place / "result.json").read_bytes())["history"]
+
+
 @pytest.mark.parametrize(
     ("script", "settings"),
     [

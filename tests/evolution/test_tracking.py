@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -94,6 +95,15 @@ def test_each_generation_is_logged_once_under_one_run(folder: Path) -> None:
     assert [one["generation"] for one in second] == [3, 4]
     runs = {path.name for path in (folder / "wandb").glob("offline-run-*/run-*.wandb")}
     assert runs == {f"run-{json.loads((folder / 'wandb.json').read_bytes())['id']}.wandb"}
+
+
+def test_generations_that_nobody_told_of_are_logged_later(folder: Path, tmp_path: Path) -> None:
+    place = shutil.copytree(folder, tmp_path / "RUN_0", symlinks=True)
+    shutil.rmtree(place / "wandb")
+    known = json.loads((place / "wandb.json").read_bytes())
+    (place / "wandb.json").write_text(json.dumps({**known, "logged": 1}))  # as by a process that was killed
+    tracked(place, 4)
+    assert [[one["generation"] for one in steps] for steps in logged(place)] == [[2, 3, 4]]
 
 
 def test_what_is_logged_is_what_the_folder_has(folder: Path) -> None:

@@ -70,9 +70,7 @@ class Tracker:
             )
         except wandb.Error as error:
             raise UsageError(f"--use_wandb: {words.short(error, 300)}") from None
-        for one in complete(folder):
-            if one.generation.number > self.known.logged:
-                self.generation(one.generation, one.stats)
+        self._catch_up()
 
     def _before(self, project: str) -> _Known | None:
         path = self.folder / _FILE
@@ -83,6 +81,12 @@ class Tracker:
         except msgspec.DecodeError as error:
             raise CorruptStore(f"{path}: damaged ({error}); remove it to log to a new run") from None
         return known if known.project == project else None
+
+    def _catch_up(self) -> None:
+        """Log the generations that the folder has and nobody has told of, as of a process that was killed then."""
+        for one in complete(self.folder):
+            if one.generation.number > self.known.logged:
+                self.generation(one.generation, one.stats)
 
     def _remember(self) -> None:
         with atomic_writer(self.folder / _FILE) as out:
@@ -104,7 +108,10 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.run.finish(exit_code=0 if kind is None else 1)
+        try:
+            self._catch_up()
+        finally:
+            self.run.finish(exit_code=0 if kind is None else 1)
 
 
 def figures(stats: GenerationStats) -> dict[str, Any]:
@@ -121,6 +128,7 @@ def figures(stats: GenerationStats) -> dict[str, Any]:
         "questions": stats.questions,
         "failed_questions": stats.failed,
         "calls": stats.calls,
+        "cached_calls": stats.cached_calls,
         "prompt_tokens": stats.prompt_tokens,
         "completion_tokens": stats.completion_tokens,
         "seconds": stats.seconds,

@@ -87,6 +87,7 @@ def _measured(run: Run) -> Iterator[Section]:
     named = ", ".join(map(str, models)) if isinstance(models, list) else str(models or "")
     technique = run.options.get("technique")
     questions, failed = sum(one.questions for one in stats), sum(one.failed for one in stats)
+    calls, cached = sum(one.calls for one in stats), sum(one.cached_calls for one in stats)
     tokens = (sum(one.prompt_tokens for one in stats), sum(one.completion_tokens for one in stats))
     pairs = [
         ("problem", plain(task.get("description", ""), 2000)),
@@ -95,7 +96,7 @@ def _measured(run: Run) -> Iterator[Section]:
         ("rows", f"{_count(task.get('rows'))} for fitness, {_count(task.get('held_out'))} held out"),
         ("settings", plain(settings, 2000)),
         ("questions", f"{words.count(questions)}, {words.count(failed)} of which got no answer because a call failed"),
-        ("calls", f"{words.count(sum(one.calls for one in stats))} for {words.plural(run.last.number, 'generation')}"),
+        ("calls", f"{words.count(calls)}, {words.count(cached)} of which a cache answered"),
         ("tokens", f"{words.count(tokens[0])} prompt + {words.count(tokens[1])} completion"),
         ("seconds", words.seconds(sum(one.seconds for one in stats))),
     ]
