@@ -79,9 +79,10 @@ def test_lines_fit_the_terminal(width: int) -> None:
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_nothing_is_cut_at_common_widths(width: int) -> None:
-    lines = shown(width)
+    lines = shown(width, bests=[0.5] * 21, means=[0.5] * 21)
     text = "\n".join(lines)
-    for said in ("31 of 50 units", "0.830 ▁▂▄▄▅██", "so far 0.875", "diversity 0.43", "12,345 calls", "64 in flight"):
+    assert "▁" * {80: 10, 120: 21}[width] + "  mean" in lines[1]
+    for said in ("31 of 50 units", "best 0.830 ▁", "so far 0.875", "diversity 0.43", "12,345 calls", "64 in flight"):
         assert said in text
     for name, one in progress().operators.items():
         rate = f"{one.better / one.tried:.0%}"

@@ -18,7 +18,7 @@ from shoal.techniques.opening import bases
 from shoal.traces import words
 
 _BARS = "▁▂▃▄▅▆▇█"
-_TREND = 24  # generations in a sparkline
+_TREND = 24  # generations in a sparkline, at most
 _WIDE, _NARROW = 112, 60  # columns: operators side by side; little room
 
 
@@ -130,7 +130,7 @@ def _units(progress: Progress) -> str:
 
 def _fitness(progress: Progress, width: int) -> Text:
     line = Text()
-    most = _TREND if width >= _WIDE else _TREND // 2
+    most = max(1, min(_TREND, (width - 60) // 2))
     figures = (("best", progress.best, progress.bests), ("mean", progress.mean, progress.means))
     for name, now, before in figures:
         line.append(f"{name} ", "dim").append(f"{now:.3f} ")
@@ -146,12 +146,11 @@ def _rate(progress: Progress, in_flight: int) -> Text:
     facts = [
         *_left(progress),
         f"{words.count(usage.calls)} calls",
+        *([f"{words.count(usage.cached_calls)} cached"] if usage.cached_calls else []),
         f"{in_flight} in flight",
         f"{words.count(usage.completion_tokens / seconds)} tokens/s",
         f"{words.seconds(seconds)} so far",
     ]
-    if usage.cached_calls:
-        facts.append(f"{words.count(usage.cached_calls)} cached")
     return Text(" · ".join(facts), style="dim")
 
 

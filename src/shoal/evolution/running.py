@@ -161,8 +161,6 @@ class Evolution:
             await asyncio.to_thread(folder.begin)
             draws = self._draws = Draws(folder.journal, len(folder.kept) - 1)
             ended = await self._breed(folder, draws)
-            for kept in folder.kept[-1:]:  # where a spent budget came between the journal and its files
-                await asyncio.to_thread(folder.write_generation, kept)
             comparison = await self._compare(folder, draws)
             if comparison is None and self.run.task.held_out:
                 ended = self._cut_short()
