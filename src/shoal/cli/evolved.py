@@ -9,7 +9,7 @@ from rich.text import Text
 
 from shoal.cli import show
 from shoal.cli.evolving import operators_table
-from shoal.evaluation.report.texts import upright
+from shoal.evaluation.report.texts import plain, upright
 from shoal.evolution import Result
 from shoal.evolution.statistics import OperatorStats, by_operator
 from shoal.traces import words
@@ -28,7 +28,7 @@ def print_result(result: Result, seed: str, *, console: Console | None = None) -
     console = show.errors if console is None else console
     console.print()
     if result.comparison is not None:
-        said = result.comparison.verdict
+        said = plain(result.comparison.verdict, 500)
         style = "bold green" if result.comparison.improves else "bold"
         console.print(Text(f"{said[:1].upper()}{said[1:]}.", style))
     for heading, prompt in _prompts(result, seed):

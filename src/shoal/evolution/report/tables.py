@@ -31,7 +31,7 @@ class _Drawn(Struct, frozen=True):
 def steps(run: Run) -> Markup:
     """The best unit's line: each ancestor with what made it, numbered as in the plot."""
     columns = [
-        Column(""),
+        Column("step"),
         Column("fitness", True, f"{_FITNESS}, on average over the generations in which it stood"),
         Column("task prompts"),
         Column("made by"),

@@ -24,7 +24,7 @@ def verdict(run: Run) -> list[str]:
         why = "it has not been compared with the seed prompt on held-out rows"
         first = f"Whether the prompt that was bred is better is not known: {why}."
     else:
-        said = found.verdict
+        said = plain(found.verdict, 500)
         first = f"{said[:1].upper()}{said[1:]}."
     failed = (
         f"On {words.plural(found.failed, 'held-out row')} a call failed; they do not count."
