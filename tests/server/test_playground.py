@@ -15,6 +15,7 @@ from tests.scripting import in_turn, run
 from tests.server.serving import Client, Reply, running, scripted_model, serving
 
 from shoal.errors import ConnectionFailed, ServerError
+from shoal.planning.prices import Price
 from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Completion, Request
 from shoal.server import playground
@@ -23,7 +24,7 @@ from shoal.server.http.streams import EventStream
 from shoal.server.names import Names
 from shoal.server.playground.advice import failure
 from shoal.server.playground.rendering import rendered
-from shoal.server.settings import KeySettings, Preset, Price, Settings
+from shoal.server.settings import KeySettings, Preset, Settings
 from shoal.techniques import TECHNIQUES
 
 Event = dict[str, Any]

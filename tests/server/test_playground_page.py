@@ -19,8 +19,9 @@ from shoal.backends import BaseModel
 from shoal.backends.config import tables_as
 from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import RateLimited
+from shoal.planning.prices import Price
 from shoal.runtime.types import Completion, Delta, Request, Usage
-from shoal.server.settings import KeySettings, Preset, Price
+from shoal.server.settings import KeySettings, Preset
 
 playwright = pytest.importorskip("playwright.async_api", reason="playwright is not installed")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

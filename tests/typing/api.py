@@ -36,6 +36,11 @@ rated: list[shoal.Record] = shoal.map(
     technique, ["a"], score=lambda completion, row: float(completion.text == row["b"])
 )
 
+comparison: shoal.Comparison = shoal.compare(
+    [{"prompt": "Q", "gold": "A"}], ["re_reading", longest], answer="gold", model=["local", base], curve=True
+)
+best: float = max(arm.value for arm in comparison.arms)
+
 batch: shoal.Batch = shoal.complete(["a {x}"], [{"x": 1}], {"n": 2}, model={"local": 1, base: 2.5}, queries_per_batch=3)
 total: int = shoal.chat("Q", model=[technique, "local"], zip_model_args=True).usage.total_tokens
 written: int = shoal.write_records(batch.records, "r.csv") + shoal.write_fine_tuning(batch, "t.jsonl")

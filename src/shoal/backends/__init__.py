@@ -12,6 +12,7 @@ from shoal.backends.member import Member
 from shoal.backends.router import Router
 from shoal.backends.routing import PROVIDERS, Route
 from shoal.errors import Unsupported, UsageError, did_you_mean
+from shoal.runtime import dry
 from shoal.runtime.backend import Backend, CountsTokens, Embeds, refuse_unsupported
 from shoal.runtime.budget import Budgeted
 from shoal.runtime.cache import Cached, DrawCache
@@ -66,7 +67,8 @@ class BaseModel:
         if isinstance(request, str):
             request = Request.of(request)
         refuse_unsupported(request, self.backend.capabilities, self.name)
-        return await self._model(placed(request))
+        standing_in = dry.stand_in.get()
+        return await (self._model if standing_in is None else standing_in(self))(placed(request))
 
     def with_cache(self, cache: DrawCache) -> "BaseModel":
         """A model over the same backend that keeps its draws in `cache`. Whoever made the backend closes it."""
@@ -81,6 +83,8 @@ class BaseModel:
         can = self.backend.capabilities
         if not can.embed:
             raise Unsupported(f"{self.name} cannot do embeddings")
+        if (standing_in := dry.stand_in.get()) is not None:
+            return await standing_in(self).embed(texts)
         embed = cast(Embeds, self.backend).embed
         vectors: list[list[float]] = []
         for start in range(0, len(texts), can.max_embed):
@@ -95,6 +99,8 @@ class BaseModel:
         if not self.backend.capabilities.count_tokens:
             raise Unsupported(f"{self.name} cannot count tokens")
         refuse_unsupported(request, self.backend.capabilities, self.name)
+        if (standing_in := dry.stand_in.get()) is not None:
+            return await standing_in(self).count_tokens(request)
         count = cast(CountsTokens, self.backend).count_tokens
         return await retried(lambda: count(request), self._retry, self._retry_budget)
 

@@ -53,7 +53,7 @@ class Endpoint(Struct, frozen=True):
 
 
 class Config(Struct, frozen=True):
-    """What a configuration file says. `server`, `presets` and `prices` are read by the server, which knows them."""
+    """What a configuration file says. `server`, `presets` and `prices` are read by those who know them."""
 
     endpoints: dict[str, Endpoint] = {}
     models: dict[str, Routing] = {}
@@ -120,3 +120,11 @@ def endpoint_named(name: str, config: Config) -> Endpoint | None:
     if name == "openai":
         return Endpoint(base_url or OPENAI_URL, api_key)
     return Endpoint(base_url, api_key) if base_url else None
+
+
+def without_keys(config: Config) -> Config:
+    """The same places, opened without anybody's key: for looking at what would be asked, never for asking."""
+    openai = config.endpoints.get("openai") or Endpoint(os.environ.get("OPENAI_BASE_URL") or OPENAI_URL)
+    places = config.endpoints | {"openai": openai}
+    endpoints = {name: structs.replace(endpoint, api_key="unused") for name, endpoint in places.items()}
+    return structs.replace(config, endpoints=endpoints)

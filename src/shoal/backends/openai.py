@@ -87,6 +87,7 @@ class OpenAIBackend:
         url = _checked(base_url)
         base = urlunsplit((url.scheme, url.netloc, url.path, "", ""))
         self.name = f"{endpoint}/{model}"
+        self.base_url = base
         self.identity = f"openai|{base}|{model}|{api}"
         self.capabilities = _capabilities(max_in_flight, max_n, queries_per_batch, api, constraints)
         official = url.hostname == "api.openai.com"

@@ -49,19 +49,24 @@ def hold_config(path: Path, options: dict[str, Any], rows: Input, option: str = 
 
     `option` is what chooses another directory.
     """
-    config = path / "config.json"
-    options = msgspec.json.decode(msgspec.json.encode(options))
     asked = {"options": options, "rows": rows.count, "digest": rows.digest, "input": rows.label}
-    if config.exists():
-        try:
-            before = msgspec.json.decode(config.read_bytes())
-            _compare(path, before, options, rows, option)
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
-            raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
-    elif (path / "journal.sqlite").exists():
+    if not refuse_other_run(path, options, rows, option) and (path / "journal.sqlite").exists():
         raise CorruptStore(f"{path}: a journal without its config.json; move it away to start anew")
-    with atomic_writer(config) as out:
+    with atomic_writer(path / "config.json") as out:
         out.write(msgspec.json.format(msgspec.json.encode(asked), indent=2) + b"\n")
+
+
+def refuse_other_run(path: Path, options: dict[str, Any], rows: Input, option: str = "--run-dir") -> bool:
+    """Whether a directory holds a run; RunError, saying the first difference, where it is one of others."""
+    config = path / "config.json"
+    if not config.exists():
+        return False
+    try:
+        before = msgspec.json.decode(config.read_bytes())
+        _compare(path, before, msgspec.json.decode(msgspec.json.encode(options)), rows, option)
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
+    return True
 
 
 def _compare(path: Path, before: dict[str, Any], options: dict[str, Any], rows: Input, option: str) -> None:

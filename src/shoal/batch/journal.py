@@ -26,10 +26,14 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Journal:
-    """The SQLite file of one run. Raises StoreError where it cannot be written: then the run must stop."""
+    """The SQLite file of one run. Raises StoreError where it cannot be written: then the run must stop.
 
-    def __init__(self, path: Path) -> None:
-        self.store = Store(path, kind="run journal", version=_VERSION, schema=_SCHEMA, durable=True)
+    With `read_only` the file must be there, and nothing is ever put into it.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        schema = None if read_only else _SCHEMA
+        self.store = Store(path, kind="run journal", version=_VERSION, schema=schema, durable=True)
         self.traced = bool(self.store.rows("SELECT 1 FROM sqlite_master WHERE name = 'trace'"))
 
     async def keep_traces(self) -> None:
@@ -104,6 +108,11 @@ class Journal:
             raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
         return owner, _decode(value)
 
+    def completion(self, key: bytes) -> Completion | None:
+        """A kept draw by itself."""
+        kept = self.draw(key)
+        return kept[1] if kept is not None else None
+
     def draws(self) -> Iterator[tuple[bytes, Completion]]:
         """All draws kept, as their rows got them, each with its key."""
         last = b""
@@ -120,6 +129,10 @@ class Journal:
         value = _encode(completion)
         statement = "INSERT OR IGNORE INTO draw VALUES (?, ?, ?, ?)"
         await self.store.write((statement, (key, owner, checksum(key, value), value)))
+
+    def keys(self) -> set[bytes]:
+        """The keys of all draws kept."""
+        return {key for (key,) in self.store.rows("SELECT key FROM draw")}
 
     async def own(self, keys: Iterable[bytes], owner: int) -> None:
         """Draws kept before belong to `owner`."""

@@ -15,6 +15,8 @@ from shoal.errors import ShoalError, UsageError, did_you_mean, told
 _COMMANDS = {
     "ask": ("shoal.cli.ask", "Ask one question and print the answer."),
     "run": ("shoal.cli.run", "Run a prompt over every row of a data file."),
+    "plan": ("shoal.cli.plan", "Say what a run will cost, before it runs."),
+    "compare": ("shoal.cli.compare", "Compare techniques on your data, with confidence intervals."),
     "data": ("shoal.cli.data", "Data sets that ship with shoal, and generated puzzles."),
     "serve": ("shoal.cli.serve", "Serve models and techniques to OpenAI clients, and a page to try them."),
     "key": ("shoal.cli.key", "Make a key for the server."),

@@ -12,9 +12,11 @@ from shoal.batch.rows import Input, Row
 from shoal.cli.options import sampling_of
 from shoal.cli.templates import asked_of
 from shoal.errors import UsageError, did_you_mean
+from shoal.evaluation.scorers import Scorer, open_scorer
 from shoal.prompting.messages import parse_messages
 from shoal.prompting.template import Template
 from shoal.runtime.types import Message, Request
+from shoal.techniques.spec import OpenBase
 
 
 def request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Request]:
@@ -40,6 +42,21 @@ def known_column(where: str, name: str, rows: Input) -> None:
     """UsageError where the rows have no such column."""
     if name not in rows.columns:
         raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
+
+
+def given_scorer(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer | None:
+    """How answers are rated: checked against the columns before anything is spent."""
+    target, name = options["answer"], options["scorer"]
+    if not target and not name:
+        return None
+    scorer = open_scorer(name or "exact", open_base)
+    if not target and scorer.needs_target:
+        raise UsageError(f"--scorer needs --answer COLUMN, which {name} compares with")
+    if target:
+        known_column("--answer", target, rows)
+    for column in scorer.columns:
+        known_column(f"--scorer {name}", column, rows)
+    return scorer
 
 
 def standard_input(scratch: Path, options: dict[str, Any]) -> Input:

@@ -22,7 +22,9 @@ from shoal.techniques.spec import OpenBase, join_spec
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several decorators as one, the first outermost."""
+
     def apply(function: F) -> F:
         for decorator in reversed(decorators):
             function = decorator(function)
@@ -31,7 +33,27 @@ def _stack(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
-model_options = _stack(
+# What is asked of each row.
+row_options = stacked(
+    click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.'),
+    click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p."),
+    click.option("--program", metavar="FILE.py:NAME", help="A program, or a .jinja file; columns are arguments."),
+    click.option(
+        "--template", multiple=True, metavar="TEXT|@FILE", help="A prompt for every row of --args; repeatable."
+    ),
+    click.option("--args", metavar="FILE", help="Rows of arguments for the templates, instead of DATA."),
+    click.option(
+        "--samples", type=click.IntRange(1), default=1, metavar="N", help="Answers to each prompt of --template."
+    ),
+    click.option("--bare", is_flag=True, help="Continue the bare prompt (text completions), not a chat turn."),
+)
+
+pilot_options = stacked(
+    click.option("--pilot", type=click.IntRange(4), metavar="K", help="Run K rows for real, and predict from them."),
+    click.option("--pilot-seed", type=int, default=0, metavar="N", help="Which rows: another seed, other rows."),
+)
+
+model_options = stacked(
     click.option("-m", "--model", default="local", show_default=True, metavar="SPEC", help="The model to ask."),
     click.option("-t", "--technique", metavar="TECHNIQUE", help="A technique, as in self_consistency(n=8)."),
     click.option(
@@ -44,7 +66,7 @@ model_options = _stack(
     click.option("--replay", is_flag=True, help="Ask nothing: every draw must be in the cache."),
 )
 
-sampling_options = _stack(
+sampling_options = stacked(
     click.option("--system", metavar="TEXT", help="System message."),
     click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; default: the server's own."),
     click.option("--top-p", type=click.FloatRange(0, 1)),

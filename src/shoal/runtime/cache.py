@@ -46,11 +46,15 @@ def default_cache_path() -> Path:
 
 
 class DrawCache:
-    """A file of draws that several processes may read and write at once. Draws that ended in `unkept` stay out."""
+    """A file of draws that several processes may read and write at once. Draws that ended in `unkept` stay out.
 
-    def __init__(self, path: Path, *, unkept: frozenset[str] = UNKEPT) -> None:
+    With `read_only` the file must be there, and nothing is ever put into it.
+    """
+
+    def __init__(self, path: Path, *, unkept: frozenset[str] = UNKEPT, read_only: bool = False) -> None:
         self.unkept = unkept
-        self.store = Store(path, kind="draw cache", version=_VERSION, schema=_SCHEMA, durable=False)
+        schema = None if read_only else _SCHEMA
+        self.store = Store(path, kind="draw cache", version=_VERSION, schema=schema, durable=False)
 
     @property
     def path(self) -> Path:

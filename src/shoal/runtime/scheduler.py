@@ -12,14 +12,7 @@ from collections.abc import Callable
 from copy import copy
 from itertools import count
 
-from shoal.errors import (
-    BadRequest,
-    DeadlineExceeded,
-    EngineError,
-    MalformedResponse,
-    ModelError,
-    ShoalError,
-)
+from shoal.errors import BadRequest, DeadlineExceeded, EngineError, MalformedResponse, ModelError, ShoalError
 from shoal.runtime import scope
 from shoal.runtime.admission import Admission, Slot
 from shoal.runtime.backend import Backend, Draws, Outcome
@@ -63,11 +56,10 @@ class _Draw:
 class _Load:
     """One wire request: questions, the draws of each, and the task that waits for it."""
 
-    __slots__ = ("calls", "slot", "task")
+    __slots__ = ("calls", "sent", "slot", "task")
 
-    def __init__(self, calls: list[list[_Draw]], slot: Slot) -> None:
-        self.calls = calls
-        self.slot = slot
+    def __init__(self, calls: list[list[_Draw]], slot: Slot, sent: float) -> None:
+        self.calls, self.slot, self.sent = calls, slot, sent
         self.task: asyncio.Task[None] | None = None
 
     def draws(self) -> list[_Draw]:
@@ -80,7 +72,8 @@ class Scheduler:
     Calls with an equal request are one draw. A caller that goes away takes with it what only it waited for, up to the
     wire. An error is raised in the callers whose draw it befell and in no other.
 
-    Counters for observers: `wire_requests`, `draws` (asked of the backend), `retries`, `in_flight`, `waiting`.
+    Counters for observers: `wire_requests`, `draws` (asked of the backend), `retries`, `in_flight`, `waiting`;
+    `on_answered` is told of each draw and the seconds that the wire request it came by took.
     """
 
     def __init__(self, backend: Backend, *, limits: Limits | None = None, retry: RetryPolicy | None = None) -> None:
@@ -94,6 +87,7 @@ class Scheduler:
         self._quiet_turns = _QUIET_TURNS_BATCHING if can.max_batch > 1 else _QUIET_TURNS if can.max_n > 1 else 0
         self._order = count(1)
         self.draws = self.retries = 0
+        self.on_answered: Callable[[Request, float], None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._bind(None)
 
@@ -273,7 +267,8 @@ class Scheduler:
     def _send(self, calls: list[list[_Draw]], now: float) -> None:
         assert self._loop is not None
         counted = calls if self.admission.counts_tokens else []
-        load = _Load(calls, self.admission.enter(sum(expected_tokens(call[0].request, len(call)) for call in counted)))
+        tokens = sum(expected_tokens(call[0].request, len(call)) for call in counted)
+        load = _Load(calls, self.admission.enter(tokens), now)
         for draw in load.draws():
             draw.load = load
             draw.attempts += 1
@@ -305,7 +300,7 @@ class Scheduler:
             for draw in call:
                 draw.load = None
             if isinstance(outcome, list):
-                self._answered(call, outcome)
+                self._answered(load, call, outcome)
             else:
                 self._failed(load, call, outcome)
 
@@ -334,7 +329,7 @@ class Scheduler:
 
     # Outcomes
 
-    def _answered(self, call: list[_Draw], completions: list[Completion]) -> None:
+    def _answered(self, load: _Load, call: list[_Draw], completions: list[Completion]) -> None:
         self.draws += len(completions)
         self.admission.succeeded()
         if not completions:
@@ -347,6 +342,8 @@ class Scheduler:
                 if draw.waiters:
                     self._enqueue(draw)
         for draw, completion in zip(call, completions, strict=False):
+            if self.on_answered is not None:
+                self.on_answered(draw.request, asyncio.get_running_loop().time() - load.sent)
             self._finish(draw, completion)
 
     def _failed(self, load: _Load, call: list[_Draw], error: ModelError) -> None:

@@ -37,19 +37,24 @@ def checksum(*parts: bytes) -> bytes:
 class Store:
     """One SQLite file in WAL mode. `durable`: a write survives a power cut (synchronous=FULL), not only a kill.
 
-    Raises StoreError where the place cannot be used and CorruptStore where the file is damaged or not of this `kind`.
+    `schema` None opens a file that is there for reading alone: nothing on disk is made or changed. Raises StoreError
+    where the place cannot be used and CorruptStore where the file is damaged or not of this `kind`.
     """
 
-    def __init__(self, path: Path, *, kind: str, version: int, schema: str, durable: bool) -> None:
+    def __init__(self, path: Path, *, kind: str, version: int, schema: str | None, durable: bool) -> None:
         self.path = path
-        fresh = not path.exists() or path.stat().st_size == 0
+        fresh = schema is not None and (not path.exists() or path.stat().st_size == 0)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if schema is not None:
+                path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             if fresh:
                 path.touch(mode=0o600)
-            self._reader = _connect(path, durable)
+            self._reader = _connect(path, durable) if schema is not None else _connect_to_read(path)
             with self._reading():
-                self._claim(kind, version, schema)
+                if schema is None:
+                    self._check(kind, version)
+                else:
+                    self._claim(kind, version, schema)
         except (OSError, sqlite3.OperationalError) as error:
             raise StoreError(f"{path}: cannot be used ({error})") from error
         except sqlite3.DatabaseError as error:
@@ -57,6 +62,8 @@ class Store:
                 f"{path}: damaged, or not a {kind} of shoal's ({error}); move it away to go on"
             ) from error
         self._writer = _Writer(path, durable)
+        if schema is None:
+            self._writer.failure = StoreError(f"{path}: open for reading alone")
         self._pending: list[Statement] = []
         self._waiting: list[asyncio.Future[None]] = []
         self._flushing: asyncio.AbstractEventLoop | None = None  # the loop that will hand over what is pending
@@ -75,13 +82,16 @@ class Store:
                 run("INSERT INTO about VALUES (?, ?)", (kind, version))
                 for statement in schema.split(";"):
                     run(statement)
-            elif identity != _APPLICATION_ID:
-                raise sqlite3.DatabaseError("another program's database")
-            found = run("SELECT kind, version FROM about").fetchone()
-            if found != (kind, version):
-                raise sqlite3.DatabaseError(f"it holds {found}, expected {(kind, version)}")
+            self._check(kind, version)
         finally:
             run("COMMIT")
+
+    def _check(self, kind: str, version: int) -> None:
+        if self._reader.execute("PRAGMA application_id").fetchone()[0] != _APPLICATION_ID:
+            raise sqlite3.DatabaseError("another program's database")
+        found = self._reader.execute("SELECT kind, version FROM about").fetchone()
+        if found != (kind, version):
+            raise sqlite3.DatabaseError(f"it holds {found}, expected {(kind, version)}")
 
     @contextlib.contextmanager
     def _reading(self) -> Any:
@@ -199,6 +209,15 @@ def _connect(path: Path, durable: bool) -> sqlite3.Connection:
         raise StoreError(f"{path}: this file system cannot hold a write-ahead log; choose a local directory")
     connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
     return connection
+
+
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    # Beside a file that nobody has open lies no log, and SQLite would make one even to read; told that the file does
+    # not change, it makes none.
+    log = path.with_name(f"{path.name}-wal")
+    how = "mode=ro" if log.exists() else "mode=ro&immutable=1"
+    address = f"{path.absolute().as_uri()}?{how}"
+    return sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
 
 
 def _settle(futures: "list[asyncio.Future[None]]", error: StoreError | None) -> None:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from shoal import sandbox
 from shoal.errors import BudgetExceeded, SandboxUnavailable, UsageError
+from shoal.planning.prices import Price, cost_of, usages_of
 from shoal.runtime import budget as budgets
 from shoal.runtime import scope
 from shoal.runtime.budget import Budget
@@ -21,9 +22,8 @@ from shoal.runtime.types import Completion, Delta, Request, Usage, total
 from shoal.server.access.callers import Caller
 from shoal.server.limits import refuse_extreme, refuse_long_schema
 from shoal.server.names import Names, Served
-from shoal.server.pricing import cost_of, usages_of
 from shoal.server.refusals import Refusal
-from shoal.server.settings import Price, Settings
+from shoal.server.settings import Settings
 from shoal.server.wire.chat_input import OwnOptions
 from shoal.server.wire.chat_output import Told
 from shoal.techniques import TECHNIQUES

@@ -43,9 +43,9 @@ from msgspec import Meta, Struct
 from shoal.backends.config import Config
 from shoal.backends.tables import table_as, tables_as
 from shoal.errors import UsageError
+from shoal.planning.prices import Price, prices_of
 
 Positive = Annotated[int, Meta(ge=1)]
-Amount = Annotated[float, Meta(ge=0)]
 HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+", re.ASCII)
 KEY_NAME = r"[A-Za-z0-9_-]{1,64}"
 KEY_NAME_RULE = "a key's name is of 1 to 64 letters, digits, - and _"
@@ -88,13 +88,6 @@ class Preset(Struct, frozen=True):
     stop: tuple[str, ...] = ()
     seed: int | None = None
     description: str = ""
-
-
-class Price(Struct, frozen=True):
-    """Dollars a million tokens."""
-
-    input: Amount
-    output: Amount
 
 
 class Tables(Struct, frozen=True):
@@ -162,7 +155,7 @@ def settings_of(config: Config) -> Settings:
         **{name: getattr(given, name) for name in Tables.__struct_fields__ if name != "keys"},
         keys=read,
         presets=tables_as(Preset, config.presets, f"{where}presets"),
-        prices=tables_as(Price, config.prices, f"{where}prices"),
+        prices=prices_of(config),
     )
 
 

@@ -1,30 +1,37 @@
 """Arms on the same rows: figures as an independent count has them, draws paid once, curves and budgets as run apart."""
 
+import asyncio
 import json
 import random
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
+from tests.batch.echo_server import echo_server
 from tests.scripting import AT_ONCE, run
 
 import shoal
 from shoal.backends import BaseModel
-from shoal.backends.config import Config
+from shoal.backends.config import Config, Endpoint
+from shoal.backends.routing import Route, Routing
 from shoal.backends.scripted import Script, ScriptedBackend
-from shoal.errors import AuthenticationFailed, BudgetExceeded, NotCached, RunError, UsageError
+from shoal.errors import AuthenticationFailed, BudgetExceeded, CorruptStore, NotCached, RunError, UsageError
 from shoal.evaluation.comparing import result
 from shoal.evaluation.comparing.result import Arm, Comparison
 from shoal.evaluation.comparing.statistics import mcnemar, wilson
+from shoal.evaluation.datasets import DATASETS
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import apply
 from shoal.runtime.types import Completion, Request, Usage
 from shoal.techniques.best_of_n import best_of_n
+from shoal.techniques.re_reading import re_reading
 from shoal.techniques.self_consistency import self_consistency
 
-DATA = Path(__file__).parents[3] / "examples" / "data"
+GSM8K_FILE = DATASETS["gsm8k"].path
 GSM8K = "Solve it.\n\n{question}"
 
 
@@ -35,7 +42,7 @@ def model_of(script: Script, **options: Any) -> tuple[BaseModel, ScriptedBackend
 
 def gold() -> dict[str, str]:
     """The question of each row of GSM8K and the number its answer ends in."""
-    rows = map(json.loads, (DATA / "gsm8k.jsonl").read_text("utf-8").splitlines())
+    rows = map(json.loads, GSM8K_FILE.read_text("utf-8").splitlines())
     return {row["question"]: row["answer"].split("####")[1].strip().replace(",", "") for row in rows}
 
 
@@ -63,7 +70,7 @@ def test_accuracy_is_that_of_an_independent_count(tmp_path: Path) -> None:
     script = guessing(answers)
     model, _ = model_of(script)
     found = shoal.compare(
-        DATA / "gsm8k.jsonl",
+        "data/gsm8k",
         ["self_consistency(n=5)"],
         model=model,
         answer="answer",
@@ -81,9 +88,9 @@ def test_accuracy_is_that_of_an_independent_count(tmp_path: Path) -> None:
         right["self_consistency(n=5)"].append(voted == wanted)
     for name, marks in right.items():
         its = arm(found, name)
-        assert its.value == pytest.approx(sum(marks) / 50)
-        assert its.interval == wilson(sum(marks) / 50, 50)
-        assert (its.rows, its.failed) == (50, 0)
+        assert its.value == pytest.approx(sum(marks) / 100)
+        assert its.interval == wilson(sum(marks) / 100, 100)
+        assert (its.rows, its.failed) == (100, 0)
     (difference,) = found.differences
     wins = sum(b and not a for a, b in zip(*right.values(), strict=True))
     losses = sum(a and not b for a, b in zip(*right.values(), strict=True))
@@ -203,6 +210,13 @@ def test_an_equal_budget_takes_the_largest_size_within_it(tmp_path: Path) -> Non
     assert [each.name for each in again.arms] == names
 
 
+def test_a_curve_goes_as_far_as_the_budget_does() -> None:
+    model, _ = model_of(lambda r: Completion(f"#### {r.sample}", usage=Usage(1, 1, 1)))
+    options: Any = {"answer": "answer", "plain": False, "equal_budget": "calls=11"}
+    found = shoal.compare([{"prompt": "Q", "answer": "0"}], ["self_consistency(n=2..4)"], model=model, **options)
+    assert [point.n for point in found.arms[0].curve] == [2, 4, 8, 11]
+
+
 def test_calls_and_dollars_are_budgets_too() -> None:
     rows = [{"prompt": "Q", "answer": "0"}]
     model, _ = model_of(lambda r: Completion(f"#### {r.sample}", usage=Usage(1, 1, 1)), name="m")
@@ -213,8 +227,13 @@ def test_calls_and_dollars_are_budgets_too() -> None:
     dollars = shoal.compare(rows, ["self_consistency"], model=model, **options)
     assert dollars.arms[1].name == "self_consistency(n=3)"
     assert dollars.arms[1].dollars == pytest.approx(12.0)
-    with pytest.raises(UsageError, match=r"needs \[prices\] for m"):
-        shoal.compare(rows, [], model=model, answer="answer", equal_budget="dollars=1", config=Config())
+    options = {"answer": "answer", "equal_budget": "dollars=1"}
+    with pytest.raises(UsageError, match="needs a model that costs some"):
+        shoal.compare(rows, [], model=model, config=Config(), **options)
+    unpriced = Config(endpoints={"lab": Endpoint("http://127.0.0.1:9/v1")})
+    with pytest.raises(UsageError, match="needs prices: lab/m: price unknown"):
+        shoal.compare(rows, [], model="lab/m", config=unpriced, **options)
+    assert calls.arms[1].dollars == 0.0  # what runs here costs nothing
 
 
 def test_failed_rows_are_wrong_and_rows_without_a_target_are_left_out() -> None:
@@ -247,6 +266,75 @@ def test_an_arm_that_cannot_go_on_does_not_end_the_others() -> None:
     assert "broken is left out: this arm cannot go on" in found.notes
     with pytest.raises(NotCached, match="cannot go on"):
         shoal.compare(rows, [broken], model=model_of(lambda _: "x")[0], answer="answer", plain=False)
+
+
+def test_a_figure_of_the_whole_is_that_of_an_independent_count() -> None:
+    """F1 of answers, counted here; an answer that failed says no."""
+
+    def script(request: Request) -> str:
+        number = int(request.text)
+        if number == 3:
+            raise AuthenticationFailed("no", endpoint="m")
+        return "yes" if (number * 7) % 5 < 2 + bool(request.sample) else "no"
+
+    rows = [{"prompt": str(i), "answer": "yes" if i % 3 == 0 else "no"} for i in range(60)]
+    model, _ = model_of(script)
+    found = shoal.compare(rows, ["self_consistency(n=1)"], model=model, answer="answer", scorer="f_beta(beta=1)")
+    for its, more in zip(found.arms, (0, 1), strict=True):
+        said = [i != 3 and (i * 7) % 5 < 2 + more for i in range(60)]
+        true = [i % 3 == 0 for i in range(60)]
+        hits = sum(s and t for s, t in zip(said, true, strict=True))
+        assert its.value == pytest.approx(2 * hits / (sum(said) + sum(true)))
+        assert its.interval.low < its.value < its.interval.high
+    (difference,) = found.differences
+    assert difference.value == pytest.approx(found.arms[1].value - found.arms[0].value)
+    assert difference.interval.low < difference.value < difference.interval.high
+    assert 0 < difference.p <= 1
+
+
+def test_what_a_judge_asks_is_kept_and_is_no_part_of_what_an_arm_cost(tmp_path: Path) -> None:
+    """A judge of answers whose verdict on one row cannot be read: that row is left out for every arm."""
+    (tmp_path / "judge.py").write_text(JUDGE)
+    rows = [{"prompt": f"row {i}"} for i in range(4)]
+    options: Any = {"scorer": f"judge(model=scripted/{tmp_path}/judge.py:verdict)", "report_dir": tmp_path / "r"}
+    model, _ = model_of(lambda request: f"{request.text} {'good' if request.sample else 'bad'}")
+    found = shoal.compare(rows, ["self_consistency(n=2)"], model=model, **options)
+    assert found.rows == 3
+    assert [each.value for each in found.arms] == pytest.approx([0.2, 0.9])
+    assert [each.calls for each in found.arms] == [4, 8]
+    assert any("1 row left out: the scorer came to no score" in note for note in found.notes)
+    asked = (tmp_path / "judged").read_text().splitlines()
+    again = shoal.compare(rows, ["self_consistency(n=1..2)"], model=model, replay=True, **options)
+    assert (tmp_path / "judged").read_text().splitlines() == asked
+    assert [point.value for point in again.arms[1].curve] == pytest.approx([0.9, 0.9])
+
+
+JUDGE = """
+from pathlib import Path
+
+def verdict(request):
+    with (Path(__file__).parent / "judged").open("a") as file:
+        print(len(request.messages), file=file)
+    if "row 2" in request.text or len(request.messages) > 1:
+        return "I cannot say."
+    return "Score: 9" if "good" in request.text else "Score: 2"
+"""
+
+
+def test_draws_of_one_question_travel_together_and_requests_are_told(tmp_path: Path) -> None:
+    with echo_server() as server:
+        config = Config(endpoints={"lab": Endpoint(server.base_url)})
+        rows = [{"prompt": f"Q{i}", "answer": f"Q{i}#0"} for i in range(5)]
+        techniques = ["self_consistency(n=8)", "self_consistency(n=4)"]
+        found = shoal.compare(rows, techniques, model="lab/m", answer="answer", config=config)
+        assert len(server.bodies) <= 15  # of 45 draws: those that are ready at once travel together
+        assert sum(body.get("n", 1) for body in server.bodies) == 5 * (1 + 8)
+    requests = [each.wire_requests or 0 for each in found.arms]
+    assert requests[0] == 5
+    assert 5 <= requests[2] <= requests[1] <= 10
+    assert [each.calls for each in found.arms] == [5, 40, 20]
+    assert len({each.prompt_tokens for each in found.arms}) == 1  # alone, each has its prompts carried once
+    assert any("tokens are estimated" in note for note in found.notes)
 
 
 def test_techniques_times_models_and_the_frontier() -> None:
@@ -284,9 +372,8 @@ def test_a_spent_budget_stops_it_and_a_larger_one_goes_on(tmp_path: Path) -> Non
     assert any("self_consistency(n=5) is left out: not in the cache" in note for note in lacking.notes)
 
 
-def test_seconds_are_those_of_draws_that_were_paid(tmp_path: Path) -> None:
-    """A draw that another arm paid for counts as long as it took that arm."""
-    import asyncio
+def test_seconds_are_those_of_a_row_alone_whoever_paid_for_its_draws(tmp_path: Path) -> None:
+    """One draw after another counts as long as each took, and waiting for a turn does not count."""
 
     async def slow(request: Request) -> str:
         await asyncio.sleep(0.05)
@@ -301,6 +388,20 @@ def test_seconds_are_those_of_draws_that_were_paid(tmp_path: Path) -> None:
         assert seconds is not None, name
         assert 0.05 * calls <= seconds < 0.05 * (calls + 1), name
     assert 0.15 <= (arm(found, "critique(rounds=1)").seconds or 0) < 0.3
+
+
+def test_waiting_for_a_turn_takes_no_time() -> None:
+    """20 rows, one at a time: each takes as long as one."""
+
+    async def slow(request: Request) -> str:
+        await asyncio.sleep(0.02)
+        return "x"
+
+    model, backend = model_of(slow)
+    backend.capabilities = structs.replace(backend.capabilities, max_in_flight=1)
+    rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(20)]
+    found = shoal.compare(rows, [], model=model, answer="answer")
+    assert 0.02 <= (found.arms[0].seconds or 0) < 0.06
 
 
 @pytest.mark.parametrize(
@@ -342,3 +443,59 @@ def test_rows_without_any_target_and_a_directory_of_other_rows_are_refused(tmp_p
         shoal.compare([{"prompt": "R", "answer": "x"}], [], **options)
     with pytest.raises(RunError, match="template"):
         shoal.compare([{"prompt": "Q", "answer": "x"}], [], template="{prompt}!", **options)
+
+
+def test_opened_models_with_techniques_are_put_on_the_pool_too() -> None:
+    """A technique on an opened model, one inside an option, and a technique function: all draws are shared."""
+    base, backend = model_of(lambda r: f"x{len(r.sample)}")
+    rows = [{"prompt": f"Q{i}", "answer": "x1"} for i in range(3)]
+    team = apply(self_consistency, base, n=2, proposers=[base, apply(re_reading, base)])
+    techniques = [partial(self_consistency, n=2, kind="text"), "self_consistency(n=2)"]
+    found = shoal.compare(rows, techniques, model=[base, team], answer="answer", plain=True)
+    assert len(found.arms) == 6
+    assert len(backend.requests) == len(set(backend.requests))
+    assert found.arms[1].value == found.arms[2].value == 1.0
+    assert found.arms[1].calls == 6
+    with pytest.raises(UsageError, match="expected the spec of a model, or one that open_model gave"):
+        shoal.compare(rows, [], model=lambda request: base(request), answer="answer")  # type: ignore[arg-type,return-value]
+
+
+def test_a_technique_that_fails_on_the_pilot_is_compared_as_it_stands() -> None:
+    def script(request: Request) -> str:
+        if request.sample:
+            raise AuthenticationFailed("no more", endpoint="m")
+        return "x"
+
+    rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(3)]
+    options: Any = {"answer": "answer", "equal_budget": "calls=4"}
+    found = shoal.compare(rows, ["self_consistency(n=3)"], model=model_of(script)[0], **options)
+    assert [(each.name, each.failed) for each in found.arms] == [("plain", 0), ("self_consistency(n=3)", 3)]
+    assert any("is compared as it stands: it failed on the pilot rows (m: no more)" in note for note in found.notes)
+
+
+def test_a_spent_budget_ends_the_pilot_and_damaged_files_are_told(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(3)]
+    options: Any = {
+        "answer": "answer",
+        "equal_budget": "calls=9",
+        "report_dir": tmp_path,
+        "model": model_of(lambda _: "x")[0],
+    }
+    with pytest.raises(BudgetExceeded):
+        shoal.compare(rows, ["self_consistency"], budget=Budget(calls=5), **options)
+    (tmp_path / "sizes.json").write_text("[")
+    with pytest.raises(CorruptStore, match=r"sizes.json: damaged .*; remove it to choose the sizes anew"):
+        shoal.compare(rows, ["self_consistency"], **options)
+    (tmp_path / "sizes.json").unlink()
+    (tmp_path / "latencies.json").write_text("[")
+    found = shoal.compare(rows, ["self_consistency"], **options)
+    assert found.arms[1].name == "self_consistency(n=9)"
+
+
+def test_a_router_s_members_are_timed() -> None:
+    with echo_server() as server:
+        lab, routing = Endpoint(server.base_url), Routing((Route("lab/a"), Route("lab/b")))
+        config = Config(endpoints={"lab": lab}, models={"both": routing})
+        rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(4)]
+        found = shoal.compare(rows, [], model="both", answer="answer", config=config)
+    assert (found.arms[0].seconds or 0) > 0

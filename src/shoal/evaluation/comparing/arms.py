@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count, takewhile
 from typing import Any
 
 from msgspec import Struct
@@ -22,12 +23,21 @@ _BASE = "the model under the technique"  # no name that a spec can have
 
 
 class Candidate(Struct, frozen=True):
-    """One arm before it is run. `sizes`: those below its own that its curve is drawn at."""
+    """One arm before it is run. Where it has a curve, that begins at size `first`."""
 
     name: str
     spec: str
     model: Model
-    sizes: tuple[int, ...] = ()
+    first: int | None = None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The sizes of its curve below its own, each twice the one before."""
+        size = size_of(self.model)
+        if self.first is None or size is None:
+            return ()
+        doubled = (self.first << step for step in count())
+        return tuple(takewhile(lambda n: n < size.value, doubled))
 
     @property
     def base(self) -> str:
@@ -72,7 +82,7 @@ def candidates(wanted: Wanted, cache: DrawCache, config: Config) -> list[Candida
         if name in found:
             raise UsageError(f"{name} is given twice")
         spec = join_spec("" if written.technique is None else written.name, _named(base))
-        found[name] = Candidate(name, spec, model, _sizes(written, model, curve=wanted.curve))
+        found[name] = Candidate(name, spec, model, _first(written, model, curve=wanted.curve))
     return list(found.values())
 
 
@@ -141,17 +151,10 @@ def _on_pool(model: Any, pooled: Callable[[BaseModel], BaseModel]) -> Any:
     return [_on_pool(each, pooled) for each in model] if isinstance(model, list | tuple) else model
 
 
-def _sizes(written: _Written, model: Model, *, curve: bool) -> tuple[int, ...]:
-    """The sizes of a curve, each twice the one before, below the arm's own."""
+def _first(written: _Written, model: Model, *, curve: bool) -> int | None:
+    """Where the arm's curve begins, if it is to have one."""
     size = size_of(model)
     if written.option is not None and (size is None or size.option != written.option):
         known = f"here {size.option}" if size else f"one of {', '.join(sorted(set(SIZES.values())))}"
         raise UsageError(f"{written.name}: a range is for the option that says how much a technique spends, {known}")
-    if size is None or not (curve or written.option):
-        return ()
-    sizes = []
-    at = written.first
-    while at < size.value:
-        sizes.append(at)
-        at *= 2
-    return tuple(sizes)
+    return written.first if size is not None and (curve or written.option) else None

@@ -79,7 +79,7 @@ class Pilot:
         return sum(costs) / len(costs)
 
     async def _row(self, number: int, row: Row, model: Model) -> float | ShoalError:
-        meter = Meter()
+        meter = Meter(self.work.pool)
         try:
             with (
                 scope.setting(replay.current, meter),
@@ -133,8 +133,7 @@ def _at(candidate: Candidate, size: int) -> Candidate:
     model = resized(candidate.model, size)
     base, techniques = names(model)
     name = f"{techniques}@{base}" if candidate.name.endswith(f"@{base}") else str(techniques)
-    smaller = tuple(n for n in candidate.sizes if n < size)
-    return structs.replace(candidate, name=name, spec=f"{techniques}@{base}", model=model, sizes=smaller)
+    return structs.replace(candidate, name=name, spec=f"{techniques}@{base}", model=model)
 
 
 async def largest(cost: Callable[[int], Awaitable[float]], limit: float) -> int:

@@ -15,6 +15,7 @@ from shoal.batch.records import encode
 from shoal.batch.rows import Input, Row
 from shoal.batch.tables import rows_of
 from shoal.errors import UsageError, did_you_mean, refuse_unknown
+from shoal.evaluation import datasets
 from shoal.evaluation.comparing.arms import Wanted
 from shoal.evaluation.comparing.budgeting import EqualBudget
 from shoal.evaluation.comparing.comparing import Comparing, Settings, with_targets
@@ -25,6 +26,7 @@ from shoal.prompting.template import Template
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model, Technique
 from shoal.runtime.types import Request, SamplingParams
+from shoal.techniques.opening import opener
 
 
 class CompareOptions(TypedDict, total=False):
@@ -64,13 +66,14 @@ def compare(
     data: Iterable[Any] | Any,
     techniques: Sequence[str | Technique] | str,
     *,
-    answer: str,
+    answer: str | None = None,
     model: Model | str | Sequence[Model | str] = "local",
     **options: Unpack[CompareOptions],
 ) -> Comparison:
     """Compare techniques on rows that say what the answer should be; `answer` is the column with it.
 
-    `data` are rows, the path of a data file, or a table (pandas, polars, Arrow, Hugging Face). `techniques` are specs,
+    `data` are rows, the path of a data file, `data/NAME` for a set that ships with shoal, or a table (pandas, polars,
+    Arrow, Hugging Face). `techniques` are specs,
     as `self_consistency(n=8)` or, with a curve, `self_consistency(n=1..64)`, or technique functions; `model` one model
     or several. Draws that techniques have in common are asked once. Raises UsageError for what cannot be compared,
     before anything is asked, and BudgetExceeded where the budget is spent; with `report_dir` nothing is lost then.
@@ -82,7 +85,7 @@ async def acompare(
     data: Iterable[Any] | Any,
     techniques: Sequence[str | Technique] | str,
     *,
-    answer: str,
+    answer: str | None = None,
     model: Model | str | Sequence[Model | str] = "local",
     **options: Unpack[CompareOptions],
 ) -> Comparison:
@@ -96,35 +99,43 @@ async def acompare(
     )
     with ExitStack() as scopes:
         scratch = Path(scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
-        asked = _asked(_rows(data, scratch), answer, scratch, options)
+        settings = _settings(options)
+        asked = _asked(_rows(data, scratch), answer, scratch, settings.config, options)
         place = options.get("report_dir")
         directory = Path(place) if place is not None else scratch / "report"
-        return await scopes.enter_context(Comparing(asked, wanted, directory, _settings(options))).run()
+        try:
+            return await scopes.enter_context(Comparing(asked, wanted, directory, settings)).run()
+        finally:
+            if asked.scorer is not options.get("scorer"):
+                await asked.scorer.aclose()
 
 
 def _rows(data: Any, scratch: Path) -> Input:
     if isinstance(data, str | Path):
-        return Input(Path(data))
+        known = datasets.named(data) if isinstance(data, str) and not Path(data).exists() else None
+        return Input(known.path if known else Path(data), label=str(data))
     path = scratch / "rows.jsonl"
     write_lines(path, map(encode, rows_of(data, "data")))
     return Input(path, label="rows")
 
 
-def _asked(rows: Input, answer: str, scratch: Path, options: CompareOptions) -> Asked:
+def _asked(rows: Input, answer: str | None, scratch: Path, config: Config, options: CompareOptions) -> Asked:
     form, system = Template(options.get("template") or "{prompt}"), options.get("system")
-    for where, names in (("template", sorted(form.names)), ("answer=", [answer])):
+    given = options.get("scorer") or "exact"
+    scorer = open_scorer(given, opener(config)) if isinstance(given, str) else given
+    needed = (("template", sorted(form.names)), ("answer=", [answer] if answer else []), ("the scorer", scorer.columns))
+    for where, names in needed:
         for name in names:
             if name not in rows.columns:
                 near = did_you_mean(name, rows.columns)
                 raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {near}")
     params = options.get("params") or SamplingParams()
-    scorer = options.get("scorer") or "exact"
-    rows, left_out = with_targets(rows, answer, scratch)
+    rows, left_out = with_targets(rows, scorer, answer, scratch)
     return Asked(
         rows,
         _maker(form, system, params),
         answer,
-        open_scorer(scorer) if isinstance(scorer, str) else scorer,
+        scorer,
         {"template": form.text, "system": system, "params": params},
         left_out,
     )

@@ -13,12 +13,13 @@ from shoal.batch.rows import Input, Row
 from shoal.errors import UsageError
 from shoal.evaluation.comparing.arms import Wanted, candidates
 from shoal.evaluation.comparing.budgeting import EqualBudget, Pilot, fitted
-from shoal.evaluation.comparing.costs import Prices, names_of
+from shoal.evaluation.comparing.costs import Prices
 from shoal.evaluation.comparing.making import made
 from shoal.evaluation.comparing.pool import Pool
 from shoal.evaluation.comparing.result import Comparison, encode
 from shoal.evaluation.comparing.statistics import require
 from shoal.evaluation.comparing.work import Asked, Work
+from shoal.evaluation.scorers import Scorer
 from shoal.runtime import replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache
@@ -61,10 +62,12 @@ class Comparing:
             cache = DrawCache(directory / "draws.sqlite", unkept=frozenset())
             self._open.callback(cache.close)
             self.candidates = candidates(wanted, cache, settings.config)
-            self.prices = Prices(settings.config, names_of([each.model for each in self.candidates]))
-            if settings.equal is not None and settings.equal.unit == "dollars" and self.prices.unknown:
-                raise UsageError(f"an equal budget in dollars needs [prices] for {', '.join(self.prices.unknown)}")
-            self.work = self._open.enter_context(Work(asked, Pool(cache), directory, settings.budget))
+            models = {base.backend.identity: base for base in self.models}
+            self.prices = Prices(settings.config, models)
+            if settings.equal is not None and settings.equal.unit == "dollars":
+                self.prices.check()
+            self.work = self._open.enter_context(Work(asked, Pool(cache, models), directory, settings.budget))
+            self.work.latencies.watch(self.models)
         except BaseException:
             self._open.close()
             raise
@@ -87,6 +90,7 @@ class Comparing:
 
         BudgetExceeded where the budget is spent or the work interrupted: the same comparison goes on from there.
         """
+        await self.work.asked.scorer.need()
         try:
             with scope.setting(replay.offline, True) if self.settings.offline else nullcontext():
                 comparison = await self._run()
@@ -106,12 +110,26 @@ class Comparing:
             notes += said
         self.work.add(found)
         await self.work.run()
-        title = settings.title or f"{self.work.asked.rows.label}: {', '.join(arm.name for arm in self.work.arms)}"
+        title = (
+            settings.title
+            or f"{Path(self.work.asked.rows.label).name}: {', '.join(arm.name for arm in self.work.arms)}"
+        )
         return await made(self.work, self.prices, title=title, equal=equal, notes=notes)
 
 
-def with_targets(rows: Input, column: str, scratch: Path) -> tuple[Input, int]:
-    """The rows that have a target, and how many have none. UsageError where none has."""
+def with_targets(rows: Input, scorer: Scorer, column: str | None, scratch: Path) -> tuple[Input, int]:
+    """The rows that can be rated, and how many have no target to be rated by.
+
+    UsageError where none has one, or one has a target that no answer can be compared with.
+    """
+    left_out = 0
+    if column is not None and scorer.needs_target:
+        rows, left_out = _with_targets(rows, column, scratch)
+    scorer.check_rows(rows, column)
+    return rows, left_out
+
+
+def _with_targets(rows: Input, column: str, scratch: Path) -> tuple[Input, int]:
     kept = [row for row in rows if has_target(row, column)]
     left_out = rows.count - len(kept)
     if not kept:

@@ -1,53 +1,44 @@
 """What an arm would have cost alone, and what was paid for it: summed over the draws in its journal, each once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from msgspec import Struct
 
+from shoal.backends import BaseModel
 from shoal.backends.config import Config
-from shoal.backends.tables import tables_as
-from shoal.evaluation.comparing.pool import Pool, alone
-from shoal.evaluation.comparing.timing import Latencies, traces_of
+from shoal.errors import UsageError
+from shoal.evaluation.comparing.pool import Pool
+from shoal.evaluation.comparing.timing import Latencies, mean_seconds
 from shoal.evaluation.comparing.work import Arm
+from shoal.planning.prices import NoPrice, Quote, prices_of, quote
 from shoal.runtime.types import Usage
-from shoal.techniques.opening import bases
-
-_TOKENS = 1_000_000  # prices are for as many
-
-
-class Price(Struct, frozen=True):
-    """Dollars a million tokens."""
-
-    input: float
-    output: float
 
 
 class Prices:
-    """What models cost, by the configuration's [prices]; `names` are the models' names by their identities."""
+    """What models, by their identities, cost in dollars. Where a price depends, as on the prompt's length, the higher
+    one is taken."""
 
-    def __init__(self, config: Config, names: Mapping[str, str]) -> None:
-        self._prices = tables_as(Price, config.prices, f"{config.file} [prices")
-        self._names = names
+    def __init__(self, config: Config, bases: Mapping[str, BaseModel]) -> None:
+        given = prices_of(config)
+        self._quotes = {identity: quote(base, given) for identity, base in bases.items()}
 
-    @property
-    def unknown(self) -> list[str]:
-        """The models without a price."""
-        return sorted({name for name in self._names.values() if name not in self._prices})
+    def check(self) -> None:
+        """UsageError where a budget in dollars says nothing: a price is not known, or all are 0."""
+        unknown = [each.reason for each in self._quotes.values() if isinstance(each, NoPrice)]
+        if unknown:
+            raise UsageError(f"an equal budget in dollars needs prices: {unknown[0]}")
+        if not any(self.dollars({identity: Usage(1, 1, 1)}) for identity in self._quotes):
+            raise UsageError("an equal budget in dollars needs a model that costs some; give it in tokens")
 
     def dollars(self, usages: Mapping[str, Usage]) -> float | None:
-        """What usages, by the identity of their model, come to; None where one has no price."""
+        """What usages come to; None where one model's price is not known."""
         dollars = 0.0
         for identity, usage in usages.items():
-            price = self._prices.get(self._names.get(identity, ""))
-            if price is None:
+            quoted = self._quotes.get(identity)
+            if not isinstance(quoted, Quote):
                 return None
-            dollars += (usage.prompt_tokens * price.input + usage.completion_tokens * price.output) / _TOKENS
+            dollars += quoted.most.dollars(usage.prompt_tokens, usage.completion_tokens)
         return dollars
-
-
-def names_of(models: Sequence[object]) -> dict[str, str]:
-    """The names of the base models under several models, by their identities."""
-    return {base.backend.identity: base.name for base in bases(list(models))}
 
 
 class Spent(Struct, frozen=True):
@@ -69,26 +60,13 @@ class Spent(Struct, frozen=True):
         return whole
 
 
-def costs_of(arms: Sequence[Arm], pool: Pool) -> list[Spent]:
-    """What each of the arms spent."""
-    latencies = Latencies()
-    for arm in arms:
-        latencies.learn(traces_of(arm.place.journal, arm.batch.rows.count))
-    return [_spent(arm, pool, latencies) for arm in arms]
-
-
-def _spent(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
-    usages: dict[str, Usage] = {}
-    replies: set[tuple[str, str]] = set()
-    paid, named = 0, True
-    for key, completion in arm.place.journal.draws():
-        model = pool.asked_of(key)
-        usages[model] = usages.get(model, Usage()) + alone(completion.usage)
-        paid += completion.usage.total_tokens
-        if completion.id is None:
-            named = False
-        else:
-            replies.add((model, completion.id))
-    times = [latencies.row(trace) for trace in traces_of(arm.place.journal, arm.batch.rows.count)]
-    known = [seconds for seconds in times if seconds is not None]
-    return Spent(usages, paid, len(replies) if named and replies else None, sum(known) / len(known) if known else None)
+def cost_of(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
+    """What an arm spent."""
+    draws = [(key, completion.usage, completion.id) for key, completion in arm.place.journal.draws()]
+    replies = {id_ for _, _, id_ in draws}
+    return Spent(
+        pool.usages((key, usage) for key, usage, _ in draws),
+        sum(usage.total_tokens for _, usage, _ in draws),
+        len(replies) if replies and None not in replies else None,
+        mean_seconds(arm.place.journal, latencies),
+    )

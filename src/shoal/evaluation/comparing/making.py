@@ -11,7 +11,7 @@ from shoal.batch.records import Record
 from shoal.errors import UsageError
 from shoal.evaluation.comparing import result
 from shoal.evaluation.comparing.budgeting import EqualBudget
-from shoal.evaluation.comparing.costs import Prices, Spent, costs_of
+from shoal.evaluation.comparing.costs import Prices, Spent, cost_of
 from shoal.evaluation.comparing.curves import curve
 from shoal.evaluation.comparing.result import Comparison, Difference, Point
 from shoal.evaluation.comparing.sizes import size_of
@@ -35,13 +35,14 @@ class Finished(Struct, frozen=True):
 
     @classmethod
     def of(cls, work: Work) -> "Finished":
+        work.pool.survey()
         arms = [arm for arm in work.arms if arm.error is None]
         records = [arm.records() for arm in arms]
         kept = [i for i, rows in enumerate(zip(*records, strict=True)) if all(map(_has_score, rows))]
         if not kept:
             raise UsageError(f"the scorer {work.asked.scorer.name} came to a score on no row")
         figures = Figures(work.asked.scorer.metric, [_rated(work.asked, [each[i] for i in kept]) for each in records])
-        return cls(work, arms, records, kept, figures, costs_of(arms, work.pool))
+        return cls(work, arms, records, kept, figures, [cost_of(arm, work.pool, work.latencies) for arm in arms])
 
 
 async def made(
@@ -75,7 +76,7 @@ def _has_score(record: Record) -> bool:
 def _rated(asked: Asked, records: Sequence[Record]) -> Rated:
     scores = [_score(record) for record in records]
     parts = [
-        asked.scorer.metric.parts(score, record.answer, record.input.get(asked.target))
+        asked.scorer.metric.parts(score, record.answer, asked.wanted(record.input))
         for score, record in zip(scores, records, strict=True)
     ]
     return Rated(scores, parts)
@@ -164,7 +165,7 @@ def _notes(finished: Finished, arms: Sequence[result.Arm]) -> list[str]:
                 "where it asks for what the larger size did not"
             )
     alone = sum(map(_tokens, arms))
-    paid = finished.work.pool.spent()
+    paid = finished.work.pool.spent
     if paid < alone:
         notes.append(f"{words.count(paid)} tokens paid for all arms together; each alone: {words.count(alone)}")
     if any(spent.usage.estimated for spent in finished.spent):
@@ -196,7 +197,7 @@ def _example(finished: Finished) -> dict[str, Any]:
     return {
         "row": finished.records[0][number].id,
         "prompt": prompt,
-        "target": row.get(asked.target),
+        "target": asked.wanted(row),
         "answers": answers,
     }
 

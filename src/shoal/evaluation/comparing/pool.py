@@ -1,89 +1,113 @@
-"""The draws of a comparison: kept in its directory, shared by its arms, and what each of them cost when it was paid."""
+"""The draws of a comparison: kept in its directory, shared by its arms, read again for curves."""
+
+from collections.abc import Hashable, Iterable, Mapping
 
 import msgspec
 
+from shoal.backends import BaseModel
 from shoal.errors import NotCached
+from shoal.evaluation.comparing.accounting import Question, Tally, Widths, tallied
 from shoal.runtime.cache import QUESTION_SIZE, DrawCache, draw_key, question_key
 from shoal.runtime.types import Completion, Request, Usage, total
 
-_identity = msgspec.json.Decoder(tuple[str, msgspec.Raw]).decode
+_question = msgspec.json.Decoder(tuple[str, Request]).decode
+_completion = msgspec.json.Decoder(Completion).decode
 
 
 class Pool:
-    """The draw cache of one comparison. It keeps what a server's filter cut short, too, for that was paid."""
+    """The draw cache of one comparison, for models by their identities.
 
-    def __init__(self, cache: DrawCache) -> None:
+    It keeps what a server's filter cut short, too, for that was paid. `survey` is to be called when all draws are in.
+    """
+
+    def __init__(self, cache: DrawCache, bases: Mapping[str, BaseModel]) -> None:
         self.cache = cache
-        self._asked_of: dict[bytes, str] = {}
+        self.spent = 0
+        self._widths = Widths(bases)
+        self._prompts: dict[bytes, int] = {}
 
     def find(self, key: bytes) -> Completion | None:
         return self.cache.get(key)
 
-    def asked_of(self, key: bytes) -> str:
-        """The identity of the model that a draw was asked of."""
-        question = key[:QUESTION_SIZE]
-        if question not in self._asked_of:
-            rows = self.cache.store.rows("SELECT text FROM question WHERE key = ?", (question,))
-            self._asked_of[question] = _identity(rows[0][0])[0] if rows else ""
-        return self._asked_of[question]
+    def survey(self) -> None:
+        """See how long each question's prompt is (of draws in one request only the first was charged for it), and what
+        was spent on all draws."""
+        self.spent = 0
+        for key, value in self.cache.store.rows("SELECT key, value FROM draw"):
+            usage = _completion(value).usage
+            charged, question = usage.prompt_tokens + usage.cached_prompt_tokens, key[:QUESTION_SIZE]
+            self._prompts[question] = max(self._prompts.get(question, 0), charged)
+            self.spent += usage.total_tokens
 
-    def spent(self) -> int:
-        """The tokens of all draws that were ever paid in this directory."""
-        decode = msgspec.json.Decoder(Completion).decode
-        return sum(decode(value).usage.total_tokens for (value,) in self.cache.store.rows("SELECT value FROM draw"))
+    def usages(self, draws: Iterable[tuple[bytes, Usage]]) -> dict[str, Usage]:
+        """What draws, by their keys, would have cost alone; by the identity of the model."""
+        tallies: dict[Hashable, Tally] = {}
+        for key, usage in draws:
+            tallies.setdefault(key[:QUESTION_SIZE], Tally()).add(usage)
+        return tallied(tallies, {question: self._kept(question) for question in tallies})
+
+    def _kept(self, question: Hashable) -> Question:
+        rows = self.cache.store.rows("SELECT text FROM question WHERE key = ?", (question,))
+        identity, request = _question(rows[0][0]) if rows else ("", Request())
+        return self._named(identity, request, bytes(question))  # type: ignore[call-overload]
+
+    def asked(self, identity: str, request: Request) -> Question:
+        """What is known of a question."""
+        return self._named(identity, request, question_key(identity, request)[0])
+
+    def _named(self, identity: str, request: Request, question: bytes) -> Question:
+        return Question(identity, self._prompts.get(question, 0), self._widths.together(identity, request))
 
 
-def alone(usage: Usage) -> Usage:
-    """The same draws with nothing had for nothing."""
-    return Usage(
-        usage.prompt_tokens + usage.cached_prompt_tokens,
-        usage.completion_tokens + usage.cached_tokens - usage.cached_prompt_tokens,
-        usage.calls + usage.cached_calls,
-        estimated=usage.estimated,
-    )
+Draw = tuple[str, Request]  # asked of the model with this identity
 
 
 class Meter:
-    """A recorder that notes the draws a program asks for, each once, as if it were alone."""
+    """A recorder that notes the draws a program asks for, each once."""
 
-    def __init__(self) -> None:
-        self._draws: dict[bytes, tuple[str, Usage]] = {}
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._noted: dict[Draw, Usage] = {}
 
     @property
     def usage(self) -> Usage:
-        return total(usage for _, usage in self._draws.values())
+        return total(self.usages.values())
 
     @property
     def usages(self) -> dict[str, Usage]:
-        """By the identity of the model."""
-        found: dict[str, Usage] = {}
-        for identity, usage in self._draws.values():
-            found[identity] = found.get(identity, Usage()) + usage
-        return found
+        """What the draws would have cost alone, by the identity of the model."""
+        tallies: dict[Hashable, Tally] = {}
+        for (identity, request), usage in self._noted.items():
+            tallies.setdefault((identity, request.question()), Tally()).add(usage.as_cached())
+        return tallied(tallies, {draw: self.pool.asked(*draw) for draw in tallies})  # type: ignore[misc]
 
     def replay(self, identity: str, request: Request) -> Completion | None:
         return None
 
     async def record(self, identity: str, request: Request, completion: Completion) -> None:
-        self.note(identity, key_of(identity, request), completion)
+        self.note((identity, request), completion)
 
-    def note(self, identity: str, key: bytes, completion: Completion) -> None:
-        self._draws.setdefault(key, (identity, alone(completion.usage)))
+    def note(self, draw: Draw, completion: Completion) -> None:
+        self._noted.setdefault(draw, completion.usage)
 
 
 class Reader(Meter):
-    """A recorder that gives draws from the pool and lets nothing be asked: NotCached for a draw that is not there."""
+    """A recorder that gives draws from the pool and lets nothing be asked: NotCached for a draw that is not there.
 
-    def __init__(self, pool: Pool) -> None:
-        super().__init__()
-        self._pool = pool
+    `read` holds those that were read before: many readers of one row ask for the same.
+    """
+
+    def __init__(self, pool: Pool, read: dict[Draw, Completion]) -> None:
+        super().__init__(pool)
+        self._read = read
 
     def replay(self, identity: str, request: Request) -> Completion | None:
-        key = key_of(identity, request)
-        kept = self._pool.find(key)
+        draw = (identity, request)
+        kept = self._read.get(draw) or self.pool.find(key_of(identity, request))
         if kept is None:
             raise NotCached(f"draw {request.sample} of {request.text[-60:]!r} is not in the pool")
-        self.note(identity, key, kept)
+        self._read[draw] = kept
+        self.note(draw, kept)
         return kept
 
 

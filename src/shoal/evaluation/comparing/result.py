@@ -28,9 +28,9 @@ class Arm(Struct, frozen=True):
 
     `name` is as the user wrote it, `spec` the whole spec with its model. `value` is the metric over all `rows`; a
     failed row counts as wrong. `calls` and tokens are what this arm alone would cost, nothing cached or shared;
-    `paid_tokens` what was spent on it in this comparison. `seconds` is a row's mean critical path; `dollars` and
-    `wire_requests` are None where unknown. `frontier`: no other arm is better for at most its tokens. `curve` is the
-    same technique at smaller sizes, from the same draws.
+    `paid_tokens` what was spent on it in this comparison. `seconds` is a row's mean critical path, waiting for a turn
+    not counted; it, `dollars` and `wire_requests` (those that carried its draws) are None where unknown. `frontier`:
+    no other arm is better for at most its tokens. `curve` is the same technique at smaller sizes, from the same draws.
     """
 
     name: str

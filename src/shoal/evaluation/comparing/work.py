@@ -15,30 +15,36 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.records import Record, decode
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Judge, window_for
-from shoal.errors import BudgetExceeded, ShoalError
+from shoal.errors import BudgetExceeded, ShoalError, UsageError
 from shoal.evaluation.comparing.arms import Candidate
 from shoal.evaluation.comparing.pool import Keeper, Pool
+from shoal.evaluation.comparing.timing import Latencies
 from shoal.evaluation.scorers import Scorer
 from shoal.runtime import replay, scope, trace
 from shoal.runtime.budget import Budget
 from shoal.runtime.concurrency import gather
 from shoal.runtime.types import Completion, Request
+from shoal.techniques.bounds import bound
 from shoal.techniques.opening import bases, identities
 
 
 class Asked(Struct, frozen=True):
     """What every arm is asked about every row, and how its answers are rated.
 
-    `target` is the column with the expected answer; `identity` what the requests are made from, as JSON can hold it;
-    `left_out` how many rows had no target.
+    `target` is the column with the expected answer, None where the scorer needs none; `identity` what the requests are
+    made from, as JSON can hold it; `left_out` how many rows had no target.
     """
 
     rows: Input
     request_of: Callable[[Row], Request]
-    target: str
+    target: str | None
     scorer: Scorer
     identity: dict[str, Any]
     left_out: int = 0
+
+    def wanted(self, row: Row) -> object:
+        """The row's target."""
+        return None if self.target is None else row.get(self.target)
 
 
 class Arm:
@@ -53,6 +59,14 @@ class Arm:
     @property
     def name(self) -> str:
         return self.candidate.name
+
+    @property
+    def width(self) -> int:
+        """The calls of a row, at the most; 0 where that is not known."""
+        try:
+            return bound(self.candidate.model).calls
+        except UsageError:
+            return 0
 
     def records(self) -> list[Record]:
         """Of every row, in order."""
@@ -72,6 +86,7 @@ class Work:
         self.pool = pool
         self.directory = directory
         self.limit = limit or Budget()
+        self.latencies = Latencies(directory / "latencies.json")
         self.arms: list[Arm] = []
         self.interrupted = False
         self.on_start: Callable[[], None] = lambda: None
@@ -81,6 +96,7 @@ class Work:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.latencies.save()
         self._places.close()
 
     def add(self, candidates: Sequence[Candidate]) -> None:
@@ -98,8 +114,8 @@ class Work:
             self.arms.append(Arm(candidate, place, batch))
 
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
-        told = {"technique": candidate.spec, "model": identities(candidate.model)}
-        return self.asked.identity | told | {"answer": self.asked.target, "scorer": self.asked.scorer.name}
+        told: dict[str, Any] = {"technique": candidate.spec, "model": identities(candidate.model)}
+        return self.asked.identity | told | {"answer": self.asked.target, "scorer": self.asked.scorer.identity}
 
     def interrupt(self) -> None:
         """Begin no row and make no call from here on; calls under way finish and are kept."""
@@ -111,7 +127,8 @@ class Work:
     async def run(self) -> None:
         """Run what is not done yet. An arm that cannot go on ends alone; BudgetExceeded where rows are left undone."""
         self.on_start()
-        await gather(*(self._run(arm) for arm in self.arms))
+        widest_first = sorted(self.arms, key=lambda arm: -arm.width)  # whose requests then carry the others' draws
+        await gather(*(self._run(arm) for arm in widest_first))
         for arm in self.arms:
             arm.batch.write_output(arm.place.path / "output.jsonl")
         stopped = next((arm.batch.stopped for arm in self.arms if arm.batch.stopped is not None), None)

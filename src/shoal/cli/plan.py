@@ -1,0 +1,136 @@
+"""`shoal plan`, and `--plan` of other commands: what a run will cost, before it runs."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shoal.backends.config import load_config, without_keys
+from shoal.backends.loop import run as run_program
+from shoal.batch.directory import refuse_other_run
+from shoal.batch.journal import Journal
+from shoal.batch.rows import Input, Row
+from shoal.cli.options import (
+    model_options,
+    named_model,
+    pilot_options,
+    row_options,
+    sampling_options,
+    with_suggestions,
+)
+from shoal.cli.plan_table import print_plan
+from shoal.cli.row_runs import (
+    identity_of,
+    program_of,
+    rows_of,
+    run_name,
+    sample_as_told,
+    score_options,
+    scorer_of,
+)
+from shoal.cli.templates import check_options
+from shoal.errors import UsageError
+from shoal.evaluation.scorers import unscored
+from shoal.planning import Pilot, Plan
+from shoal.planning import plan as planned
+from shoal.planning.dry_run import Kept
+from shoal.planning.prices import prices_of
+from shoal.runtime import registry
+from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.runtime.types import Completion
+from shoal.techniques.opening import bases, open_cache, opener
+from shoal.techniques.spec import OpenBase
+
+
+@click.command()
+@click.argument("data", required=False)
+@row_options
+@model_options
+@sampling_options
+@score_options
+@pilot_options
+@click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
+def plan(data: str | None, **options: Any) -> int:
+    """Say what `shoal run` with the same options will cost: calls, requests, tokens, seconds, dollars.
+
+    The program is followed over the rows on stand-ins: no model is asked, no key is needed, nothing is written. With
+    --pilot K, K rows are run for real (and kept in the draw cache), and tell how many tokens and seconds rows take.
+    """
+    return plan_run(data, options)
+
+
+def plan_run(data: str | None, options: dict[str, Any]) -> int:
+    """Print the plan of what `shoal run` would do with these options."""
+    check_options(data, options)
+    if options["replay"]:
+        raise UsageError("--replay asks nothing, so there is nothing to plan; leave it out")
+    options = with_suggestions(data, options)
+    directory = options["run_dir"] or Path("runs", run_name(data, options))
+    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
+        print_plan(_plan(rows_of(data, Path(scratch), options), directory, options), as_json=options["as_json"])
+    return 0
+
+
+def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
+    open_base = _opener(options)
+    model = named_model(options, open_base)
+    program, scorer = program_of(rows, model, options), scorer_of(rows, options, open_base)
+    judges = list(scorer.models) if scorer else []
+    judge = scorer.against(options["answer"]) if scorer and judges else unscored
+    resumed = refuse_other_run(directory, identity_of(options, model, program, scorer), rows)
+
+    async def row(row: Row) -> Completion:
+        completion = await program(row)
+        await judge(completion, row)
+        return completion
+
+    async def made(done: set[int], kept: list[Kept]) -> Plan:
+        pilot = Pilot(options["pilot"], options["pilot_seed"]) if options["pilot"] else None
+        prices = prices_of(load_config(options["config"]))
+        steady = not options["program"] and not judges  # a judge whose mark cannot be read is asked again
+        try:
+            return await planned(
+                row, rows, models=[model, *judges], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
+            )
+        finally:
+            for base in bases([model, *judges]):
+                await base.aclose()
+
+    with registry.using(model), _earlier(directory, resumed=resumed, cache=not options["no_cache"]) as (done, kept):
+        sample_as_told(options)
+        return run_program(made(done, kept))
+
+
+def _opener(options: dict[str, Any]) -> OpenBase:
+    """Opens the run's models; without a pilot, without keys and without a cache of their own."""
+    config = load_config(options["config"])
+    return opener(
+        config if options["pilot"] else without_keys(config),
+        cache=open_cache(bool(options["pilot"]) and not options["no_cache"]),
+        max_in_flight=options["max_in_flight"],
+        queries_per_batch=options["queries_per_batch"],
+    )
+
+
+@contextmanager
+def _earlier(directory: Path, *, resumed: bool, cache: bool) -> Iterator[tuple[set[int], list[Kept]]]:
+    """The rows that the run directory has finished, and where draws of earlier runs are; both are only read."""
+    done: set[int] = set()
+    kept: list[Kept] = []
+    journal = Journal(directory / "journal.sqlite", read_only=True) if resumed else None
+    draws = DrawCache(default_cache_path(), read_only=True) if cache and default_cache_path().exists() else None
+    try:
+        if journal is not None:
+            done = journal.done()
+            kept.append(journal.completion)
+        if draws is not None:
+            kept.append(draws.get)
+        yield done, kept
+    finally:
+        for store in (journal, draws):
+            if store is not None:
+                store.close()

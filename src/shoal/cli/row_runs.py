@@ -1,0 +1,84 @@
+"""From the options of `shoal run` and `shoal plan` to what a run needs: rows, a program, a scorer, a name."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shoal.batch.programs import load_program
+from shoal.batch.rows import Input
+from shoal.batch.runner import RowProgram
+from shoal.cli.asking import given_scorer, request_maker, standard_input
+from shoal.cli.options import SAMPLING, data_path, stacked
+from shoal.cli.templates import crossed, template_requests
+from shoal.errors import UsageError
+from shoal.evaluation.scorers import Scorer
+from shoal.prompting import llm
+from shoal.runtime.model import Model
+from shoal.techniques.opening import identities
+from shoal.techniques.spec import OpenBase
+
+score_options = stacked(
+    click.option("--answer", metavar="COLUMN", help="The column with the expected answer."),
+    click.option("--scorer", metavar="SPEC", help="How to rate answers (see `shoal scorers`); default exact."),
+    click.option("--limit", type=click.IntRange(1), help="Only the first rows."),
+    click.option("--max-in-flight", type=click.IntRange(1), metavar="K", help="Most requests at once."),
+    click.option("--queries-per-batch", type=click.IntRange(1), metavar="K", help="Bare prompts in one request."),
+)
+
+
+def rows_of(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
+    """The rows of DATA, or of templates and their arguments; `scratch` is for what is no file yet."""
+    if data is None:
+        return crossed(scratch, options)
+    if data == "-":
+        return standard_input(scratch, options)
+    return Input(data_path(data), options["limit"], label=data)
+
+
+def program_of(rows: Input, model: Model, options: dict[str, Any]) -> RowProgram:
+    """What is done with each row: checked against the columns before anything is spent."""
+    if not options["program"]:
+        request_of = template_requests(options) if options["template"] else request_maker(rows, options)
+        return lambda row: model(request_of(row))
+    for other in ("prompt", "messages", "template", "system"):
+        if options[other]:
+            raise UsageError(f"--program says itself what is asked; leave --{other} out")
+    function = load_program(options["program"])
+    function.check(rows.columns, rows.label)
+    return function
+
+
+def sample_as_told(options: dict[str, Any]) -> None:
+    """Sampling options are defaults for a program's calls."""
+    given = {name: options[name] for name in SAMPLING if options[name] not in (None, ())}
+    if options["program"] and given:
+        llm.completion.configure(**given)
+        llm.completions.configure(**given)
+
+
+def scorer_of(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer | None:
+    """How answers are rated: checked against the columns and the targets before anything is spent."""
+    scorer = given_scorer(rows, options, open_base)
+    if scorer is not None:
+        scorer.check_rows(rows, options["answer"])
+    return scorer
+
+
+def identity_of(options: dict[str, Any], model: Model, program: RowProgram, scorer: Scorer | None) -> dict[str, Any]:
+    """What makes a run this run: changing any of it makes another."""
+    names = ("program", "prompt", "messages", "system", "technique", "answer", "scorer", "bare", *SAMPLING)
+    given = {name: options[name] or None for name in names}
+    source = getattr(program, "version", None)
+    given |= {"temperature": options["temperature"], "model": identities(model), "source": source}
+    if scorer:
+        given |= {"scorer_source": scorer.version or None, "scorer_models": scorer.identity["models"] or None}
+    return given
+
+
+def run_name(data: str | None, options: dict[str, Any]) -> str:
+    stem = "stdin" if data == "-" else Path(data or options["args"] or "").stem
+    stem = f"{stem}-templates" if data is None else stem
+    parts = [stem, options["program"] or "", options["technique"] or "plain", options["model"]]
+    return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts if part)[:120]
