@@ -37,6 +37,7 @@ class Progress(Struct):
     usage: Usage = Usage()
     started: float = 0.0
     resumed: int = 0  # generations that an earlier process completed
+    rollouts: int | None = None  # where they decide the end, how many there may be
     phase: str = "breeding"  # or "comparing": with the seed prompt, on held-out questions
     fitness: dict[int, list[float]] = field(default_factory=dict)  # so far, of generations that are not complete
 
@@ -47,6 +48,8 @@ class Progress(Struct):
     @property
     def left(self) -> float | None:
         """Seconds that the generations left will take, judging by those of this process; None while it cannot tell."""
+        if self.rollouts is not None:
+            return self.seconds / self.questions * max(0, self.rollouts - self.questions) if self.questions else None
         whole = self.generation - self.resumed + self.scored / self.population
         ahead = self.generations + 1 - self.generation - self.scored / self.population
         return self.seconds / whole * ahead if whole > 0 else None

@@ -27,13 +27,13 @@ def cleaned(reply: str) -> str:
     """The prompt in a reply, without the reasoning before it, an announcement, our labels, a fence, a list number or
     quotes around it; "" where there is none. It has at most `LONGEST` characters.
     """
-    text = _unfenced(_ANNOUNCED.sub("", _unlabelled(_printable(reply))))
+    text = _unfenced(_ANNOUNCED.sub("", _unlabelled(printable(reply))))
     return _unquoted(_unnumbered(text))[:LONGEST].strip()
 
 
 def first_listed(reply: str, number: int) -> str:
     """The prompt that a reply continues a numbered list with, whose next item is `number`."""
-    text = _unlabelled(_printable(reply))
+    text = _unlabelled(printable(reply))
     items = list(_ITEM.finditer(text))
     ends = [*(item.start() for item in items[1:]), len(text)]
     for item, end in zip(items, ends, strict=False):
@@ -57,7 +57,7 @@ def _one(item: str) -> str:
     return cleaned(one_line(item.strip().split("\n\n")[0]))
 
 
-def _printable(reply: str) -> str:
+def printable(reply: str) -> str:
     """After its reasoning, without control characters, and such that it can be written as UTF-8."""
     if _REASONED.match(reply):  # elsewhere a prompt may speak of such tags
         reply = without_reasoning(reply) or ""

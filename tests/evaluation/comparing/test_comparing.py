@@ -31,11 +31,7 @@ from shoal.techniques.best_of_n import best_of_n
 from shoal.techniques.re_reading import re_reading
 from shoal.techniques.self_consistency import self_consistency
 
-<<<<<<< HEAD
 GSM8K_FILE = DATASETS["gsm8k"].path
-=======
-DATA = Path(shoal.__file__).parent / "evaluation" / "datasets"
->>>>>>> rev-scorers
 GSM8K = "Solve it.\n\n{question}"
 
 
@@ -92,15 +88,9 @@ def test_accuracy_is_that_of_an_independent_count(tmp_path: Path) -> None:
         right["self_consistency(n=5)"].append(voted == wanted)
     for name, marks in right.items():
         its = arm(found, name)
-<<<<<<< HEAD
         assert its.value == pytest.approx(sum(marks) / 100)
         assert its.interval == wilson(sum(marks) / 100, 100)
         assert (its.rows, its.failed) == (100, 0)
-=======
-        assert its.value == pytest.approx(sum(marks) / len(marks))
-        assert its.interval == wilson(sum(marks) / len(marks), len(marks))
-        assert (its.rows, its.failed) == (len(answers), 0)
->>>>>>> rev-scorers
     (difference,) = found.differences
     wins = sum(b and not a for a, b in zip(*right.values(), strict=True))
     losses = sum(a and not b for a, b in zip(*right.values(), strict=True))
