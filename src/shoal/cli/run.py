@@ -153,6 +153,9 @@ def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, 
         from shoal.cli.show import print_run
 
         print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"], metric)
+    unscored = summary.finished - summary.scored
+    if scorer and unscored:
+        click.echo(f"{options['scorer']} came to no score for {unscored} of {summary.finished} answers", err=True)
     left = summary.rows - summary.finished - summary.failed
     if batch.interrupted and left:
         click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)
