@@ -42,6 +42,7 @@ from shoal.evolution import (
 )
 from shoal.evolution.folder import RunFolder
 from shoal.evolution.generation import Generation
+from shoal.evolution.report import write
 from shoal.evolution.statistics import GenerationStats
 from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, Request
@@ -558,6 +559,14 @@ def test_the_folder_tells_what_was_tried(tmp_path: Path) -> None:
     assert not {path.suffix for path in tmp_path.rglob("*")} & {".bin", ".pkl", ".pickle"}
     with RunFolder(tmp_path, {**config["options"]}) as folder:
         assert len(folder.kept) == len(result.history)
+
+
+def test_the_report_of_a_run_is_written_from_its_folder(tmp_path: Path) -> None:
+    result = bred(tmp_path)
+    write(tmp_path)
+    report = (tmp_path / "report.html").read_text()
+    assert result.prompts[0] in report
+    assert "reflection" in report
 
 
 # Hostile texts
