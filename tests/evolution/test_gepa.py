@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -487,7 +488,8 @@ def test_killed_runs_end_as_one_that_was_not_and_print_nothing(tmp_path: Path) -
 
     def go(place: str, kill: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", PROGRAM, str(tmp_path / place), str(kill)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        path = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=path)
 
     assert go("whole", 0).returncode == 0
     for kill in (5, 40, 70):
