@@ -217,6 +217,15 @@ def test_a_curve_goes_as_far_as_the_budget_does() -> None:
     assert [point.n for point in found.arms[0].curve] == [2, 4, 8, 11]
 
 
+def test_techniques_that_a_budget_makes_alike_are_compared_once() -> None:
+    model, _ = model_of(lambda r: Completion(f"#### {r.sample}", usage=Usage(1, 1, 1)))
+    techniques = ["self_consistency(n=8)", "re_reading", "self_consistency(n=4)"]
+    options: Any = {"answer": "answer", "equal_budget": "calls=6"}
+    found = shoal.compare([{"prompt": "Q", "answer": "0"}], techniques, model=model, **options)
+    assert [each.name for each in found.arms] == ["plain", "self_consistency(n=6)", "re_reading"]
+    assert "self_consistency(n=4) comes to self_consistency(n=6) as well: compared once" in found.notes
+
+
 def test_calls_and_dollars_are_budgets_too() -> None:
     rows = [{"prompt": "Q", "answer": "0"}]
     model, _ = model_of(lambda r: Completion(f"#### {r.sample}", usage=Usage(1, 1, 1)), name="m")
