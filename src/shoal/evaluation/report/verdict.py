@@ -1,6 +1,9 @@
 """What a comparison found, in sentences: which technique is best, by how much, at what price, and how sure that is."""
 
+from msgspec import structs
+
 from shoal.evaluation.comparing.result import Arm, Comparison
+from shoal.evaluation.comparing.statistics import holm
 from shoal.evaluation.comparing.wording import FAILED
 from shoal.evaluation.report import numbers
 from shoal.evaluation.report.numbers import Against, tokens_per_row
@@ -22,7 +25,7 @@ def verdict(comparison: Comparison) -> list[str]:
     metric = plain(comparison.metric, 40)
     if len(ranked) == 1:
         return [f"The {metric} of {_name(best)} is {scored}, at {_tokens(best)}. Nothing was compared with it."]
-    against = {one.other: one for one in numbers.differences(comparison) if one.one == best.name}
+    against = {one.other: one for one in _picked(comparison) if one.one == best.name}
     second = ranked[1]
     if second.value == best.value:
         equal = [arm for arm in ranked[1:] if arm.value == best.value]
@@ -35,6 +38,16 @@ def verdict(comparison: Comparison) -> list[str]:
         first = f"{_name(best)} did best: its {metric} is {scored}, {more}{_ratio(best, second, ' for ')}"
         first += _certainty(against.get(second.name))
     return [f"{first}.", *_price(comparison, ranked, against), *_as_good(ranked, against)]
+
+
+def _picked(comparison: Comparison) -> list[Against]:
+    """The differences as they may be judged where the pair was picked for its figures: p adjusted for all that it was
+    picked from, where it is not for the comparisons with the first arm already."""
+    found = numbers.differences(comparison)
+    others = [one for one in found if one.adjusted is None]
+    adjusted = holm([one.p for one in others])
+    judged = [structs.replace(one, adjusted=p) for one, p in zip(others, adjusted, strict=True)]
+    return [one for one in found if one.adjusted is not None] + judged
 
 
 def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Against]) -> list[str]:
