@@ -17,6 +17,7 @@ _COMMANDS = {
     "run": ("shoal.cli.run", "Run a prompt over every row of a data file."),
     "plan": ("shoal.cli.plan", "Say what a run will cost, before it runs."),
     "compare": ("shoal.cli.compare", "Compare techniques on your data, with confidence intervals."),
+    "evolve": ("shoal.cli.evolve", "Breed prompts for a task of a Day Care folder."),
     "data": ("shoal.cli.data", "Data sets that ship with shoal, and generated puzzles."),
     "serve": ("shoal.cli.serve", "Serve models and techniques to OpenAI clients, and a page to try them."),
     "key": ("shoal.cli.key", "Make a key for the server."),

@@ -68,6 +68,7 @@ model_options = stacked(
 
 sampling_options = stacked(
     click.option("--system", metavar="TEXT", help="System message."),
+    click.option("--system-file", metavar="FILE", help="System message, from a file."),
     click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; default: the server's own."),
     click.option("--top-p", type=click.FloatRange(0, 1)),
     click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, in tokens."),
@@ -76,6 +77,19 @@ sampling_options = stacked(
 )
 
 SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
+
+
+def read_system(options: dict[str, Any]) -> None:
+    """Put the text of --system-file where that of --system stands; line ends at its end are no part of it."""
+    path = options.pop("system_file")
+    if path is None:
+        return
+    if options["system"] is not None:
+        raise UsageError("--system and --system-file both say the system message; give one")
+    try:
+        options["system"] = Path(path).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--system-file {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
 
 
 def sampling_of(options: dict[str, Any]) -> SamplingParams:

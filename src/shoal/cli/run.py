@@ -21,6 +21,7 @@ from shoal.cli.options import (
     named_model,
     opener_from,
     pilot_options,
+    read_system,
     row_options,
     sampling_options,
     scoped,
@@ -76,6 +77,7 @@ def run(data: str | None, **options: Any) -> int:
         return plan_run(data, options)
     if options["pilot"]:
         raise UsageError("--pilot is for --plan")
+    read_system(options)
     check_options(data, options)
     options = with_suggestions(data, options)
     directory = options["run_dir"] or Path("runs", run_name(data, options))

@@ -38,13 +38,14 @@ class Breeds:
         run, random = self.run, chance(self.run.settings.seed, "founder", slot)
         mutation_prompt = random.choice(run.mutation_prompts)
         temperature = random.uniform(*run.settings.temperature)
-        styles = [random.choice(run.thinking_styles) for _ in range(run.settings.prompts_per_unit)]
+        styles = [random.choice(run.thinking_styles) for _ in range(run.genome.count)]
         unit = Unit(f"0-{slot}", (), mutation_prompt, run.task.system_prompt or "", temperature=temperature)
         around = self._surroundings(unit, 0, slot, Snapshot([]))
         written = await gather(*(self._initial(around, i, mutation_prompt, style) for i, style in enumerate(styles)))
         prompts = tuple(prompt or run.task.seed for prompt in written)
-        system, unwritten = around.system_prompt or unit.system_prompt, sum(not prompt for prompt in written)
-        return structs.replace(unit, task_prompts=prompts, system_prompt=system, unwritten=unwritten)
+        changed = structs.replace(unit, task_prompts=prompts, unwritten=sum(not prompt for prompt in written))
+        founder = run.genome.unseen(changed, unit)
+        return structs.replace(founder, system_prompt=around.system_prompt or founder.system_prompt)
 
     async def _initial(self, around: Surroundings, i: int, mutation_prompt: str, style: str) -> str:
         try:
@@ -52,7 +53,7 @@ class Breeds:
         except ShoalError as error:
             self._unwritten += 1
             settings = self.run.settings
-            if _fatal(error) or self._unwritten == settings.population_size * settings.prompts_per_unit:
+            if _fatal(error) or self._unwritten == settings.population_size * self.run.genome.count:
                 raise
             return ""
 

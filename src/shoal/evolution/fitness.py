@@ -87,6 +87,7 @@ async def _answered(
         written = await run.queries.write(
             "fitness",
             question=question,
+            row={name: value for name, value in row.items() if name != task.target},
             task_prompts=unit.task_prompts,
             system_prompt=unit.system_prompt,
             contexts=[structs.asdict(one) for one in unit.contexts if one.question != question],

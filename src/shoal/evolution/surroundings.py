@@ -5,9 +5,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from typing import Any, Protocol
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
 from shoal.evolution.chance import chance
+from shoal.evolution.genome import Genome, labelled, writes_all
 from shoal.evolution.queries import Queries
 from shoal.evolution.replies import cleaned, first_listed
 from shoal.evolution.settings import Settings
@@ -37,6 +38,13 @@ class Breeding(Struct, frozen=True):
         rows = len(self.task.rows)
         return min(self.settings.batch or rows, rows) * len(self.settings.variants)
 
+    @property
+    def genome(self) -> Genome:
+        """Which prompts of a unit are bred. Where queries write a system prompt beside another, it has no call."""
+        alone = self.queries.whole or not self.queries.system
+        bred = self.task.system_prompt is None and alone
+        return Genome(self.settings.prompts_per_unit, bred, self.queries.whole)
+
 
 class Snapshot(Protocol):
     """The state that all mutations of a generation see: as it was when the generation began, whatever finished since.
@@ -51,9 +59,25 @@ class Snapshot(Protocol):
         ...
 
 
+class _Seen:
+    """A snapshot whose units are as mutations see them."""
+
+    def __init__(self, snapshot: Snapshot, genome: Genome) -> None:
+        self._snapshot = snapshot
+        self._genome = genome
+
+    async def population(self) -> Sequence[Scored]:
+        population = await self._snapshot.population()
+        return [structs.replace(scored, unit=self._genome.seen(scored.unit)) for scored in population]
+
+    async def elites(self) -> Sequence[Unit]:
+        return [self._genome.seen(unit) for unit in await self._snapshot.elites()]
+
+
 class Surroundings:
     """What one mutation has: the run, the snapshot, chance of its own (`random`), and the Redescriber (`write`).
 
+    The units of the snapshot are as the run's genome shows them: all that is bred is among their task prompts.
     `system_prompt` is the one that a query has written along with the first task prompt, where units have their own.
     """
 
@@ -61,7 +85,7 @@ class Surroundings:
         self, run: Breeding, snapshot: Snapshot, random: Random, place: tuple[int, ...], decoder: Mapping[str, Any]
     ) -> None:
         self.run = run
-        self.snapshot = snapshot
+        self.snapshot: Snapshot = _Seen(snapshot, run.genome)
         self.random = random
         self.system_prompt = ""
         self._place = place
@@ -79,11 +103,14 @@ class Surroundings:
             writing = self.run.queries.write(
                 query,
                 description=self.run.task.description,
+                part=self.run.genome.part(index),
                 prefix=self._prefix(query, index),
                 redescriber=self._decoder,
                 **inputs,
             )
             rendered = await self.run.steps.do(writing)
+        if output == "task_prompt" and self.run.genome.whole and writes_all(rendered.outputs):
+            return labelled(rendered.outputs)
         if index == 0 and self.run.task.system_prompt is None:
             self.system_prompt = cleaned(str(rendered.outputs.get("system_prompt", ""))) or self.system_prompt
         reply = str(rendered[output])

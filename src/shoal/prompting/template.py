@@ -4,12 +4,19 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.errors import UsageError, did_you_mean
 
 # `{{name}}` stands for a literal `{name}`; braces around anything but a name are text.
 _GAP = re.compile(r"\{\{([A-Za-z_]\w*)\}\}|\{([A-Za-z_]\w*)\}")
+
+
+class Piece(NamedTuple):
+    """A piece of a template: literal text, or the name of a gap."""
+
+    text: str
+    name: str | None = None
 
 
 class Template:
@@ -21,6 +28,14 @@ class Template:
     def __init__(self, text: str) -> None:
         self.text = text
         self.names = frozenset(match[2] for match in _GAP.finditer(text) if match[2])
+
+    def pieces(self) -> "list[Piece]":
+        """The text in order: literal pieces and gaps."""
+        found, at = [], 0
+        for match in _GAP.finditer(self.text):
+            found += [Piece(self.text[at : match.start()]), Piece(f"{{{match[1]}}}" if match[1] else "", match[2])]
+            at = match.end()
+        return [piece for piece in (*found, Piece(self.text[at:])) if piece.text or piece.name]
 
     def fill(self, values: Mapping[str, Any]) -> str:
         """The text with its gaps filled; UsageError names a gap that has no value."""

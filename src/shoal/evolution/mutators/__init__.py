@@ -46,6 +46,7 @@ async def offspring(name: str, parent: Scored, around: Surroundings) -> Unit:
         crossed=None,
         unwritten=0,
     )
-    child = await MUTATORS[name](structs.replace(parent, unit=unit), around)
-    child = structs.replace(child, system_prompt=around.system_prompt or child.system_prompt)
-    return await crossed(child, around)
+    genome = around.run.genome
+    child = await MUTATORS[name](structs.replace(parent, unit=genome.seen(unit)), around)
+    child = genome.unseen(await crossed(child, around), unit)
+    return structs.replace(child, system_prompt=around.system_prompt or child.system_prompt)

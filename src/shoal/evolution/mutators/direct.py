@@ -12,8 +12,17 @@ from shoal.runtime.concurrency import gather
 async def zero_order_direct(parent: Scored, around: Surroundings) -> Unit:
     """Each task prompt is the first of a list of hints for the problem, whatever it was before."""
     unit = parent.unit
+    styles = [around.random.choice(around.run.thinking_styles) for _ in unit.task_prompts]
     return rewritten(
-        unit, await gather(*(around.write("zero_order_direct", i, listed=1) for i in range(len(unit.task_prompts))))
+        unit,
+        await gather(
+            *(
+                around.write(
+                    "zero_order_direct", i, listed=1, mutation_prompt=unit.mutation_prompt, thinking_style=style
+                )
+                for i, style in enumerate(styles)
+            )
+        ),
     )
 
 

@@ -20,7 +20,13 @@ async def lamarckian(parent: Scored, around: Surroundings) -> Unit:
     seen = [_seen(parent, around) for _ in parent.unit.task_prompts]
     replies = await gather(
         *(
-            around.write("lamarckian", i, workings=[structs.asdict(working) for working in workings])
+            around.write(
+                "lamarckian",
+                i,
+                workings=[structs.asdict(working) for working in workings],
+                mutation_prompt=parent.unit.mutation_prompt,
+                task_prompt=parent.unit.task_prompts[i],
+            )
             for i, workings in enumerate(seen)
         )
     )

@@ -1,0 +1,341 @@
+"""`shoal evolve` as people call it: every flag, runs that go on, and what is left to use."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.evolution.day_cares import TASK, breeder, folder, suite
+
+import shoal as package
+from shoal.cli import main
+
+SCRIPT = """
+import asyncio, pathlib, zlib
+
+def number(request):
+    return zlib.crc32(repr(request).encode())
+
+def says(request):
+    text = " ".join(message.text for message in request.messages)
+    if request.params.choices:
+        return " Yes" if ("fine" in text) == (zlib.crc32(request.messages[0].text.encode()) % 3 > 0) else " No"
+    if request.params.max_tokens == 250:
+        return f"prompt {number(request) % 100000}"
+    return "Yes" if ("fine" in text) == (zlib.crc32(text.encode()) % 3 > 0) else "No"
+
+async def slow(request):
+    if request.sample and request.sample[0] == 2 and not pathlib.Path("go on").exists():  # of the second generation
+        pathlib.Path("began").touch()
+        await asyncio.Event().wait()
+    return says(request)
+"""
+ROWS = [
+    {"text": f"It was {'fine' if i % 2 else 'awful'} {i}.", "question": "Good?", "gold_good": i % 2 == 1}
+    for i in range(24)
+]
+
+
+@pytest.fixture(autouse=True)
+def files(at_home: Path) -> None:
+    (at_home / "m.py").write_text(SCRIPT)
+    folder(at_home / "f", {**TASK, "fixed_system_prompt": None})
+    suite(at_home / "s.json", ROWS)
+
+
+def shoal(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error."""
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert isinstance(exit_.value.code, int)
+    return exit_.value.code, *capsys.readouterr()
+
+
+SMALL = ("--population_size", "3", "--initial_prompts_per_unit", "2", "--evolution_generations", "2")
+MODEL = ("-m", "scripted/m.py:says")
+EVOLVE = ("evolve", "f", "--task", "good", *MODEL, "--fitness_test_suite", "s.json", *SMALL)
+
+
+def facts(*path: str) -> Any:
+    return json.loads(Path(*path).read_text())
+
+
+def test_a_run_in_the_predecessors_words(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every flag of it, with `--population` cut short as its script has it."""
+    code, out, err = shoal(
+        capsys,
+        "evolve",
+        *("--model_name_or_path", "scripted/m.py:says", "--day_care_dir", "./f/", "--task", "good"),
+        *("--decoder_options_override", "sample(temperature=0.5, n=2)", "--client_batch_size", "50"),
+        *("--server_batch_size", "4", "--fitness_test_suite", "s.json", "--population", "3"),
+        *("--initial_prompts_per_unit", "2", "--evolution_generations", "2", "--num_eda_samples", "4"),
+        *("--num_lamarckian_reasonings", "1", "--chunk_size", "3", "--test_CoT", "--test_noCoT", "--verbose"),
+        *("--is_async", "--seed", "7", "--wandb_project", "mine"),
+    )
+    assert (code, out) == (0, "")
+    for name in ("server_batch_size", "chunk_size", "is_async"):
+        assert f"note: --{name} has no meaning here" in err
+    assert "n has no meaning here: one draw is taken" in err
+    assert "good: 6 units" in err  # 3 units of 2 prompts
+    settings = facts("f", "good", "RUN_0", "_config.json")["options"]["settings"]
+    assert (settings["population_size"], settings["num_eda_samples"], settings["num_lamarckian_reasonings"]) == (
+        6,
+        4,
+        1,
+    )
+    assert (settings["variants"], settings["seed"], settings["batch"]) == (["CoT", "noCoT"], 7, None)
+    unit = facts("f", "good", "RUN_0", "generation_2_stats.json")
+    assert set(unit["variants"]) == {"CoT", "noCoT"}
+
+
+def test_defaults_are_the_predecessors(capsys: pytest.CaptureFixture[str]) -> None:
+    suite(Path("f", "good", "fitness_test_suite.json"), ROWS)
+    code, out, _ = shoal(
+        capsys, "evolve", "f", "--task", "good", "-m", "scripted/m.py:says", "--plan", "--held-out", "none"
+    )
+    assert code == 0
+    # 100 founders of 3 prompts; 100 + 20 * 50 units on 24 questions, 2 calls each
+    assert "founders       300" in out
+    assert "fitness        52,800" in out
+    assert not Path("f", "good", "RUN_0").exists()
+
+
+def test_the_default_configuration_does_not_crash(capsys: pytest.CaptureFixture[str]) -> None:
+    """That of the predecessor did at once: neither --is_async nor --test_CoT nor --test_noCoT."""
+    code, _, err = shoal(capsys, *EVOLVE)
+    assert code == 0, err
+    assert "the prompt that was bred" in err
+
+
+@pytest.mark.parametrize(
+    "spelt", [("--population-size", "3"), ("--population_size=3",), ("--pop", "3"), ("--Population-Size", "3")]
+)
+def test_options_may_be_spelt_so(capsys: pytest.CaptureFixture[str], spelt: tuple[str, ...]) -> None:
+    code, out, _ = shoal(
+        capsys,
+        "evolve",
+        "f",
+        "--task",
+        "good",
+        "-m",
+        "scripted/m.py:says",
+        "--fitness-test-suite",
+        "s.json",
+        *spelt,
+        "--plan",
+    )
+    assert code == 0
+    assert "founders       18" in out
+
+
+def test_what_is_cut_too_short_is_asked_about(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = shoal(capsys, "evolve", "f", "--num", "3")
+    assert code == 2
+    assert "--num may be --num_eda_samples or --num_lamarckian_reasonings" in err
+
+
+def test_json_and_the_files_to_use(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = shoal(capsys, *EVOLVE, "--test_CoT", "--json")
+    assert (code, err.count("\n")) == (0, 1)  # the note on n
+    result = json.loads(out)
+    run = Path(result["run_dir"])
+    assert run == Path("f", "good", "RUN_0")
+    best = facts(str(run), "best_prompt.json")
+    assert best["task_prompts"] == result["task_prompts"]
+    assert Path(result["system_file"]).read_text() == "\n\n".join([best["system_prompt"], *best["task_prompts"]]) + "\n"
+    rows = [{**row, "gold": "yes" if row["gold_good"] else "no"} for row in ROWS]
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    asked = ("run", "data.jsonl", "-m", "scripted/m.py:says", "--answer", "gold", "--json")
+    code, out, _ = shoal(capsys, *asked, "--program", result["program"])
+    assert (code, json.loads(out)["calls"] + json.loads(out)["cached_calls"]) == (0, 48)
+    code, out, _ = shoal(capsys, *asked, "-p", "{text} {question}", "--system-file", result["system_file"])
+    assert (code, json.loads(out)["calls"]) == (0, 24)
+
+
+def test_the_template_asks_exactly_what_fitness_was_measured_on(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = shoal(capsys, *EVOLVE, "--test_CoT", "--held-out", "none", "--json")
+    Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    _, out, _ = shoal(
+        capsys,
+        "run",
+        "data.jsonl",
+        "-m",
+        "scripted/m.py:says",
+        "--program",
+        json.loads(out)["program"],
+        "--replay",
+        "--json",
+    )
+    summary = json.loads(out)
+    assert (summary["failed"], summary["calls"], summary["cached_calls"]) == (0, 0, 48)
+
+
+def test_the_preset_is_toml(capsys: pytest.CaptureFixture[str]) -> None:
+    _, _, err = shoal(capsys, *EVOLVE)
+    lines = err[err.index("    [presets.good]") :].splitlines()[:3]
+    preset = tomllib.loads("\n".join(line.strip() for line in lines))["presets"]["good"]
+    assert preset["model"] == "scripted/m.py:says"
+    assert preset["system"] == Path("f", "good", "RUN_0", "best_prompt.txt").read_text().rstrip("\n")
+
+
+def test_a_run_goes_on_with_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """The predecessor wanted them repeated."""
+    shoal(capsys, *EVOLVE, "--test_CoT", "--seed", "5")
+    code, out, _ = shoal(
+        capsys, "evolve", "f", "--task", "good", *MODEL, "--continue_run_number", "0", "--evo", "3", "--json"
+    )
+    assert (code, json.loads(out)["generations"]) == (0, 3)
+    settings = facts("f", "good", "RUN_0", "_config.json")["options"]["settings"]
+    assert (settings["seed"], settings["variants"]) == (5, ["CoT"])
+    code, _, err = shoal(capsys, "evolve", *MODEL, "--run-dir", "f/good/RUN_0", "--seed", "6")
+    assert code == 2
+    assert "holds a run with settings.seed=5, now settings.seed=6" in err
+
+
+def test_a_run_does_not_say_which_file_to_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder may come from somebody else, with its runs."""
+    shoal(capsys, *EVOLVE)
+    code, _, err = shoal(capsys, "evolve", "f", "--task", "good", "--continue_run_number", "0")
+    assert code == 2
+    assert "--model is 'scripted/m.py:says', a file; say so on the command line to go on" in err
+
+
+def test_each_run_has_a_number_and_the_same_seed_is_the_same_run(capsys: pytest.CaptureFixture[str]) -> None:
+    results = [json.loads(shoal(capsys, *EVOLVE, "--json", "--no-cache")[1]) for _ in range(2)]
+    assert [Path(result["run_dir"]).name for result in results] == ["RUN_0", "RUN_1"]
+    assert results[0]["task_prompts"] == results[1]["task_prompts"]
+    assert results[0]["calls"] == results[1]["calls"]
+
+
+def test_debug_mode_has_a_folder_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    for _ in range(2):  # one that is complete is begun anew
+        assert shoal(capsys, *EVOLVE, "--debug_mode")[0] == 0
+    assert sorted(path.name for path in Path("f", "good").iterdir() if path.is_dir()) == ["DEBUG"]
+
+
+def test_a_budget_ends_a_run_and_a_larger_one_goes_on(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = shoal(capsys, *EVOLVE, "--budget", "calls=300")
+    assert code == 1
+    assert "calls are expected; the budget of 300 may end the run" in err
+    assert "the budget is spent; --run-dir f/good/RUN_0" in err
+    code, out, _ = shoal(capsys, "evolve", *MODEL, "--run-dir", "f/good/RUN_0", "--json")
+    whole = json.loads(out)
+    code, out, _ = shoal(capsys, *EVOLVE, "--no-cache", "--json")
+    assert json.loads(out)["task_prompts"] == whole["task_prompts"]
+    assert json.loads(out)["calls"] == whole["calls"]
+
+
+@pytest.mark.parametrize("send", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
+    capsys: pytest.CaptureFixture[str], send: signal.Signals
+) -> None:
+    source = Path(package.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    arguments = [word.replace("m.py:says", "m.py:slow") for word in EVOLVE]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shoal", *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    said = ""
+    while "generation 1 of" not in said:
+        said += process.stderr.readline()
+    while not Path("began").exists():
+        assert process.poll() is None
+    process.send_signal(send)
+    while "stopping" not in said:
+        said += process.stderr.readline()
+    process.send_signal(send)
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130, said + rest
+    assert "--run-dir f/good/RUN_0 goes on from there" in rest
+    Path("go on").touch()
+    results = [
+        json.loads(shoal(capsys, *command, "--json", "--no-cache")[1])
+        for command in (("evolve", "-m", "scripted/m.py:slow", "--run-dir", "f/good/RUN_0"), arguments)
+    ]
+    for name in ("task_prompts", "system_prompt", "fitness", "comparison", "calls"):
+        assert results[0][name] == results[1][name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("evolve", "f"), "--task is missing"),
+        (("evolve", "f", "--task", "god"), "no task 'god'; did you mean good?"),
+        (("evolve", "nowhere", "--task", "good"), "nowhere: no such folder"),
+        (("evolve", "--task", "good"), "data/lmql_specifications/day_care: no such folder"),
+        (("evolve", "f", "--day_care_dir", "g", "--task", "good"), "which is it?"),
+        (("evolve", "f", "--task", "../f/good"), "the name of a folder in f is needed"),
+        (("evolve", "f", "--task", "good"), "give --fitness_test_suite FILE"),
+        ((*EVOLVE, "--continue_run_number", "4"), "no run in f/good/RUN_4"),
+        ((*EVOLVE, "--continue_run_number", "4", "--run-dir", "x"), "give one"),
+        ((*EVOLVE, "--optimizer", "gradient"), "no 'gradient'"),
+        ((*EVOLVE, "--operators", "linage"), "no operator 'linage'; did you mean lineage?"),
+        ((*EVOLVE, "--operators", "lineage=much"), "the weight of lineage is 'much'"),
+        ((*EVOLVE, "--batch", "none"), "--batch 'none'"),
+        ((*EVOLVE, "--held-out", "gone.json"), "gone.json: no such file"),
+        ((*EVOLVE, "--scorer", "exakt"), "did you mean exact?"),
+        ((*EVOLVE, "--decoder_options_override", "{"), "--decoder_options_override: not JSON"),
+        ((*EVOLVE, "--decoder_options_override", "smaple"), "did you mean sample?"),
+        ((*EVOLVE, "--crossover", "2"), "2"),
+        ((*EVOLVE, "--model_name_or_path", "meta-llama/Llama-2-13b-chat-hf"), "not loaded by a Hugging Face name"),
+        ((*EVOLVE, "-m", "gone.gguf"), "gone.gguf"),
+    ],
+)
+def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], reason: str) -> None:
+    code, out, err = shoal(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert reason in err
+    assert len([line for line in err.splitlines() if not line.startswith("note: ")]) == 1
+
+
+def test_no_run_is_begun_by_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong in (("--operators", "linage"), ("-m", "nowhere/x"), ("--budget", "cals=3")):
+        assert shoal(capsys, *EVOLVE, *wrong)[0] == 2
+    assert not Path("f", "good", "RUN_0").exists()
+
+
+def test_a_suite_with_one_answer_is_warned_about(capsys: pytest.CaptureFixture[str]) -> None:
+    suite(Path("s.json"), [{**row, "gold_good": True} for row in ROWS])
+    code, _, err = shoal(capsys, *EVOLVE)
+    assert code == 0
+    assert "warning: every gold_good is True: always answering 'Yes' scores 1.0, nothing to optimise" in err
+
+
+def test_convert_and_breed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder with a fixed system prompt and without `fitness_decoder_options` ended in a KeyError."""
+    task = {name: value for name, value in TASK.items() if name != "fitness_decoder_options"}
+    folder(Path("old"), task, breeder__lmql=breeder(mutation_lamarckian="argmax\n    import os"))
+    code, _, err = shoal(capsys, "evolve", "old", "--task", "good", "--fitness_test_suite", "s.json")
+    assert code == 2
+    assert "shoal evolve --convert old" in err
+    code, out, _ = shoal(capsys, "evolve", "--convert", "old", "new")
+    assert code == 1  # one query is refused
+    assert "fitness_test_template: converted to fitness" in out
+    assert "mutation_lamarckian: not converted: line 2: 'import os' is no expression" in out
+    code, out, err = shoal(capsys, "evolve", "new", *EVOLVE[2:], "--test_CoT", "--test_noCoT", "--json")
+    assert code == 0, err
+    assert json.loads(out)["system_prompt"] == "You judge reviews."
+
+
+def test_wandb_is_told_of_each_generation(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, at_home: Path
+) -> None:
+    pytest.importorskip("wandb")
+    source = Path(package.__file__).parents[1]
+    environment = {**os.environ, "PYTHONPATH": str(source), "WANDB_MODE": "offline", "WANDB_DIR": str(at_home)}
+    done = subprocess.run(
+        [sys.executable, "-m", "shoal", *EVOLVE, "--use_wandb", "--quiet"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(at_home.glob("wandb/offline-run-*/run-*.wandb"))
