@@ -2,8 +2,9 @@
 
 JSON lines, one for each setting, on a server that answers after 50 ms: `breed` with its journal and its folder, beside
 the bare client that makes as many requests in the same waves, in turns. A generation's critical path is its calls one
-after another, each in as many waves as `in_flight` makes of them: nothing can be faster. `to_critical_path` is a
-generation's wall time over it, `cpu_us` the CPU of all threads a question, what the folder and the units take included.
+after another, at the most, each in as many waves as `in_flight` makes of them; pairs that are done early overlap, so
+that a little less is possible. `to_critical_path` is a generation's wall time over it, `cpu_us` the CPU of all threads
+a question, what the folder and the units take included.
 """
 
 import argparse

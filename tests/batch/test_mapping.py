@@ -2,7 +2,9 @@
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tests.scripting import scripted
 
@@ -34,6 +36,30 @@ def test_map_rows_with_a_technique_and_a_score() -> None:
     assert [(r.id, r.score) for r in records] == [("a", 1.0), ("b", 0.0)]
     assert (records[0].technique, records[0].usage.calls) == ("self_consistency(n=2)", 2)
     assert seen == [1, 2]
+
+
+@pytest.mark.parametrize(("returned", "score"), [(True, 1.0), (0, 0.0), (np.float32(0.5), 0.5), (np.bool_(True), 1.0)])
+@pytest.mark.parametrize("waits", [False, True])
+def test_a_score_may_be_a_truth_or_any_number_and_be_waited_for(returned: Any, score: float, waits: bool) -> None:
+    async def later(_: Completion, __: Any) -> Any:
+        return returned
+
+    rate = later if waits else lambda completion, row: returned
+    records = shoal.map(scripted(lambda r: "5")[0], ["a"], score=rate, run_dir="kept")
+    assert [(r.score, type(r.score)) for r in records] == [(score, float)]
+    assert shoal.map(scripted(lambda r: "5")[0], ["a"], score=rate, run_dir="kept") == records
+
+
+@pytest.mark.parametrize("returned", [None, "yes", 2.0, float("nan")])
+def test_what_is_no_score_is_told_of_its_item_alone(returned: Any) -> None:
+    rows = [{"q": "a"}, {"q": "b"}]
+    model, _ = scripted(lambda r: r.text)
+    first, second = shoal.map(
+        model, rows, template="{q}", score=lambda completion, row: returned if row["q"] == "a" else 1.0
+    )
+    assert first.error is not None
+    assert first.error.message.startswith(f"map: score= returned {str(returned)!r}; expected true, false or a number")
+    assert second.score == 1.0
 
 
 def test_map_takes_any_async_function() -> None:

@@ -157,8 +157,23 @@ def test_json_and_the_files_to_use(capsys: pytest.CaptureFixture[str]) -> None:
     assert (code, json.loads(out)["calls"]) == (0, 24)
 
 
+def test_a_system_message_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("long.py").write_text("def says(request):\n    return repr([m.text for m in request.messages])\n")
+    Path("s.txt").write_text("Be kind.\n\nBe short.\n")
+    ask = ("ask", "Hi", "-m", "scripted/long.py:says", "--system-file")
+    assert shoal(capsys, *ask, "s.txt")[:2] == (0, "['Be kind.\\n\\nBe short.', 'Hi']\n")
+    for wrong, reason in (
+        (("gone.txt",), "--system-file gone.txt: No such file"),
+        (("s.txt", "--system", "Be."), "give one"),
+    ):
+        code, _, err = shoal(capsys, *ask, *wrong)
+        assert code == 2
+        assert reason in err
+
+
 def test_the_template_asks_exactly_what_fitness_was_measured_on(capsys: pytest.CaptureFixture[str]) -> None:
-    _, out, _ = shoal(capsys, *EVOLVE, "--test_CoT", "--held-out", "none", "--json")
+    _, out, _ = shoal(capsys, *EVOLVE, "--test_CoT", "--held-out", "none", "--scorer", "boolean", "--json")
+    fitness = json.loads(out)["fitness"]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     _, out, _ = shoal(
         capsys,
@@ -168,10 +183,10 @@ def test_the_template_asks_exactly_what_fitness_was_measured_on(capsys: pytest.C
         "scripted/m.py:says",
         "--program",
         json.loads(out)["program"],
-        "--replay",
-        "--json",
+        *("--answer", "gold_good", "--scorer", "boolean", "--replay", "--json"),
     )
     summary = json.loads(out)
+    assert summary["score"] == fitness
     assert (summary["failed"], summary["calls"], summary["cached_calls"]) == (0, 0, 48)
 
 

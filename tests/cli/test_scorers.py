@@ -68,6 +68,7 @@ def test_a_judge_shares_the_models_and_an_unreadable_mark_is_no_score(shoal: She
     assert "mean score" in err
     assert "70.0% of 3" in err
     assert "0.70" in err
+    assert "came to no score for 1 of 4 answers" in err
     written = records(Path("out.jsonl"))
     assert [r.get("score") for r in written] == [0.7, 0.7, 0.7, None]
     assert [r["usage"]["calls"] for r in written] == [1, 1, 1, 1]  # the judge's calls are not the answer's

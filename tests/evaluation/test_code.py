@@ -33,6 +33,11 @@ SCORED = [
     ("code", BAD, ">>> add(1, 2)\n3\n", {}, 0.0),
     ("code", GOOD, "def test_it():\n    assert add(1, 1) == 2\n", {}, 1.0),
     ("code", "<think>" + GOOD, TESTS, {}, 0.0),
+    # its own tests in a block of their own, and a block that the model was stopped at the end of
+    ("code", GOOD + "\n```python\ndef test_add():\n    assert add(1, 2) == 3\n```", TESTS, {}, 1.0),
+    ("code", GOOD + "\n```python\nclass TestAdd:\n    def test_it(self):\n        pass\n```", TESTS, {}, 1.0),
+    ("code", GOOD[: GOOD.rindex("```")], TESTS, {}, 1.0),
+    ("code", BAD[: BAD.rindex("```")], TESTS, {}, 0.0),
     # as in HumanEval: a whole function in a block, its body alone, and the rest of the code as a base model writes it
     (EVAL, GOOD, CHECK, {"prompt": PROMPT, "name": "add"}, 1.0),
     (EVAL, BAD, CHECK, {"prompt": PROMPT, "name": "add"}, 0.0),

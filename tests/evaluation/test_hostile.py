@@ -19,6 +19,8 @@ TARGETS = {
     "code": "assert f() == 1",
 }
 
+ROW = {"options": ["1234567", "2"], "puzzle": "chain_sum", "config": {}, "metadata": {}, "answer": "1234567"}
+
 
 @pytest.mark.usefixtures("confined")
 @pytest.mark.parametrize("piece", PIECES, ids=range(len(PIECES)))
@@ -26,6 +28,6 @@ TARGETS = {
 def test_an_endless_output_is_wrong_and_soon_so(name: str, piece: str) -> None:
     output = piece * (SIZE // len(piece))
     began = time.monotonic()
-    _, score = run(open_scorer(name).score(Completion(output), TARGETS.get(name, "1234567"), {}))
+    _, score = run(open_scorer(name).score(Completion(output), TARGETS.get(name, "1234567"), ROW))
     assert score == 0.0
     assert time.monotonic() - began < 20  # less than a second each on a machine that does nothing else

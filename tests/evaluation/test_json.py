@@ -10,6 +10,10 @@ from shoal.evaluation.scorers import open_scorer
 from shoal.runtime.types import Completion
 
 SCORED = [
+    ("json", '{"a": [1, 2]}\n\nNote: the list [1, 2] is as you gave it [1].', {"a": [1, 2]}, 1.0),
+    ("json", '{"a": 0}, no: {"a": 1}. See [1].', {"a": 0}, 0.0),
+    ("json", 'The items are [1, 2], from {"a": 1}.', [1, 2], 1.0),
+    ("json", "The items are [1, 2].", {"a": 1}, 0.0),
     ("json", '{"a": 1}', {"a": 1}, 1.0),
     ("json", '{"a": 1}', '{"a": 1.0}', 1.0),
     ("json", '{"a": 1}', {"a": True}, 0.0),

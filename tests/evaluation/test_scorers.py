@@ -12,7 +12,7 @@ from shoal.errors import UsageError
 from shoal.evaluation.scorers import SCORERS, open_scorer
 from shoal.runtime.types import Completion
 
-GSM8K = Path(shoal.__file__).parents[2] / "examples" / "data" / "gsm8k.jsonl"
+GSM8K = Path(shoal.__file__).parent / "evaluation" / "datasets" / "gsm8k.jsonl"
 
 SCORED = [
     # scorer, output, short answer, target, score
@@ -44,6 +44,11 @@ SCORED = [
     ("choice", "The answer is C.", None, "A", 0.0),
     ("choice", "A dog.", None, "A", 0.0),
     ("choice", "whatever", "d", "D", 1.0),
+    ("choice", "The answer is C.", None, "2", 1.0),
+    ("choice", "The answer is C.", None, True, 0.0),
+    ("number", "The answer is negative 5.", None, -5, 1.0),
+    ("number", "The answer is negative 5.", None, 5, 0.0),
+    ("number", "The answer is eighteen.", None, 18, 1.0),
     ("boolean", "Yes, it is.", None, True, 1.0),
     ("boolean", "So the statement is not true.", None, "no", 1.0),
     ("boolean", "whatever", "False", 0, 1.0),
@@ -77,7 +82,7 @@ def test_gold_answers_of_shipped_data_are_right_and_those_of_other_rows_are_not(
                 assert await rated(scorer, said, gold) == 1.0, (said, gold)
             assert await rated(scorer, f"The answer is {other}.", gold) == float(other == end)
 
-    assert len(golds) == 50
+    assert len(golds) == 100
     run(score())
 
 
@@ -166,3 +171,18 @@ def test_map_takes_a_scorer_and_a_column() -> None:
         shoal.map(model, rows, target="gold")
     with pytest.raises(UsageError, match=r"shoal\.open_scorer"):
         shoal.map(model, rows, score="number", target="gold")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("scorer", "target", "said"),
+    [
+        ("number", "Paris", "'Paris' has no number"),
+        ("choice", "Paris", "'Paris' names no choice"),
+        ("choice", 12, "'12'"),
+    ],
+)
+def test_targets_that_nothing_can_equal_are_told_before_anything_is_asked(
+    scorer: str, target: object, said: str
+) -> None:
+    with pytest.raises(UsageError, match=f"row 1, column 'a': {said}"):
+        open_scorer(scorer).check_rows([{"a": None}, {"a": target}], "a")

@@ -9,6 +9,10 @@ from shoal.errors import UsageError
 from shoal.evaluation.scorers import open_scorer
 
 FILE = """
+from fractions import Fraction
+
+import numpy
+
 async def waiting(answer, target):
     return answer == target
 
@@ -28,6 +32,10 @@ def text(output): return "yes"
 def nothing(output): return None
 def above(output): return 1.5
 def nan(output): return float("nan")
+def of_numpy(output): return numpy.float32(output == "It is 5.")
+def truth_of_numpy(answer, target): return numpy.bool_(answer == target)
+def share(output): return Fraction(2, 2)
+def vector(output): return numpy.ones(3)
 def unknown(ouput): return 1.0
 def placed(output, /): return 1.0
 """
@@ -38,12 +46,23 @@ def file() -> None:
     Path("s.py").write_text(FILE)
 
 
-@pytest.mark.parametrize(("name", "score"), [("waiting", 1.0), ("whole", 1.0), ("free", 1.0), ("anything", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "score"),
+    [
+        ("waiting", 1.0),
+        ("whole", 1.0),
+        ("free", 1.0),
+        ("anything", 1.0),
+        ("of_numpy", 1.0),
+        ("truth_of_numpy", 1.0),
+        ("share", 1.0),
+    ],
+)
 def test_it_takes_what_it_names(name: str, score: float) -> None:
     scorer = open_scorer(f"s.py:{name}")
     value = run(scorer.rate("It is 5.", "5", "5", {"said": "It is 5."}))
     assert (value, type(value)) == (score, float)
-    assert scorer.needs_target is (name not in ("free",))
+    assert scorer.needs_target is (name not in ("free", "of_numpy", "share"))
 
 
 @pytest.mark.parametrize(
@@ -53,6 +72,7 @@ def test_it_takes_what_it_names(name: str, score: float) -> None:
         ("text", {"id": 7}, "row 7: ValueError: returned 'yes'; expected true, false or a number from 0 to 1"),
         ("nothing", {"q": "why"}, "the row {'q': 'why'}: ValueError: returned 'None'"),
         ("above", {}, "returned '1.5'"),
+        ("vector", {}, "returned '[1. 1. 1.]'"),
         ("nan", {}, "returned 'nan'"),
     ],
 )

@@ -251,7 +251,7 @@ def test_the_sample_folder_is_whole() -> None:
         if request.params.choices == (" positive", " negative"):
             assert request.messages[-1].text.endswith("The sentiment is")
             return " positive"
-        return " is it about" if request.params.max_tokens == 24 and request.params.temperature else " Because."
+        return " it about" if request.params.max_tokens == 24 and request.params.temperature else " Because."
 
     model, _ = scripted(script)
     for variant in ("CoT", "noCoT", ""):

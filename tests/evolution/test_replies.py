@@ -14,6 +14,15 @@ from shoal.evolution.replies import LONGEST, cleaned, first_listed
         ("", ""),
         (" \n\t ", ""),
         ('""', ""),
+        ("<think>\nWhat would help?\n</think>\n\nDo it.", "Do it."),
+        ("What would help?</think>Do it.", "Do it."),
+        ("<think>What would help", ""),
+        ("Think in <think> and </think>, then answer.", "Think in <think> and </think>, then answer."),
+        ("```\nDo it.\n```", "Do it."),
+        ("```text\nDo it.\nThen stop.\n```", "Do it.\nThen stop."),
+        ('Sure! Here is an improved instruction:\n\n"Do it."', "Do it."),
+        ("Here's the mutated instruction: Do it.", "Do it."),
+        ("Here is a problem: solve it.", "Here is a problem: solve it."),
         ('"Do it."', "Do it."),
         ("“Do it.”", "Do it."),
         ('"Do" or "do not".', '"Do" or "do not".'),
@@ -53,6 +62,7 @@ def test_the_prompt_in_a_reply(reply: str, prompt: str) -> None:
         (" Do it.\n5. Do more.\n6. ", "Do it."),
         ("Do it.", "Do it."),
         ("4. Do it.\n5. Do more.", "Do it."),
+        ("<think>\n4. Old one.\n</think>\n4. Do it.", "Do it."),
         ("1. Old one.\n2. Old two.\n3. Old three.\n4. Do it.\n5. Do more.", "Do it."),
         ("Here is the rest:\n\n4. Do it.\n5. Do more.", "Do it."),
         ("Here are some hints:\n\n1. Do it.\n2. Do more.", "Do it."),
@@ -82,7 +92,22 @@ def test_whatever_comes_is_a_prompt_that_can_be_kept(reply: str, number: int) ->
 
 
 def test_long_replies_are_read_in_linear_time() -> None:
-    for piece in ("INSTRUCTION", "INSTRUCTION*", "INSTRUCTION: ", "\n", "*", "* ", "1. ", "1.\n", " \n", '"'):
+    for piece in (
+        "INSTRUCTION",
+        "INSTRUCTION*",
+        "INSTRUCTION: ",
+        "\n",
+        "*",
+        "* ",
+        "```\n",
+        "<think>",
+        "a</think>",
+        "Sure, here is ",
+        "1. ",
+        "1.\n",
+        " \n",
+        '"',
+    ):
         text = piece * 50_000
         cleaned(text)
         first_listed(text, 2)

@@ -292,7 +292,7 @@ def test_an_interrupted_run_lets_calls_under_way_finish_and_keeps_them(tmp_path:
 
     result = run(interrupted())
     assert result.ended == "interrupted"
-    assert [one.number for one in result.history] == [0, 1]
+    assert [one.number for one in result.history] in ([0, 1], [0, 1, 2])  # 2: where all of it was under way
     assert result.comparison is None
     bred(tmp_path, asked)
     bred(tmp_path.with_name("whole"))

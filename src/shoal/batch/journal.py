@@ -130,6 +130,10 @@ class Journal:
         statement = "INSERT OR IGNORE INTO draw VALUES (?, ?, ?, ?)"
         await self.store.write((statement, (key, owner, checksum(key, value), value)))
 
+    def keys(self) -> set[bytes]:
+        """The keys of all draws kept."""
+        return {key for (key,) in self.store.rows("SELECT key FROM draw")}
+
     async def own(self, keys: Iterable[bytes], owner: int) -> None:
         """Draws kept before belong to `owner`."""
         await self.store.write(*(("UPDATE draw SET owner = ? WHERE key = ?", (owner, key)) for key in keys))

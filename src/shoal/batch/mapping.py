@@ -1,5 +1,6 @@
 """`shoal.map`: a model or a program over many items from Python, with what `shoal run` guarantees."""
 
+import inspect
 import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, encode
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Judge, Progress, RowProgram, window_for
+from shoal.batch.scores import as_score
 from shoal.batch.tables import items_of
 from shoal.errors import UsageError, refuse_unknown
 from shoal.prompting.answers import extract
@@ -25,7 +27,7 @@ from shoal.runtime.program import Program
 from shoal.runtime.types import Completion, Request, SamplingParams
 from shoal.techniques.opening import bases, identities, names, opened
 
-Score = Callable[[Completion, Row], float]
+Score = Callable[[Completion, Row], float | Awaitable[float]]
 
 
 class Rater(Protocol):
@@ -52,7 +54,8 @@ class MapOptions(TypedDict, total=False):
     budget       what may be spent
     replay       ask nothing: every draw must be kept already, or NotCached names the first that is not
     trace        keep each item's call tree in `run_dir`, for `shoal trace`
-    score        rates each answer from 0.0 to 1.0: a function of the completion and the row, or `open_scorer("number")`
+    score        rates each answer from 0.0 to 1.0: a function of the completion and the row, plain or async, or
+                 `open_scorer("number")`
     target       of such a scorer: the column with the expected answer
     on_progress  called after each row
     """
@@ -165,8 +168,15 @@ def _judge(options: MapOptions) -> Judge:
     score = options.get("score")
 
     async def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
-        value = score(completion, row) if callable(score) else UNSET
-        return completion.answer or extract(completion.text), value
+        answer = completion.answer or extract(completion.text)
+        if not callable(score):
+            return answer, UNSET
+        value = score(completion, row)
+        value = await value if inspect.isawaitable(value) else value
+        try:
+            return answer, as_score(value)
+        except ValueError as error:
+            raise UsageError(f"map: score= {error}") from None
 
     return judge
 

@@ -82,7 +82,9 @@ def load_program(spec: str) -> RowFunction:
 def returned(result: Any) -> Returned:
     """What a program returned, as it stands in an output."""
     if isinstance(result, Rendered):
-        return Returned(result.text, "", output={"text": result.text, "outputs": _plain(result.outputs)})
+        read = result.outputs.get("answer", result.text)  # an output of that name is what is asked for
+        output = {"text": result.text, "outputs": _plain(result.outputs)}
+        return Returned(read if isinstance(read, str) else shown(read), "", output=output)
     if isinstance(result, Completion):
         return Returned(result.text, result.finish_reason, model=result.model, answer=result.answer, output=result.text)
     answer = str(result) if isinstance(result, int | float) and not isinstance(result, bool) else None

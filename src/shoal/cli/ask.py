@@ -8,7 +8,7 @@ import msgspec
 from msgspec import structs
 
 from shoal.backends.loop import run
-from shoal.cli.options import model_options, open_from, read_system, sampling_of, sampling_options, scoped
+from shoal.cli.options import model_options, open_from, sampling_of, sampling_options, scoped
 from shoal.errors import ShoalError, UsageError
 from shoal.prompting.answers import extract
 from shoal.runtime.model import Model, stream
@@ -30,7 +30,6 @@ def ask(question: str, as_json: bool, traced: bool, html: str | None, **options:
     """Ask QUESTION (or - for standard input) and print the answer; it streams where no technique is named."""
     if html == "-":
         raise UsageError("--html needs a file here: standard output is for the answer")
-    read_system(options)
     text = sys.stdin.read() if question == "-" else question
     request = structs.replace(Request.of(text, system=options["system"]), params=sampling_of(options))
     model = open_from(options)

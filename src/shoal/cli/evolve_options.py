@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from shoal.cli.options import stacked
 from shoal.errors import UsageError, did_you_mean
 from shoal.evolution.mutators import MUTATORS
 
@@ -122,10 +123,7 @@ _OPTIONS = (
 )
 
 
-def evolve_options(function: F) -> F:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+evolve_options = stacked(*_OPTIONS)
 
 
 def notes(options: Mapping[str, Any]) -> list[str]:

@@ -33,6 +33,23 @@ def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+def _system_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
+    """Keep the text of the file for --system, which is read after it; line ends at its end are no part of it."""
+    if path is None:
+        return
+    try:
+        ctx.meta["system-file"] = Path(path).read_text("utf-8").rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--system-file {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
+
+
+def _system(ctx: click.Context, _: click.Parameter, text: str | None) -> str | None:
+    read: str | None = ctx.meta.get("system-file")
+    if text is not None and read is not None:
+        raise UsageError("--system and --system-file both say the system message; give one")
+    return text if read is None else read
+
+
 # What is asked of each row.
 row_options = stacked(
     click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.'),
@@ -67,8 +84,15 @@ model_options = stacked(
 )
 
 sampling_options = stacked(
-    click.option("--system", metavar="TEXT", help="System message."),
-    click.option("--system-file", metavar="FILE", help="System message, from a file."),
+    click.option("--system", metavar="TEXT", callback=_system, help="System message."),
+    click.option(
+        "--system-file",
+        metavar="FILE",
+        is_eager=True,
+        expose_value=False,
+        callback=_system_file,
+        help="System message, from a file.",
+    ),
     click.option("--temperature", type=click.FloatRange(0), help="0 is greedy; default: the server's own."),
     click.option("--top-p", type=click.FloatRange(0, 1)),
     click.option("--max-tokens", type=click.IntRange(1), help="Longest answer, in tokens."),
@@ -77,19 +101,6 @@ sampling_options = stacked(
 )
 
 SAMPLING = ("temperature", "top_p", "max_tokens", "stop", "seed")
-
-
-def read_system(options: dict[str, Any]) -> None:
-    """Put the text of --system-file where that of --system stands; line ends at its end are no part of it."""
-    path = options.pop("system_file")
-    if path is None:
-        return
-    if options["system"] is not None:
-        raise UsageError("--system and --system-file both say the system message; give one")
-    try:
-        options["system"] = Path(path).read_text("utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--system-file {path}: {getattr(error, 'strerror', None) or 'not UTF-8 text'}") from None
 
 
 def sampling_of(options: dict[str, Any]) -> SamplingParams:

@@ -21,7 +21,6 @@ from shoal.cli.options import (
     named_model,
     opener_from,
     pilot_options,
-    read_system,
     row_options,
     sampling_options,
     scoped,
@@ -77,7 +76,6 @@ def run(data: str | None, **options: Any) -> int:
         return plan_run(data, options)
     if options["pilot"]:
         raise UsageError("--pilot is for --plan")
-    read_system(options)
     check_options(data, options)
     options = with_suggestions(data, options)
     directory = options["run_dir"] or Path("runs", run_name(data, options))
@@ -155,6 +153,9 @@ def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, 
         from shoal.cli.show import print_run
 
         print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"], metric)
+    unscored = summary.finished - summary.scored
+    if scorer and unscored:
+        click.echo(f"{options['scorer']} came to no score for {unscored} of {summary.finished} answers", err=True)
     left = summary.rows - summary.finished - summary.failed
     if batch.interrupted and left:
         click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)

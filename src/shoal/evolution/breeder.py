@@ -144,6 +144,14 @@ class Breeder:
         births = [await slot.standing for slot in slots]
         generation = Generation(number, population, tuple(_outcomes(births, population)))
         self._refuse_failed(generation)
+        keeping = asyncio.ensure_future(self._keep(generation))
+        try:
+            await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            await keeping  # a budget that the next generation spent meanwhile does not undo this one
+            raise
+
+    async def _keep(self, generation: Generation) -> None:
         if self.on_generation is not None:
             await self.on_generation(generation)
         self.history.append(generation)

@@ -15,6 +15,7 @@ class Draws:
         self.journal = journal
         self.closed = closed
         self.spent = Usage()  # by this process
+        self.kept = journal.keys()  # so that the disk is not asked for what is not there
         self.writing: dict[bytes, Completion] = {}  # on their way to the disk
         self._open: dict[int, dict[bytes, Usage]] = {}
         self._claims: dict[int, list[bytes]] = {}
@@ -70,7 +71,7 @@ class GenerationRecorder(RowRecorder):
         if (fresh := self.draws.writing.get(key)) is not None:
             self.draws.count(key, self.number, fresh.usage)
             return fresh.cached()
-        kept = self.journal.draw(key)
+        kept = self.journal.draw(key) if key in self.draws.kept else None
         if kept is None:
             return None
         owner, completion = kept
@@ -84,5 +85,6 @@ class GenerationRecorder(RowRecorder):
         self.draws.writing[key] = completion
         try:
             await self.journal.keep_draw(key, self.number, completion)
+            self.draws.kept.add(key)
         finally:
             self.draws.writing.pop(key, None)

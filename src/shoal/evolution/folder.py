@@ -110,6 +110,10 @@ class RunFolder:
         _replace(self.path / f"generation_{number}_log.json", log_of(kept.generation))
         _replace(self.path / f"generation_{number}_stats.json", kept.stats)
 
+    def write(self, name: str, value: Any) -> None:
+        """Another file of the run, as JSON."""
+        _replace(self.path / name, value)
+
     def write_end(self, mutation_prompts: Sequence[str], result: Mapping[str, Any], ended: str) -> None:
         """The files of the whole run. `mutation_prompts` are those that it began with."""
         history = [kept.generation for kept in self.kept]
@@ -166,7 +170,7 @@ def elite_of(generation: Generation) -> dict[str, Any]:
 def new_mutation_prompts(history: Sequence[Generation], given: Sequence[str]) -> list[str]:
     """The mutation prompts of units that the run did not begin with, in the order in which they came."""
     units = (scored.unit for generation in history for scored in generation.population)
-    return list(dict.fromkeys(unit.mutation_prompt for unit in units if unit.mutation_prompt not in set(given)))
+    return list(dict.fromkeys(unit.mutation_prompt for unit in units if unit.mutation_prompt not in {*given, ""}))
 
 
 def digest(rows: Sequence[Row]) -> str:
@@ -187,7 +191,7 @@ def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name in sorted(before.keys() | now.keys()):
+    for name in sorted(before.keys() | now.keys(), key=lambda name: (name != "optimizer", name)):
         old, new = before.get(name), now.get(name)
         if old != new and not (name == "generations" and new is not None and new >= old):
             raise RunError(

@@ -16,6 +16,7 @@ def options_of(run: Breeding, model: Model) -> dict[str, Any]:
     """All options that a run's results depend on, by name, as plain data."""
     settings = structs.asdict(run.settings)
     return {
+        "optimizer": "promptbreeder",
         "model": identities(model),
         "technique": names(model)[1],
         "generations": settings.pop("generations"),

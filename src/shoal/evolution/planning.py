@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from msgspec import Struct
 
+from shoal.errors import UsageError
 from shoal.evolution.mutators import MUTATORS
 from shoal.evolution.settings import Settings
 from shoal.evolution.task import Task
@@ -45,11 +46,11 @@ def plan_calls(task: Task, settings: Settings, *, calls_per_answer: int | None =
     steps = settings.prompts_per_unit if calls_per_answer is None else calls_per_answer
     born = births(settings)
     mean, most = per_mutation(settings)
-    rows, held_out = len(task.rows), len(task.held_out)
+    held_out = len(task.held_out)
     seed_steps = 1 if calls_per_answer is None else steps
     return CallPlan(
         founders=settings.population_size * settings.prompts_per_unit,
-        fitness=evaluations(settings) * min(settings.batch or rows, rows) * len(settings.variants) * steps,
+        fitness=rollouts(task, settings) * steps,
         mutations=settings.generations * born * mean,
         most_mutations=settings.generations * born * most,
         held_out=held_out * (steps + seed_steps),
@@ -67,6 +68,25 @@ def evaluations(settings: Settings) -> int:
     """Units scored in a run: in each generation all of them, or those that are new where each is scored once."""
     size = settings.population_size
     return size + settings.generations * (size if settings.batch is not None else size // 2)
+
+
+def rollouts(task: Task, settings: Settings) -> int:
+    """Questions put to units in a run, at most: those that a call fails on, and equal ones, count too."""
+    return evaluations(settings) * _batch(task, settings)
+
+
+def affordable(task: Task, settings: Settings, most: int) -> int:
+    """The generations that `most` rollouts are enough for; UsageError where they are not for the founders."""
+    batch, size = _batch(task, settings), settings.population_size
+    if most < size * batch:
+        raise UsageError(f"rollouts={most}: {size} founders are asked {batch} questions each, {size * batch} in all")
+    return (most - size * batch) // (batch * (size if settings.batch is not None else size // 2))
+
+
+def _batch(task: Task, settings: Settings) -> int:
+    """Questions of one evaluation."""
+    rows = len(task.rows)
+    return min(settings.batch or rows, rows) * len(settings.variants)
 
 
 def per_mutation(settings: Settings) -> tuple[float, int]:

@@ -2,6 +2,8 @@
 
 import re
 
+from shoal.prompting.answers.markup import without_reasoning
+
 LONGEST = 4000  # characters of a prompt
 
 _CONTROLS = dict.fromkeys([*range(32), *range(127, 160)])
@@ -10,21 +12,28 @@ for _kept in "\n\t":
 _LABEL = re.compile(r"(?m)(?:^[ \t>*#]*INSTRUCTION|\*{0,3}\bINSTRUCTION( MUTANT))\*{0,3}[ \t]*:\*{0,3}")
 _ECHO = re.compile(r"\A[*\"]{0,3}The instruction was:\*{0,3}", re.IGNORECASE)
 _ITEM = re.compile(r"(?m)^[ \t]*(?:(\d{1,4})[.)]|[-*•])(?:[ \t]+|$)")
+_REASONED = re.compile(r"\A\s*<think|\A(?:(?!<think).)*</think", re.IGNORECASE | re.DOTALL)
+# As in "Sure! Here is the improved instruction:", which chat models say first.
+_ANNOUNCED = re.compile(
+    r"\A(?:(?:sure|certainly|of course|okay|ok|absolutely)\b[^\n:]{0,40}?[,.!:\s]\s*)?here(?:['’]s| is)\b[^\n:]{0,80}?"
+    r"\b(?:instruction|prompt|mutant|version|rewrite)\b[^\n:]{0,80}:\s*(?=\S)",
+    re.IGNORECASE,
+)
+_FENCED = re.compile(r"\A(`{3,})[\w-]{0,20}\n((?:(?!```).)*)\1\Z", re.DOTALL)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "«": "»", "`": "`"}
 
 
 def cleaned(reply: str) -> str:
-    """The prompt in a reply, without our labels, a list number or quotes around it; "" where there is none.
-
-    It has at most `LONGEST` characters.
+    """The prompt in a reply, without the reasoning before it, an announcement, our labels, a fence, a list number or
+    quotes around it; "" where there is none. It has at most `LONGEST` characters.
     """
-    text = _unlabelled(_printable(reply))
+    text = _unfenced(_ANNOUNCED.sub("", _unlabelled(printable(reply))))
     return _unquoted(_unnumbered(text))[:LONGEST].strip()
 
 
 def first_listed(reply: str, number: int) -> str:
     """The prompt that a reply continues a numbered list with, whose next item is `number`."""
-    text = _unlabelled(_printable(reply))
+    text = _unlabelled(printable(reply))
     items = list(_ITEM.finditer(text))
     ends = [*(item.start() for item in items[1:]), len(text)]
     for item, end in zip(items, ends, strict=False):
@@ -48,8 +57,10 @@ def _one(item: str) -> str:
     return cleaned(one_line(item.strip().split("\n\n")[0]))
 
 
-def _printable(reply: str) -> str:
-    """Without control characters, and such that it can be written as UTF-8."""
+def printable(reply: str) -> str:
+    """After its reasoning, without control characters, and such that it can be written as UTF-8."""
+    if _REASONED.match(reply):  # elsewhere a prompt may speak of such tags
+        reply = without_reasoning(reply) or ""
     return reply.encode("utf-8", "replace").decode().replace("\r\n", "\n").translate(_CONTROLS).strip()
 
 
@@ -61,6 +72,11 @@ def _unlabelled(text: str) -> str:
     if before.strip() and not (after and before.rstrip().endswith(":")):
         return before.strip()
     return after or next((content for _, content in labelled if content), "")
+
+
+def _unfenced(text: str) -> str:
+    fenced = _FENCED.match(text)
+    return fenced[2].strip() if fenced else text
 
 
 def _unnumbered(text: str) -> str:

@@ -21,6 +21,7 @@ from shoal.evolution.folder import RunFolder
 from shoal.evolution.generation import Generation, best_of
 from shoal.evolution.held_out import Comparison, compare, split
 from shoal.evolution.identity import options_of
+from shoal.evolution.planning import affordable
 from shoal.evolution.progress import Progress
 from shoal.evolution.queries import Queries
 from shoal.evolution.settings import Settings
@@ -46,6 +47,7 @@ class BreedOptions(TypedDict, total=False):
     budget            what may be spent; of calls, those for the held-out rows are put aside
     plateau           stop when the mean fitness has not risen above its best for so many generations
     target            stop when a unit has this fitness
+    rollouts          questions that may be put to units, held-out rows aside; decides how many generations there are
     split             hold out half of the rows where the task holds none out; default True
     queries           templates by name, in place of the paper's
     mutation_prompts  what founders' mutation prompts are drawn from; default the paper's
@@ -60,6 +62,7 @@ class BreedOptions(TypedDict, total=False):
     budget: Budget | None
     plateau: int | None
     target: float | None
+    rollouts: int | None
     split: bool
     queries: Queries | Mapping[str, str] | None
     mutation_prompts: Sequence[str] | None
@@ -76,7 +79,8 @@ class Result(Struct, frozen=True):
     `best` is the fittest unit of the whole run, `history` every complete generation with its `stats`. `ended` says why:
     "generations" (all of them), "plateau", "target", "budget" or "interrupted". `comparison` with the seed prompt is
     None where no rows are held out, or where the budget or an interruption left it undone. `usage` is all that the run
-    has cost, by earlier processes too.
+    has cost, by earlier processes too. `rollouts` are the questions put to units, whatever came of them: what runs of
+    different optimizers are compared at. Held-out rows are not among them.
     """
 
     best: Scored
@@ -86,6 +90,7 @@ class Result(Struct, frozen=True):
     usage: Usage
     comparison: Comparison | None = None
     run_dir: Path | None = None
+    rollouts: int = 0
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -124,6 +129,8 @@ class Evolution:
         queries = queries if isinstance(queries, Queries) else Queries(queries)
         styles = options.get("thinking_styles") or lists.thinking_styles()
         prompts = options.get("mutation_prompts") or lists.mutation_prompts()
+        if (rollouts := options.get("rollouts")) is not None:
+            settings = structs.replace(settings, generations=affordable(task, settings, rollouts))
         self.run = Breeding(task, settings, queries, prompts, styles, options.get("embed") or embedder())
         self.model = model
         self.limit = options.get("budget") or Budget()
@@ -155,7 +162,7 @@ class Evolution:
         with ExitStack() as scopes:
             place = Path(run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
             about = self.options.get("about")
-            folder = scopes.enter_context(RunFolder(place, options_of(self.run, self.model), about=about))
+            folder = scopes.enter_context(RunFolder(place, self._identity(), about=about))
             scopes.enter_context(registry.using(self.model))
             scopes.enter_context(scope.setting(budgets.current, self.limit))
             await asyncio.to_thread(folder.begin)
@@ -170,10 +177,26 @@ class Evolution:
             await asyncio.to_thread(folder.write_end, self.run.mutation_prompts, about_result, ended)
             return result if run_dir else structs.replace(result, run_dir=None)
 
+    def _identity(self) -> dict[str, Any]:
+        return options_of(self.run, self.model)
+
     async def _breed(self, folder: RunFolder, draws: Draws) -> str:
         """Breed until the end, or the budget's; why it ended."""
-        breeder = Breeder(self.run, [kept.generation for kept in folder.kept])
         self._begin(folder)
+        reserve = self._reserve()
+        try:
+            return await self._generations(folder, draws)
+        except BudgetExceeded as error:
+            if not folder.kept:
+                raise BudgetExceeded(f"{error}, before the first generation was complete") from None
+            return self._cut_short()
+        finally:
+            if self.limit.calls is not None:
+                self.limit.calls += reserve
+
+    async def _generations(self, folder: RunFolder, draws: Draws) -> str:
+        """Breed from where the folder ends; why it ended. BudgetExceeded where the budget is spent."""
+        breeder = Breeder(self.run, [kept.generation for kept in folder.kept])
         breeder.recorder = draws.of
         breeder.enough = lambda history: self._reason(history) is not None
         breeder.on_scored = self._on_scored
@@ -185,25 +208,19 @@ class Evolution:
             varied = await variety([scored.unit for scored in generation.population], self.run.embed)
             seconds, clock = monotonic() - clock, monotonic()
             stats = stats_of(generation, usage, variety=varied, batch=self.run.batch, seconds=seconds)
-            await folder.keep(generation, stats)
-            await asyncio.to_thread(folder.write_generation, folder.kept[-1])
-            self._progress.complete(generation, varied)
-            self._tell()
-            if (on_generation := self.options.get("on_generation")) is not None:
-                on_generation(generation, stats)
+            await self._keep(folder, generation, stats)
 
         breeder.on_generation = keep
-        reserve = self._reserve()
-        try:
-            await breeder.execute()
-        except BudgetExceeded as error:
-            if not breeder.history:
-                raise BudgetExceeded(f"{error}, before the first generation was complete") from None
-            return self._cut_short()
-        finally:
-            if self.limit.calls is not None:
-                self.limit.calls += reserve
+        await breeder.execute()
         return self._reason(breeder.history) or "generations"
+
+    async def _keep(self, folder: RunFolder, generation: Generation, stats: GenerationStats) -> None:
+        await folder.keep(generation, stats)
+        await asyncio.to_thread(folder.write_generation, folder.kept[-1])
+        self._progress.complete(generation, stats.diversity)
+        self._tell()
+        if (on_generation := self.options.get("on_generation")) is not None:
+            on_generation(generation, stats)
 
     def _cut_short(self) -> str:
         return "interrupted" if self.interrupted else "budget"
@@ -260,7 +277,11 @@ class Evolution:
         for one in stats:
             paid = one.calls - one.cached_calls
             usage = usage + Usage(one.prompt_tokens, one.completion_tokens, paid, one.cached_calls)
-        return Result(best_of(history), history, stats, ended, usage, comparison, folder.path)
+        rollouts = self._rollouts(folder)
+        return Result(best_of(history), history, stats, ended, usage, comparison, folder.path, rollouts)
+
+    def _rollouts(self, folder: RunFolder) -> int:
+        return sum(kept.stats.questions for kept in folder.kept)
 
 
 def _check(options: BreedOptions) -> None:

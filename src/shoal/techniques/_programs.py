@@ -196,6 +196,8 @@ def _whole(reply: Completion) -> Sequence[Block]:
 
 
 def _defines(text: str) -> bool:
+    """Whether something is defined there, and not only tests of what another block defines."""
     tree = parsed(text)
     kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
-    return tree is not None and any(isinstance(node, kinds) for node in tree.body)
+    names = [node.name for node in tree.body if isinstance(node, kinds)] if tree else []
+    return any(not name.startswith(("test_", "Test")) for name in names)

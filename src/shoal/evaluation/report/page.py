@@ -53,13 +53,14 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Markup:
 
 def render(template: str, **values: object) -> Markup:
     """One of this package's templates, filled in; every value that is not Markup is escaped."""
-    return Markup(_templates().get_template(template).render(values))
+    return Markup(templates(__package__).get_template(template).render(values))
 
 
 @cache
-def _templates() -> Environment:
+def templates(package: str) -> Environment:
+    """The templates that a package has in its folder of that name, made so that text is put in escaped and visible."""
     made = Environment(
-        loader=PackageLoader("shoal.evaluation.report"),
+        loader=PackageLoader(package),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

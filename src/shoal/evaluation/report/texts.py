@@ -8,4 +8,9 @@ _AWAY = dict.fromkeys((0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2
 
 def plain(text: object, width: int) -> str:
     """The text on one line of at most `width` characters, without anything that would act on what stands beside it."""
-    return words.short(str(text).translate(_AWAY), width)
+    return words.short(upright(str(text)), width)
+
+
+def upright(text: str) -> str:
+    """The text, in the order in which its letters are, whatever it says of its direction."""
+    return text.translate(_AWAY)

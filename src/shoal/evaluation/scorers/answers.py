@@ -1,5 +1,7 @@
 """Whether a short answer is the one that was wanted: 1.0 or 0.0."""
 
+import re
+
 from shoal.batch.rows import Row
 from shoal.errors import UsageError
 from shoal.evaluation.metrics import affirms
@@ -18,12 +20,12 @@ def exact() -> Scorer:
 
 def number() -> Scorer:
     """The same number, exactly: 1,000 is $1000.00, and 0.5 is 1/2."""
-    return Scorer("number", _same_number, "number")
+    return Scorer("number", _same_number, "number", check=_has_number)
 
 
 def choice() -> Scorer:
     """The same letter from A to J; a whole number as the target counts the options from 0."""
-    return Scorer("choice", _same_choice, "choice")
+    return Scorer("choice", _same_choice, "choice", check=_has_letter)
 
 
 def boolean() -> Scorer:
@@ -61,11 +63,15 @@ async def _same_number(output: str, answer: str | None, target: object, _: Row) 
 
 
 async def _same_choice(output: str, answer: str | None, target: object, _: Row) -> float:
-    if isinstance(target, int) and not isinstance(target, bool) and 0 <= target < 10:
-        target = "ABCDEFGHIJ"[target]
-    wanted = gold(target, "choice")
+    wanted = _letter(target)
     given = extract(answer or output, "choice")
     return float(given is not None and given == wanted)
+
+
+def _letter(target: object) -> str | None:
+    """The wanted letter; in a CSV file a whole number is text."""
+    digits = "" if isinstance(target, bool) else str(target)
+    return "ABCDEFGHIJ"[int(digits)] if re.fullmatch("[0-9]", digits) else gold(target, "choice")
 
 
 async def _same_decision(output: str, answer: str | None, target: object, _: Row) -> float:
@@ -75,6 +81,16 @@ async def _same_decision(output: str, answer: str | None, target: object, _: Row
 
 async def _same_side(_: str, answer: str | None, target: object, __: Row) -> float:
     return float(affirms(answer) is affirms(target))
+
+
+def _has_number(target: object, _: Row) -> None:
+    if target is not None and gold(target, "number") is None:
+        raise UsageError(f"{str(target)[:60]!r} has no number to compare with")
+
+
+def _has_letter(target: object, _: Row) -> None:
+    if target is not None and _letter(target) is None:
+        raise UsageError(f"{str(target)[:60]!r} names no choice from A to J, and no whole number from 0 to 9")
 
 
 def _yes_or_no(target: object, _: Row) -> None:

@@ -8,10 +8,11 @@ from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.metrics import ACCURACY, MEAN
 from shoal.evaluation.scorers.rating import Scorer, name_of
 from shoal.evaluation.scorers.texts import shown_end
+from shoal.prompting.answers import blocks
 from shoal.prompting.answers.markup import without_reasoning
 from shoal.runtime.types import Completion, Request
 from shoal.techniques._program_tests import Step, read_tests, run_tests
-from shoal.techniques._programs import check_options, parsed, python_in
+from shoal.techniques._programs import check_options, is_python, parsed, python_in
 
 _LONGEST = 100_000  # characters of a program that stands in no code block
 
@@ -24,8 +25,8 @@ def code(
     The target is Python: assert statements (or a list of them), test functions, unittest classes or >>> examples. As
     in HumanEval, `prompt` names the column with the code that the output goes on with, and `entry_point` the column
     with the name of the function that `check(candidate)` in the tests is called with. The program is the last code
-    block that defines something, else all of the output if it is Python. The score is 1 where all tests pass, else 0;
-    with `partial` it is the share that pass. Code blocks are looked for in the last 200,000 characters.
+    block that defines something besides tests, else all of the output if it is Python. The score is 1 where all tests
+    pass, else 0; with `partial` it is the share that pass. Code blocks are looked for in the last 200,000 characters.
     """
     check_options(repairs=0, seconds=seconds)
     columns = tuple(column for column in (prompt, entry_point) if column)
@@ -70,7 +71,9 @@ def _steps(target: object, entry_point: str | None) -> list[Step]:
 
 def _program(output: str, before: str) -> str | None:
     """The program of an output, after the code that it goes on with; None where it has none."""
-    block, _ = python_in(Completion(shown_end(output)), defining=True)
+    end = shown_end(output)
+    block, _ = python_in(Completion(end), defining=True)
+    block = block or _left_open(end)
     if block is not None:
         return f"{before.rstrip()}\n{block}" if _is_indented(block) else f"{before}\n\n{block}"
     shown = (without_reasoning(output) or "")[:_LONGEST]
@@ -78,6 +81,12 @@ def _program(output: str, before: str) -> str | None:
         return None
     candidates = [before + shown, f"{before}\n{shown}", *([before + _body(shown)] if before else [])]
     return next((program for program in candidates if parsed(program) is not None), None)
+
+
+def _left_open(text: str) -> str | None:
+    """The Python of a code block without its end, which is a usual sequence to stop a model at."""
+    last = blocks(text)[-1:]
+    return last[0].text if last and not last[0].closed and is_python(last[0]) else None
 
 
 def _body(text: str) -> str:

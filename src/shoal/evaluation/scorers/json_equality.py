@@ -18,10 +18,10 @@ Equal = Callable[[Any, Any], bool]
 def json(*, tolerance: float = 0.0, ignore_order: bool = False, subset: bool = False) -> Scorer:
     """The last JSON value in the output (all of it, in a code block, or in prose) equals the target.
 
-    The target is a JSON value, or its text. Numbers may differ by `tolerance`, relative to the larger; 1 and 1.0 are
-    equal, 1 and true are not. With `ignore_order` the items of lists may stand in any order (in lists of up to 1000).
-    With `subset` objects may have more keys than the target's. Of a very long output the last 200,000 characters are
-    looked at.
+    In prose it is the last object where the target is one, the last list where it is a list. The target is a JSON
+    value, or its text. Numbers may differ by `tolerance`, relative to the larger; 1 and 1.0 are equal, 1 and true are
+    not. With `ignore_order` the items of lists may stand in any order (in lists of up to 1000). With `subset` objects
+    may have more keys than the target's. Of a very long output the last 200,000 characters are looked at.
     """
     if not 0 <= tolerance < 1:
         raise UsageError(f"json(tolerance={tolerance:g}): from 0 up to, but not, 1")
@@ -33,7 +33,7 @@ def json(*, tolerance: float = 0.0, ignore_order: bool = False, subset: bool = F
     async def rate(output: str, answer: str | None, target: object, _: Row) -> float:
         wanted = _target(target)
         try:
-            return float(any(equal(given, wanted) for given in _given(output, answer)))
+            return float(any(equal(given, wanted) for given in _given(output, answer, type(wanted))))
         except RecursionError:  # no value that a target is compared with here is nested so deeply
             return 0.0
 
@@ -47,8 +47,8 @@ def _read(output: str) -> str | None:
     return extract(output[-1000:])
 
 
-def _given(output: str, answer: str | None) -> list[Any]:
-    """The value that an output ends in; where that is no object or list, what its short answer may be, too."""
+def _given(output: str, answer: str | None, kind: type = object) -> list[Any]:
+    """The value that an output ends in, in prose the last of that kind; where that is none, its short answer, too."""
     shown = shown_end(output)
     texts = [shown, *(block.text for block in reversed(blocks(shown)) if block.closed)]
     for text in texts:
@@ -57,7 +57,8 @@ def _given(output: str, answer: str | None) -> list[Any]:
         except ValueError:
             continue
     try:
-        return json_in(shown)[-1:]
+        found = json_in(shown)
+        return [value for value in found if isinstance(value, kind)][-1:] or found[-1:]
     except ValueError:
         return _values(extract(shown[-1000:]), answer)
 

@@ -19,7 +19,9 @@ from shoal.sandbox import Limits, run_python
 
 _LONGEST = 1000  # characters of a formula
 _KEPT = 4096  # comparisons that are remembered: draws of one row often give the same answer
-_FORMULA = re.compile(r"[\d\\^+*/=<>(\[{|√π∞±∪∩≤≥≠]|^-?[A-Za-z]$")
+_FORMULA = re.compile(r"[\d\\^+*/=<>(\[{|√π∞±∪∩≤≥≠]|^-?[A-Za-z]$|\b[A-Za-z] ?[-−] ?[A-Za-z]\b")
+_ROOT = re.compile(r"√\s?(?:(\d{1,99}|[A-Za-z])|[({]([^(){}]{1,99})[)}])")
+_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
 
 # The formulas come as data. What it says is marked, so that nothing printed by the way can look like a verdict.
 _COMPARE = """
@@ -90,6 +92,7 @@ def _is_formula(text: str) -> bool:
 def _formula(text: str) -> str:
     r"""A formula as LaTeX has it, between dollars."""
     inside = plain(text).replace("$", "").replace("**", "^").replace("π", r"\pi ").replace("∞", r"\infty ")
+    inside = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", _PI.sub(r"\\pi ", inside))
     return f"${' '.join(inside.split())}$"
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.batch.rows import Row
+from shoal.batch.scores import as_score
 from shoal.errors import ShoalError, UsageError, did_you_mean
 from shoal.evaluation.metrics import MEAN
 from shoal.evaluation.scorers.rating import Scorer, name_of
@@ -26,7 +27,7 @@ def from_file(spec: str) -> Scorer:
         given = dict(zip(_GIVEN, (output, answer, target, row), strict=True))
         try:
             result = function(**{name: given[name] for name in wanted})
-            return _score(await result if inspect.isawaitable(result) else result)
+            return as_score(await result if inspect.isawaitable(result) else result)
         except ShoalError:
             raise
         except Exception as error:
@@ -46,9 +47,3 @@ def _wanted(spec: str, function: Callable[..., Any]) -> list[str]:
         if parameter.kind is parameter.POSITIONAL_ONLY:
             raise UsageError(f"scorer {spec}: it takes {parameter.name!r} by place alone; it is given by name")
     return [p.name for p in parameters if p.name in _GIVEN]
-
-
-def _score(value: Any) -> float:
-    if not isinstance(value, bool | int | float) or not 0 <= value <= 1:
-        raise ValueError(f"returned {str(value)[:60]!r}; expected true, false or a number from 0 to 1")
-    return float(value)

@@ -1,6 +1,7 @@
 """Choice letters, yes and no, as replies state them."""
 
 import re
+from collections import deque
 from collections.abc import Iterator
 
 from shoal.prompting.answers.markup import Span, plain, sentence_ends
@@ -21,6 +22,7 @@ _MENTIONED = re.compile(
     r"|\b(?:choose|pick|select|go with|chose|is|be) ([B-J])(?=[.,;)\n]|$)",
     re.MULTILINE,
 )
+_ALONE = re.compile(r"^[ \t>*#]{0,9}[(\[]{0,2}([A-J])[)\].:]{0,2}[ \t*]{0,9}$", re.MULTILINE)
 _LISTED = re.compile(r"^[ \t>*-]{0,9}(?:\(?([A-J])[).:])(?:\*\*)?[ \t]{1,3}\S", re.MULTILINE)
 
 
@@ -40,6 +42,22 @@ def stated_letters(text: str) -> Iterator[Span]:
     for match in _MENTIONED.finditer(text):
         if match.start(match.lastindex or 0) not in listed:
             yield match.start(), _said(match)
+
+
+def unstated_letter(text: str) -> str | None:
+    """The letter of a reply that declares none: on a line of its own at the start, else the last named as an option.
+
+    What stands behind such a line explains the others: "B\\n\\nOption A is wrong."
+    """
+    if _ALONE.match(text):
+        return [*_ALONE.finditer(text)][-1][1].upper()
+    if len(text) <= 3:
+        return letter(text)
+    named: deque[Span] = deque(stated_letters(text), maxlen=1)
+    if named:
+        return named[0][1]
+    opening = letter(text) if "\n" not in text.strip() else None
+    return opening if opening != "I" else None  # "I was not told."
 
 
 def _said(match: re.Match[str]) -> str:

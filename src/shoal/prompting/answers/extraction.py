@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from shoal.errors import UsageError, did_you_mean
-from shoal.prompting.answers.choices import letter, stated_booleans, stated_letters, yes_or_no
+from shoal.prompting.answers.choices import letter, stated_booleans, unstated_letter, yes_or_no
 from shoal.prompting.answers.markup import (
     Span,
     bold,
@@ -68,7 +68,8 @@ _NO_ANSWER = re.compile(
 )
 # "The capital of France is Paris.": what has a name or is a number, not what is blue or on the mat.
 _SAID_OF = re.compile(
-    r"(?:the|its|his|her|their|your|my)\s[^.,;:?!\n]{1,80}?\s(?:is|are|was|were|equals)\s([*_$]{0,3}(?-i:[A-Z\d\"“])[^\n]{0,60})",
+    r"(?:the|its|his|her|their|your|my)\s[^.,;:?!\n]{1,80}?\s(?:is|are|was|were|equals)\s([*_$]{0,3}(?-i:[A-Z\d\"“])[^\n]{0,60})"
+    r"|the\s(?:opposite|antonym|synonym|plural|past tense|translation) of [^.,;:?!\n]{1,80}?\sis\s([^\W\d_]{1,40})",
     re.IGNORECASE,
 )
 _ARITHMETIC = re.compile(r"\d\s?(?:=|[-+*/×÷]\s?[$]?\d|plus|minus|times|divided by)|=\s?[-$]{0,2}\d", re.IGNORECASE)
@@ -181,7 +182,7 @@ def _number_in(text: str) -> str | None:
         return None
     end, first = numbers[0]
     opens = without_latex(result).lstrip(" (\\$*").startswith(first.lstrip("$"))
-    goes_on = re.match(r"\s?(?:[-+*/×÷^(]|\\|plus|minus|times|divided|and|or|to)", without_latex(result)[end:])
+    goes_on = re.match(r"\(|\s?(?:[-+*/×÷^]|\\|plus|minus|times|divided|and|or|to)", without_latex(result)[end:])
     return first if opens and not goes_on else numbers[-1][1]
 
 
@@ -223,15 +224,16 @@ def _last_pieces(text: str) -> list[str]:
 def _unstated(text: str, kind: str) -> str | None:
     """The answer of a reply that states none."""
     if kind == "choice":
-        named: deque[Span] = deque(stated_letters(text), maxlen=1)
-        return letter(text) if len(text) <= 3 else named[0][1] if named else None
+        return unstated_letter(text)
     if kind == "boolean":
         said: deque[Span] = deque(stated_booleans(text), maxlen=1)
         return said[0][1] if said else yes_or_no(text)
+    if kind == "number" and "=" not in text and number(text) is not None:
+        return plain(text)
     if kind in ("auto", "text") and "\n" not in text and "\\boxed" not in text and not _MARKER.search(text):
         sentence = plain(text) if len(text) <= 2 * _SHORT_REPLY else ""
         if (said_of := _SAID_OF.fullmatch(sentence)) and next(sentence_ends(sentence), None) is None:
-            return plain(said_of[1])
+            return plain(said_of[1] or said_of[2])
         if len(text) <= _SHORT_REPLY:
             return sentence or None
     if kind == "text" or (kind == "auto" and not _ARITHMETIC.search(text)):

@@ -61,6 +61,12 @@ _HEDGE = re.compile(
     r"(?:(?:about|around|approximately|approx\.?|roughly|exactly|nearly|almost|only|just)\s|[≈~∼]|\\approx)\s{0,9}",
     re.I,
 )
+_NEGATIVE = re.compile(r"\A(?:minus|negative) (?=[$€£¥₹]?[\d.])", re.IGNORECASE)
+# In a sentence "8 minus 5" is a difference, "is minus 5" a number.
+_NEGATIVE_THERE = re.compile(
+    r"(?:\bnegative|(?:(?<=\bis )|(?<=\bwas )|(?<=\bto )|(?<=\bby )|(?<=: )|(?<== ))minus) (?=[$€£¥₹]?\d)",
+    re.IGNORECASE,
+)
 _DEFINED = re.compile(
     r"[^=,;]{0,200}(?:=|≈|\\approx)(?!=)\s{0,9}([^=≈,;]{1,200})|[^=,;]{0,200}(?:=|≈|\\approx)\s{0,9}(\D{0,4}[\d,_.]{1,200}\D{0,60})"
 )
@@ -99,6 +105,7 @@ def number(text: str) -> Fraction | None:
 
 def _readable(text: str) -> str:
     text = plain(without_latex(plain(text)))
+    text = _NEGATIVE.sub("-", text)
     if "=" in text or "≈" in text:
         defined = _DEFINED.fullmatch(text)
         text = plain(defined[1] or defined[2]) if defined else text
@@ -162,7 +169,7 @@ def _in_words(text: str) -> Fraction | None:
 
 def written(text: str) -> list[tuple[int, str]]:
     """The last numbers (at most 50) a text has, by where they end, without list markers ("2." opening a line)."""
-    text = _fractions(without_latex(text))
+    text = _NEGATIVE_THERE.sub(lambda words: "-".rjust(len(words[0])), _fractions(without_latex(text)))
     found: deque[tuple[int, str]] = deque(maxlen=50)
     for match in _TOKEN.finditer(text):
         if len(match[0]) <= _LONGEST and not _is_marker(text, match):

@@ -1,0 +1,85 @@
+"""What the command line says of a run of evolution: whether the prompts are better, which they are, their cost."""
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from shoal.cli import show
+from shoal.cli.evolving import operators_table
+from shoal.evaluation.report.texts import plain, upright
+from shoal.evolution import Result
+from shoal.evolution.statistics import OperatorStats, by_operator
+from shoal.traces import words
+
+_ENDS = {
+    "generations": "all generations are complete",
+    "plateau": "the mean fitness did not rise any more",
+    "target": "a unit reached the fitness that was asked for",
+    "budget": "the budget is spent",
+    "interrupted": "it was interrupted",
+}
+
+
+def print_result(result: Result, seed: str, *, console: Console | None = None) -> None:
+    """The verdict, the prompts whole, the operators, and the run in numbers, on stderr. `seed` is the seed prompt."""
+    console = show.errors if console is None else console
+    console.print()
+    if result.comparison is not None:
+        said = plain(result.comparison.verdict, 500)
+        style = "bold green" if result.comparison.improves else "bold"
+        console.print(Text(f"{said[:1].upper()}{said[1:]}.", style))
+    for heading, prompt in _prompts(result, seed):
+        console.print(Text(heading, "dim"))
+        console.print(Padding(Text(words.visible(upright(prompt))), (0, 0, 0, 4)))
+    console.print()
+    operators = _operators(result)
+    if operators:
+        console.print(operators_table(operators, console.width))
+        console.print()
+    facts = Table(box=None, show_header=False, pad_edge=False)
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    for name, said in _facts(result):
+        facts.add_row(name, Text(said))
+    console.print(facts)
+
+
+def _prompts(result: Result, seed: str) -> Iterator[tuple[str, str]]:
+    unit = result.best.unit
+    yield "seed prompt", seed
+    if unit.system_prompt:
+        yield "best system prompt", unit.system_prompt
+    many = len(unit.task_prompts)
+    for number, prompt in enumerate(unit.task_prompts, 1):
+        yield ("best prompt" if many == 1 else f"best prompt, {number} of {many}"), prompt
+
+
+def _operators(result: Result) -> dict[str, OperatorStats]:
+    found: dict[str, OperatorStats] = {}
+    for generation in result.history:
+        by_operator(generation.births, found)
+    return found
+
+
+def _facts(result: Result) -> Iterator[tuple[str, str]]:
+    best, first, last = result.best, result.history[0], result.history[-1]
+    asked = f" on {words.plural(best.questions, 'question')}" if best.questions else ""
+    yield "best fitness", f"{best.fitness:.3f}{asked}; unit {best.unit.id}"
+    yield "mean fitness", f"{first.mean:.3f} in generation 0, {last.mean:.3f} in generation {last.number}"
+    if (found := result.comparison) is not None:
+        interval = f"95 % interval {found.low:+.3f} to {found.high:+.3f}"
+        yield "held out", f"{found.metric} seed {found.seed:.3f}, best {found.best:.3f}, {interval}"
+        yield "", f"better on {found.wins}, worse on {found.losses}, the same on {found.ties} of {found.rows} rows"
+        if found.failed:
+            yield "", f"{words.plural(found.failed, 'row')} left out: a call failed"
+    usage = result.usage
+    cached = f" + {words.count(usage.cached_calls)} cached" if usage.cached_calls else ""
+    yield "calls", f"{words.count(usage.calls)}{cached}"
+    yield "tokens", f"{words.count(usage.prompt_tokens)} prompt + {words.count(usage.completion_tokens)} completion"
+    yield "seconds", words.seconds(sum(one.seconds for one in result.stats))
+    yield "ended", f"after generation {last.number}: {_ENDS.get(result.ended, result.ended)}"
+    if result.run_dir is not None:
+        yield "files", words.visible(str(result.run_dir))
