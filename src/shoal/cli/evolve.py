@@ -76,7 +76,11 @@ def _evolve(options: dict[str, Any]) -> int:
         about={"command": remembered(options)},
     )
     if options["plan"]:
-        return _plan(evolution)
+        from shoal.cli.evolve_plan import plan_evolution
+
+        return plan_evolution(evolution, options)
+    if options["pilot"]:
+        raise UsageError("--pilot is for --plan")
     if budget is not None and budget.calls is not None:
         _compare_with_plan(evolution, budget.calls)
     return run_program(_execute(evolution, day_care, options))
@@ -185,17 +189,3 @@ def _compare_with_plan(evolution: Evolution, calls: int) -> None:
     expected = run_program(counted(evolution.run)).expected
     if expected > calls:
         click.echo(f"note: about {expected:,.0f} calls are expected; the budget of {calls:,} may end the run", err=True)
-
-
-def _plan(evolution: Evolution) -> int:
-    plan = run_program(counted(evolution.run))
-    parts = {
-        "founders": f"{plan.founders:,}",
-        "fitness": f"{plan.fitness:,}",
-        "mutations": f"{plan.mutations:,.0f}, at most {plan.most_mutations:,}",
-        "held-out rows": f"{plan.held_out:,}",
-        "in all": f"{plan.expected:,.0f} calls, at most {plan.most:,}",
-    }
-    for name, figure in parts.items():
-        click.echo(f"{name:14} {figure}")
-    return 0
