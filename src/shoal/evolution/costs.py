@@ -305,7 +305,12 @@ def _notes(pieces: Pieces, models: list[ModelPlan], ways: Ways, all_: Piece) -> 
     run = pieces.run
     notes = ["prompts are taken to be from a few characters to as long as their writers' max_tokens"]
     if not sampled(run):
-        notes.append("answers are not sampled: units with the same prompts ask a question once")
+        settings = run.settings
+        new = settings.population_size + settings.generations * (settings.population_size // 2)
+        notes.append(
+            "answers are not sampled: units with the same prompts ask a question once; where all prompts of a whole "
+            f"run differ, units ask {new * run.batch:,} questions at the least"
+        )
     if any(one.unlimited for one in all_.models.values()):
         notes.append(f"a reply without a limit of its own is taken to have up to {USUAL_COMPLETION} tokens")
     if any(not model.tokenizer for model in models):
