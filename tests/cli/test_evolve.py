@@ -418,3 +418,19 @@ def test_a_server_that_is_not_there_is_planned_without_its_key(capsys: pytest.Ca
     total = plan(capsys, *of)["total"]
     assert 0 < total["dollars"]["least"] < total["dollars"]["most"]
     assert total["seconds"]["least"] > 0
+
+
+def test_a_plan_of_gepa_holds_and_a_finished_run_has_little_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    counting()
+    of = [("scripted/c.py:counted" if word == MODEL[1] else word) for word in EVOLVE]
+    of += ["--optimizer", "gepa", "--rollouts", "40", "--validation", "4", "--test_noCoT"]
+    told = plan(capsys, *of)
+    assert asked() == 0
+    assert shoal(capsys, *of, "--quiet")[0] == 0
+    assert told["total"]["calls"]["least"] <= asked() <= told["total"]["calls"]["most"]
+    assert told["parts"]["rollouts"]["most"] == 40
+    done = plan(capsys, *of, "--continue_run_number", "0")["total"]
+    assert (done["kept"], done["calls"]["least"]) == (asked(), 0)

@@ -11,7 +11,7 @@ from tests.scripting import run, scripted
 
 from shoal.errors import RunError
 from shoal.evolution import Evolution, Settings
-from shoal.evolution.costs import Begun, EvolutionPlan, Ways, plan_breeding, plan_reflecting
+from shoal.evolution.costs import Begun, EvolutionPlan, Ways, plan_breeding, plan_gepa
 from shoal.evolution.folder import begun_in
 from shoal.evolution.gepa import GepaEvolution, GepaSettings
 from shoal.evolution.planning import critical_path
@@ -198,12 +198,7 @@ def test_gepa_stays_within_its_rollouts_and_reflections(parallel: int) -> None:
         embed=by_letters,
         rollouts=60,
     )
-    longest = Request.of("x" * 4000, max_tokens=1000)
-    told = run(
-        plan_reflecting(
-            of.run, model, rollouts=60, smallest=(of.gepa.minibatch, of.validation), reflection=(model, longest)
-        )
-    )
+    told = run(plan_gepa(of))
     run(of.execute())
     assert holds(told.total.calls, len(backend.requests))
     assert told.parts["rollouts"].most == 60

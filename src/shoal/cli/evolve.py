@@ -11,35 +11,26 @@ import msgspec
 from msgspec import Struct
 
 from shoal.backends.loop import run as run_program
-from shoal.cli.evolve_opening import (
-    continued,
-    day_care_of,
-    embed_of,
-    model_of,
-    place_of,
-    settings_of,
-    task_of,
-)
-from shoal.cli.evolve_options import Lenient, evolve_options, notes, remembered, with_those_of
+from shoal.cli.evolve_opening import continued, day_care_of, evolution_of, task_of
+from shoal.cli.evolve_options import Lenient, evolve_options, notes, with_those_of
 from shoal.cli.stopping import stop_on_signals
 from shoal.errors import BudgetExceeded, UsageError, did_you_mean
-from shoal.evolution import Evolution, Result, Task
+from shoal.evolution import Evolution, GepaEvolution, Result, Task
 from shoal.evolution.calls import counted
 from shoal.evolution.day_care import DayCare, nothing_to_win
 from shoal.evolution.generation import Generation
 from shoal.evolution.ready import Ready, write_ready
 from shoal.evolution.statistics import GenerationStats
-from shoal.runtime.budget import Budget
 from shoal.techniques.opening import bases
 
-OPTIMIZERS = ("promptbreeder",)
+OPTIMIZERS = ("promptbreeder", "gepa")
 
 
 @click.command(cls=Lenient)
 @click.argument("folder", required=False)
 @evolve_options
 def evolve(folder: str | None, **options: Any) -> int:
-    """Breed prompts for a TASK of the Day Care folder FOLDER, with PromptBreeder (arXiv:2309.16797).
+    """Breed prompts for a TASK of the Day Care folder FOLDER, with PromptBreeder (arXiv:2309.16797) or GEPA.
 
     Every finished call is kept in FOLDER/TASK/RUN_n: --continue_run_number n goes on where a run stopped. Options may
     be written with underscores, as Day Care had them, or with dashes.
@@ -59,30 +50,15 @@ def _evolve(options: dict[str, Any]) -> int:
     day_care = day_care_of(options)
     task = task_of(day_care, options)
     _say_what_is_odd(day_care, task, options)
-    settings = settings_of(task, options)
-    model, embed = model_of(options), embed_of(options)
-    budget = Budget.parse(options["budget"]) if options["budget"] else None
-    evolution = Evolution(
-        task,
-        model,
-        settings,
-        run_dir=None if options["plan"] else place_of(day_care, options),
-        budget=budget,
-        split=options["held_out"] == "half",
-        queries=day_care.queries,
-        mutation_prompts=day_care.mutation_prompts,
-        thinking_styles=day_care.thinking_styles,
-        embed=embed,
-        about={"command": remembered(options)},
-    )
+    evolution = evolution_of(day_care, task, options)
     if options["plan"]:
         from shoal.cli.evolve_plan import plan_evolution
 
         return plan_evolution(evolution, options)
     if options["pilot"]:
         raise UsageError("--pilot is for --plan")
-    if budget is not None and budget.calls is not None:
-        _compare_with_plan(evolution, budget.calls)
+    if evolution.limit.calls is not None and not isinstance(evolution, GepaEvolution):
+        _compare_with_plan(evolution, evolution.limit.calls)
     return run_program(_execute(evolution, day_care, options))
 
 
@@ -128,7 +104,7 @@ async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, A
     quiet = options["quiet"] or options["as_json"]
     await scorer.need()
     task = asyncio.ensure_future(evolution.execute())
-    stop_on_signals(evolution, evolution.model, task)
+    stop_on_signals(evolution, evolution.models, task)
     try:
         with nullcontext() if quiet else _progress(evolution, listeners, options), _logged(listeners, options):
             result = await task
@@ -142,7 +118,7 @@ async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, A
         return _interrupted(evolution)
     finally:
         await scorer.aclose()
-        for base in bases(evolution.model):
+        for base in bases(evolution.models):
             await base.aclose()
     assert result.run_dir is not None
     ready = write_ready(result.run_dir, result.best, evolution.run.task, day_care.queries)

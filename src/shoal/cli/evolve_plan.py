@@ -13,8 +13,9 @@ from shoal.backends.loop import run as run_program
 from shoal.cli.evolve_opening import continued
 from shoal.cli.plan_table import amount, print_plan
 from shoal.evolution import Evolution
-from shoal.evolution.costs import Begun, EvolutionPlan, Ways, plan_breeding
+from shoal.evolution.costs import Begun, EvolutionPlan, Ways, plan_breeding, plan_gepa
 from shoal.evolution.folder import begun_in
+from shoal.evolution.gepa import GepaEvolution
 from shoal.planning import Pilot
 from shoal.planning.prices import prices_of
 from shoal.techniques.opening import bases
@@ -22,7 +23,8 @@ from shoal.techniques.opening import bases
 
 def plan_evolution(evolution: Evolution, options: dict[str, Any]) -> int:
     """Print what the run will cost, from where it stands where it is continued."""
-    begun = Begun(*begun_in(continued(options), evolution.identity()))
+    gepa = isinstance(evolution, GepaEvolution)
+    begun = Begun(*begun_in(continued(options), evolution.identity(), from_start=gepa))
     prices = prices_of(load_config(Path(options["config"]) if options["config"] else None))
     pilot = Pilot(options["pilot"], options["seed"]) if options["pilot"] else None
     plan = run_program(_planned(evolution, begun, Ways(prices, pilot)))
@@ -41,7 +43,9 @@ def plan_evolution(evolution: Evolution, options: dict[str, Any]) -> int:
 
 async def _planned(evolution: Evolution, begun: Begun, ways: Ways) -> EvolutionPlan:
     try:
+        if isinstance(evolution, GepaEvolution):
+            return await plan_gepa(evolution, begun, ways)
         return await plan_breeding(evolution.run, evolution.model, begun, ways)
     finally:
-        for base in bases(evolution.model):
+        for base in bases(list(evolution.models)):
             await base.aclose()

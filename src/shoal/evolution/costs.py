@@ -6,7 +6,6 @@ followed on stand-ins. What replies decide is told as an interval.
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 from msgspec import Struct, structs
 
@@ -16,9 +15,11 @@ from shoal.errors import ShoalError, UsageError
 from shoal.evolution.births import operator
 from shoal.evolution.chance import chance
 from shoal.evolution.fitness import attempt, sampled
+from shoal.evolution.gepa import GepaEvolution
 from shoal.evolution.held_out import seed_unit
 from shoal.evolution.pieces import Asked, Piece, Pieces
 from shoal.evolution.planning import evaluations
+from shoal.evolution.reflective import LONGEST
 from shoal.evolution.snapshot import Snapshot
 from shoal.evolution.surroundings import Breeding, Surroundings
 from shoal.evolution.tournament import pairing
@@ -33,7 +34,9 @@ from shoal.planning.times import assumed_seconds, limited
 from shoal.runtime import registry
 from shoal.runtime.limits import USUAL_COMPLETION
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion
+from shoal.runtime.types import Completion, Request
+
+_AROUND = 400  # characters about an answer in a reflection's prompt
 
 
 class Begun(Struct, frozen=True):
@@ -81,34 +84,35 @@ async def plan_breeding(
     return await _told(pieces, parts, path, begun, ways)
 
 
-async def plan_reflecting(
-    run: Breeding,
-    model: Model,
-    *,
-    rollouts: int,
-    smallest: tuple[int, int],
-    reflection: tuple[Model, Any],
-    begun: Begun | None = None,
-    ways: Ways | None = None,
-) -> EvolutionPlan:
-    """The plan of a run of GEPA: `rollouts` questions at the most, and a reflection for each minibatch of them.
+async def plan_gepa(evolution: GepaEvolution, begun: Begun | None = None, ways: Ways | None = None) -> EvolutionPlan:
+    """The plan of a run of GEPA: all of its rollouts, and at most a reflection for each minibatch of them.
 
-    `smallest` are the questions of a minibatch and those of a validation, `reflection` the model that reflects and its
-    longest request. A run ends where what is left of the rollouts is not enough for a candidate more.
+    A run ends where the rollouts that are left are not enough for a candidate more. One that goes on begins again on
+    the draws that it has.
     """
-    pieces, (minibatch, validation) = Pieces(run, model), smallest
-    variant = run.settings.variants[0]
+    run, begun = evolution.run, begun or Begun()
+    pieces, variant, rollouts = Pieces(run, evolution.model), run.settings.variants[0], evolution.pool.most
     answer = await pieces.question(variant, run.task.rows)
-    reflected = await pieces.request(reflection[1], reflection[0])
-    least = 0 if not sampled(run) or begun else max(validation, rollouts - 2 * minibatch - validation + 1)
-    reflections = max(0, rollouts - validation) // minibatch
+    reflected = await pieces.request(_longest_reflection(evolution), evolution.reflection_model)
     parts = {
-        "rollouts": answer.times(min(least, rollouts), rollouts),
-        "reflections": reflected.times(0, reflections),
+        "rollouts": answer.times(rollouts - evolution.least + 1 if sampled(run) else 0, rollouts),
+        "reflections": reflected.times(0, evolution.reflections),
         "held-out rows": await _held_out(pieces, {variant: answer}),
     }
-    most = answer.path[1] * (1 + 3 * reflections) + reflections + parts["held-out rows"].path[1]
-    return await _told(pieces, parts, Figure(answer.path[0], most, "formula"), begun or Begun(), ways or Ways())
+    rounds = answer.path[1] * (1 + 3 * evolution.reflections) + reflected.path[1] * evolution.reflections
+    path = Figure(answer.path[0], rounds + parts["held-out rows"].path[1], "formula")
+    return await _told(pieces, parts, path, begun, ways or Ways())
+
+
+def _longest_reflection(evolution: GepaEvolution) -> Request:
+    """A prompt as long as it may be, and a minibatch of answers as long as they may be."""
+    task = evolution.run.task
+    answers = sum(
+        role.get("max_tokens") or USUAL_COMPLETION for role in (task.decoders.inducer, task.decoders.evaluator)
+    )
+    question = max(len(task.question.fill(row)) for row in task.rows)
+    characters = LONGEST + evolution.gepa.minibatch * (question + 4 * answers + _AROUND)
+    return Request.of("and " * (characters // 4), **evolution.gepa.reflection)
 
 
 # How often

@@ -120,17 +120,18 @@ class RunFolder:
         self._lock.release()
 
 
-def begun_in(path: Path, options: Mapping[str, Any]) -> tuple[int, int]:
+def begun_in(path: Path, options: Mapping[str, Any], *, from_start: bool = False) -> tuple[int, int]:
     """Of the run in a folder: how many generations are complete, and how many draws there are of those that are not.
 
-    Nothing is written. RunError names the first option that differs.
+    `from_start` is of a run that begins again on all that it has: none is complete, and all draws are told. Nothing is
+    written. RunError names the first option that differs.
     """
     _refuse_other(path, msgspec.json.decode(_encode(options)))
     if not (path / "journal.sqlite").exists():
         return 0, 0
     journal = Journal(path / "journal.sqlite", read_only=True)
     try:
-        complete = sum(1 for _ in journal.records())
+        complete = 0 if from_start else sum(1 for _ in journal.records())
         return complete, journal.drawn(complete - 1)
     finally:
         journal.close()
