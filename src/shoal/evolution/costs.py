@@ -205,6 +205,9 @@ async def _told(pieces: Pieces, parts: Mapping[str, Piece], path: Figure, begun:
     models = []
     for name, base in pieces.bases.items():
         plan = _model(name, all_.of(name), known, sole=len(pieces.bases) == 1)
+        if (prompts := base.backend.capabilities.max_batch) > 1:  # whatever is ready leaves together
+            wires = plan.wire_requests
+            plan = structs.replace(plan, wire_requests=structs.replace(wires, least=math.ceil(wires.least / prompts)))
         if measured is not None:
             plan = _narrowed(plan, measured)
         models.append(priced(plan, base, ways.prices))
