@@ -19,7 +19,7 @@ from shoal.techniques.spec import OpenBase, join_spec, parse_spec
 
 _RANGE = re.compile(r"(\w+)\s*=\s*(\d+)\s*\.\.\s*(\d+)")
 PLAIN = "plain"
-_BASE = "the model under the technique"  # no name that a spec can have
+_BASE = "…"  # no name that a spec can have
 
 
 class Candidate(Struct, frozen=True):

@@ -122,9 +122,13 @@ async def fitted(candidates: Sequence[Candidate], pilot: Pilot, kept: Path) -> t
         return at_size(candidate, sizes[key])
 
     found = await gather(*map(fit, candidates))
+    different: dict[str, Candidate] = {}
+    for before, candidate in zip(candidates, found, strict=True):
+        if different.setdefault(candidate.name, candidate) is not candidate:
+            notes.append(f"{before.name} comes to {candidate.name} as well: compared once")
     with atomic_writer(kept) as out:
         out.write(msgspec.json.format(msgspec.json.encode(sizes, order="sorted"), indent=2) + b"\n")
-    return found, notes
+    return list(different.values()), notes
 
 
 def read_sizes(kept: Path) -> dict[str, int]:
