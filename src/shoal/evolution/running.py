@@ -54,6 +54,7 @@ class BreedOptions(TypedDict, total=False):
     thinking_styles   what founders and hyper-mutations begin from; default the paper's
     embed             from texts to vectors, for likeness and diversity; default `embedder()`
     about             further facts for the folder's _config.json
+    on_open           called with the folder when it is this process's own, before anything is asked
     on_progress       called after each unit that is scored, and each generation
     on_generation     called after each generation, with its numbers
     """
@@ -69,6 +70,7 @@ class BreedOptions(TypedDict, total=False):
     thinking_styles: Sequence[str] | None
     embed: Embed | None
     about: Mapping[str, Any] | None
+    on_open: Callable[[Path], None] | None
     on_progress: Callable[[Progress], None] | None
     on_generation: Callable[[Generation, GenerationStats], None] | None
 
@@ -171,6 +173,8 @@ class Evolution:
             scopes.enter_context(registry.using(self.model))
             scopes.enter_context(scope.setting(budgets.current, self.limit))
             await asyncio.to_thread(folder.begin)
+            if (on_open := self.options.get("on_open")) is not None:
+                on_open(folder.path)
             draws = self._draws = Draws(folder.journal, len(folder.kept) - 1)
             ended = await self._breed(folder, draws)
             comparison = await self._compare(folder, draws)
