@@ -311,6 +311,40 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: tu
     assert len([line for line in err.splitlines() if not line.startswith("note: ")]) == 1
 
 
+@pytest.mark.parametrize("question", ["Is it good?", "{text", ""])
+def test_a_question_without_a_column_is_refused(capsys: pytest.CaptureFixture[str], question: str) -> None:
+    """All rows would be one question, and prompts bred for nothing."""
+    folder(Path("g"), {**TASK, "question": question or "{{}}"})
+    code, _, err = shoal(capsys, "evolve", "g", *EVOLVE[2:])
+    assert code == 2
+    assert "names no column, so all rows would be asked alike; write {NAME} with one of text, question" in err
+
+
+def test_a_query_may_read_the_row_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    folder(Path("g"), {**TASK, "question": "-"}, breeder__yaml="fitness: '{{ row.text }} {{ llm(name=\"answer\") }}'\n")
+    assert shoal(capsys, "evolve", "g", *EVOLVE[2:], "--plan")[0] == 0
+
+
+def test_only_an_unknown_model_may_be_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    code, _, err = shoal(capsys, *EVOLVE, "-m", "openai/gpt-4o-mini")
+    assert code == 2
+    assert "needs OPENAI_API_KEY" in err
+    assert "Hugging Face" not in err
+
+
+def test_a_budget_that_is_too_small_says_what_was_put_aside_and_what_is_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = shoal(capsys, *EVOLVE, "--budget", "calls=60")
+    assert code == 1
+    assert "note: finished calls are kept; --run-dir f/good/RUN_0 goes on from there" in err
+    assert "the budget of 24 calls is spent (36 more are put aside for the held-out rows), before the first" in err
+
+
 def test_no_run_is_begun_by_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in (("--operators", "linage"), ("-m", "nowhere/x"), ("--budget", "cals=3")):
         assert shoal(capsys, *EVOLVE, *wrong)[0] == 2

@@ -67,8 +67,12 @@ async def execute(evolution: Evolution, day_care: DayCare, options: dict[str, An
                 followers.tracker.comparison(result.comparison)
     except (asyncio.CancelledError, BudgetExceeded):
         if not evolution.interrupted:
+            _say_what_is_kept(evolution)
             raise
         return _interrupted(evolution)
+    except ShoalError:
+        _say_what_is_kept(evolution)
+        raise
     finally:
         await scorer.aclose()
         for base in bases(evolution.models):
@@ -104,6 +108,12 @@ def _interrupted(evolution: Evolution) -> int:
     folder = quote(str(evolution.options["run_dir"]))
     click.echo(f"interrupted; --run-dir {folder} goes on from there", err=True)
     return 130
+
+
+def _say_what_is_kept(evolution: Evolution) -> None:
+    if evolution.progress.usage.calls:
+        folder = quote(str(evolution.options["run_dir"]))
+        click.echo(f"note: finished calls are kept; --run-dir {folder} goes on from there", err=True)
 
 
 def _said(evolution: Evolution, result: Result, ready: Ready, files: list[Path], options: dict[str, Any]) -> int:

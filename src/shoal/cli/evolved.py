@@ -91,7 +91,7 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
     cached = f" + {words.count(usage.cached_calls)} cached" if usage.cached_calls else ""
     yield "calls", f"{words.count(usage.calls)}{cached}"
     yield "tokens", f"{words.count(usage.prompt_tokens)} prompt + {words.count(usage.completion_tokens)} completion"
-    yield "seconds", words.seconds(sum(one.seconds for one in result.stats))
+    yield "seconds", f"{words.seconds(sum(one.seconds for one in result.stats))} for the generations"
     yield "ended", f"after generation {last.number}: {_ENDS.get(result.ended, result.ended)}"
     if result.run_dir is not None:
         yield "files", words.visible(str(result.run_dir))

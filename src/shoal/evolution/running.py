@@ -134,6 +134,7 @@ class Evolution:
         if (rollouts := options.get("rollouts")) is not None:
             settings = structs.replace(settings, generations=affordable(task, settings, rollouts))
         self.run = Breeding(task, settings, queries, prompts, styles, options.get("embed") or embedder())
+        self._refuse_one_question()
         self.model = model
         self.limit = options.get("budget") or Budget()
         self.options = options
@@ -143,6 +144,13 @@ class Evolution:
         _check(options)
         if task.held_out:
             statistics.require()  # before anything is spent
+
+    def _refuse_one_question(self) -> None:
+        task = self.run.task
+        if not task.question.names and "row" not in self.run.queries.inputs("fitness"):
+            said = f"the question {task.question.text[:60]!r} names no column, so all rows would be asked alike"
+            columns = ", ".join(name for name in task.rows[0] if name != task.target)
+            raise UsageError(f"task {task.name}: {said}; write {{NAME}} with one of {columns}")
 
     @property
     def progress(self) -> Progress:
@@ -197,7 +205,8 @@ class Evolution:
             return await self._generations(folder, draws)
         except BudgetExceeded as error:
             if not folder.kept:
-                raise BudgetExceeded(f"{error}, before the first generation was complete") from None
+                aside = f" ({reserve} more are put aside for the held-out rows)" if reserve else ""
+                raise BudgetExceeded(f"{error}{aside}, before the first generation was complete") from None
             return self._cut_short()
         finally:
             if self.limit.calls is not None:
