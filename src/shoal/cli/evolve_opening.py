@@ -1,6 +1,5 @@
 """From the options of `shoal evolve` to what a run needs."""
 
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,7 +112,7 @@ def model_of(options: dict[str, Any]) -> BaseModel | Applied:
             spec, config=_config(options), cache=_cached(options), max_in_flight=options["client_batch_size"]
         )
     except UsageError as error:
-        if Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        if str(error).startswith("unknown model") and (Path(name).is_dir() or "/" in name):
             raise UsageError(
                 f"{error}; weights are not loaded by a Hugging Face name: serve them (as `vllm serve {name}` does) and "
                 f"name the server's [endpoints.NAME], -m NAME/{name}, or give a .gguf file"

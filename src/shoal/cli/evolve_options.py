@@ -38,7 +38,7 @@ _WITHOUT_MEANING = {
 }
 # Of this process, not of the run: a run that is continued does not remember them.
 _OF_THE_PROCESS = (
-    "continue_run_number", "run_dir", "budget", "plan", "pilot", "as_json", "quiet", "convert", "verbose",
+    "continue_run_number", "run_dir", "budget", "plan", "pilot", "as_json", "quiet", "convert", "report", "verbose",
     "client_batch_size", "config", *_WITHOUT_MEANING,
 )  # fmt: skip
 # A folder may come from somebody else, with its runs: what is run or loaded is for the command line to say.
@@ -124,6 +124,9 @@ _OPTIONS = (
     click.option("--config", type=click.Path(dir_okay=False), metavar="FILE", help="Default ./shoal.toml."),
     _flag("--no-cache", help="Neither read nor write the draw cache."),
     click.option("--convert", nargs=2, metavar="OLD NEW", help="Rewrite the folder OLD, written in LMQL, as NEW."),
+    click.option(
+        "--report", type=click.Path(path_type=Path), metavar="RUN_DIR", help="Make the report of a run, and end."
+    ),
     click.option("--quiet", is_flag=True, help="No progress and no result on stderr."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
