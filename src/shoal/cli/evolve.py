@@ -11,35 +11,26 @@ import msgspec
 from msgspec import Struct
 
 from shoal.backends.loop import run as run_program
-from shoal.cli.evolve_opening import (
-    continued,
-    day_care_of,
-    embed_of,
-    model_of,
-    place_of,
-    settings_of,
-    task_of,
-)
-from shoal.cli.evolve_options import Lenient, evolve_options, notes, remembered, with_those_of
+from shoal.cli.evolve_opening import continued, day_care_of, evolution_of, task_of
+from shoal.cli.evolve_options import Lenient, evolve_options, notes, with_those_of
 from shoal.cli.stopping import stop_on_signals
 from shoal.errors import BudgetExceeded, UsageError, did_you_mean
-from shoal.evolution import Evolution, Result, Task
+from shoal.evolution import Evolution, GepaEvolution, Result, Task
 from shoal.evolution.calls import counted
 from shoal.evolution.day_care import DayCare, nothing_to_win
 from shoal.evolution.generation import Generation
 from shoal.evolution.ready import Ready, write_ready
 from shoal.evolution.statistics import GenerationStats
-from shoal.runtime.budget import Budget
 from shoal.techniques.opening import bases
 
-OPTIMIZERS = ("promptbreeder",)
+OPTIMIZERS = ("promptbreeder", "gepa")
 
 
 @click.command(cls=Lenient)
 @click.argument("folder", required=False)
 @evolve_options
 def evolve(folder: str | None, **options: Any) -> int:
-    """Breed prompts for a TASK of the Day Care folder FOLDER, with PromptBreeder (arXiv:2309.16797).
+    """Breed prompts for a TASK of the Day Care folder FOLDER, with PromptBreeder (arXiv:2309.16797) or GEPA.
 
     Every finished call is kept in FOLDER/TASK/RUN_n: --continue_run_number n goes on where a run stopped. Options may
     be written with underscores, as Day Care had them, or with dashes.
@@ -59,26 +50,11 @@ def _evolve(options: dict[str, Any]) -> int:
     day_care = day_care_of(options)
     task = task_of(day_care, options)
     _say_what_is_odd(day_care, task, options)
-    settings = settings_of(task, options)
-    model, embed = model_of(options), embed_of(options)
-    budget = Budget.parse(options["budget"]) if options["budget"] else None
-    evolution = Evolution(
-        task,
-        model,
-        settings,
-        run_dir=None if options["plan"] else place_of(day_care, options),
-        budget=budget,
-        split=options["held_out"] == "half",
-        queries=day_care.queries,
-        mutation_prompts=day_care.mutation_prompts,
-        thinking_styles=day_care.thinking_styles,
-        embed=embed,
-        about={"command": remembered(options)},
-    )
+    evolution = evolution_of(day_care, task, options)
     if options["plan"]:
         return _plan(evolution)
-    if budget is not None and budget.calls is not None:
-        _compare_with_plan(evolution, budget.calls)
+    if evolution.limit.calls is not None and not isinstance(evolution, GepaEvolution):
+        _compare_with_plan(evolution, evolution.limit.calls)
     return run_program(_execute(evolution, day_care, options))
 
 
@@ -124,7 +100,7 @@ async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, A
     quiet = options["quiet"] or options["as_json"]
     await scorer.need()
     task = asyncio.ensure_future(evolution.execute())
-    stop_on_signals(evolution, evolution.model, task)
+    stop_on_signals(evolution, evolution.models, task)
     try:
         with nullcontext() if quiet else _progress(evolution, listeners, options), _logged(listeners, options):
             result = await task
@@ -138,7 +114,7 @@ async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, A
         return _interrupted(evolution)
     finally:
         await scorer.aclose()
-        for base in bases(evolution.model):
+        for base in bases(evolution.models):
             await base.aclose()
     assert result.run_dir is not None
     ready = write_ready(result.run_dir, result.best, evolution.run.task, day_care.queries)
@@ -188,6 +164,11 @@ def _compare_with_plan(evolution: Evolution, calls: int) -> None:
 
 
 def _plan(evolution: Evolution) -> int:
+    if isinstance(evolution, GepaEvolution):
+        click.echo(f"questions      at most {evolution.pool.most:,}")
+        click.echo(f"reflections    at most {evolution.reflections:,}")
+        click.echo(f"held-out rows  {2 * len(evolution.run.task.held_out):,} questions")
+        return 0
     plan = run_program(counted(evolution.run))
     parts = {
         "founders": f"{plan.founders:,}",

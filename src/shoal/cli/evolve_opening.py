@@ -10,16 +10,17 @@ import msgspec
 
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, load_config
-from shoal.cli.evolve_options import batch_size, weights
+from shoal.cli.evolve_options import batch_size, remembered, weights
 from shoal.cli.options import data_path
 from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.scorers import open_scorer
-from shoal.evolution import Settings, Task
+from shoal.evolution import BreedOptions, Evolution, GepaEvolution, GepaSettings, Settings, Task
 from shoal.evolution.day_care import DayCare, open_day_care, within
 from shoal.evolution.embedding import embedder, lexical
 from shoal.evolution.embedding import remembered as asked_once
 from shoal.evolution.folder import new_run
 from shoal.evolution.surroundings import Embed
+from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied
 from shoal.techniques.opening import open_cache, open_model, opener
 
@@ -130,6 +131,33 @@ def embed_of(options: dict[str, Any]) -> Embed:
     if not isinstance(model, BaseModel):
         raise UsageError(f"--embedder {options['embedder']}: a model with embeddings is needed, no technique")
     return embedder(model)
+
+
+def evolution_of(day_care: DayCare, task: Task, options: dict[str, Any]) -> Evolution:
+    """The run, by the optimizer that is named; its folder is made when nothing is wrong."""
+    settings, model = settings_of(task, options), model_of(options)
+    given: BreedOptions = {
+        "budget": Budget.parse(options["budget"]) if options["budget"] else None,
+        "rollouts": options["rollouts"],
+        "split": options["held_out"] == "half",
+        "queries": day_care.queries,
+        "mutation_prompts": day_care.mutation_prompts,
+        "thinking_styles": day_care.thinking_styles,
+        "embed": embed_of(options),
+        "about": {"command": remembered(options)},
+    }
+    own = {name: options[name] for name in ("minibatch", "validation", "parallel") if options[name] is not None}
+    reflecting = options["reflection_model"]
+    if options["optimizer"] == "gepa":
+        writer = model_of({**options, "model": reflecting}) if reflecting else None
+        evolution: Evolution = GepaEvolution(task, model, settings, GepaSettings(**own), writer, **given)
+    elif own or reflecting:
+        name = next(iter(own), "reflection-model")
+        raise UsageError(f"--{name} is for --optimizer gepa")
+    else:
+        evolution = Evolution(task, model, settings, **given)
+    evolution.options["run_dir"] = None if options["plan"] else place_of(day_care, options)
+    return evolution
 
 
 def place_of(day_care: DayCare, options: dict[str, Any]) -> Path:

@@ -111,7 +111,12 @@ _OPTIONS = (
     click.option("--embedder", metavar="lexical|SPEC", help="What tells alike prompts; default wordllama."),
     click.option("--scorer", metavar="SCORER", help="In place of the task's fitness_scorer."),
     click.option("--held-out", metavar="FILE|half|none", help="Rows for the comparison in the end; default half."),
-    click.option("--optimizer", metavar="NAME", help="Default promptbreeder."),
+    click.option("--optimizer", metavar="NAME", help="promptbreeder, the default, or gepa."),
+    _number("--rollouts", help="Questions put to prompts, in place of generations: to compare both optimizers."),
+    click.option("--reflection-model", metavar="SPEC", help="gepa: what writes the prompts; default the model."),
+    _number("--minibatch", help="gepa: questions before and after a reflection; default 3."),
+    _number("--validation", help="gepa: rows that prompts are ranked by; default half, at most 50."),
+    _number("--parallel", help="gepa: parents drawn at once; default 1."),
     click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent."),
     click.option("--plan", is_flag=True, help="Say how many calls it takes, and ask nothing."),
     click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: FOLDER/TASK/RUN_n."),
@@ -147,9 +152,10 @@ def with_those_of(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         except (msgspec.DecodeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{config}: cannot be read ({error}); name another run") from None
         before = {name: value for name, value in before.items() if name in given and name not in _OF_THE_PROCESS}
-    for name in ("model", "embedder", "scorer"):
+    for name in ("model", "embedder", "scorer", "reflection_model"):
         if given[name] is None and _FILES.search(str(before.get(name))):
-            raise UsageError(f"{config}: --{name} is {before[name]!r}, a file; say so on the command line to go on")
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{config}: {flag} is {before[name]!r}, a file; say so on the command line to go on")
     return {**given, **DEFAULTS, **before, **{name: value for name, value in given.items() if value is not None}}
 
 

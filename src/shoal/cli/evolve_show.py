@@ -25,7 +25,7 @@ class EvolutionProgress:
     def generation(self, generation: Generation, stats: GenerationStats) -> None:
         """Told of each generation when it is complete."""
         facts = [
-            f"generation {stats.number} of {self.evolution.run.settings.generations}",
+            f"generation {stats.number} of {self.evolution.progress.generations}",
             f"best {stats.best:.3f}",
             f"mean {stats.mean:.3f}",
             f"{words.count(stats.calls)} calls",
@@ -40,8 +40,9 @@ class EvolutionProgress:
 
     def __enter__(self) -> "EvolutionProgress":
         run = self.evolution.run
-        size, batch = run.settings.population_size, run.batch
-        facts = f"{size} units, {words.count(batch)} questions each, {len(run.task.held_out)} rows held out"
+        size, batch, most = run.settings.population_size, run.batch, self.evolution.progress.rollouts
+        asked = f"{size} units, {words.count(batch)} questions each" if most is None else f"at most {most} questions"
+        facts = f"{asked}, {len(run.task.held_out)} rows held out"
         click.echo(f"{run.task.name}: {facts}; in {self.evolution.options.get('run_dir')}", err=True)
         return self
 
@@ -62,6 +63,7 @@ def result_facts(result: Result, ready: Ready) -> dict[str, Any]:
         "task_prompts": result.best.unit.task_prompts,
         "mutation_prompt": result.best.unit.mutation_prompt,
         "comparison": None if comparison is None else structs.asdict(comparison) | {"improves": comparison.improves},
+        "rollouts": result.rollouts,
         "calls": result.usage.calls,
         "tokens": result.usage.total_tokens,
         "run_dir": str(result.run_dir),

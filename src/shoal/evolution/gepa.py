@@ -128,6 +128,15 @@ class GepaEvolution(Evolution):
         """Rollouts that adding a candidate takes: a parent and a child on a minibatch, and the child's validation."""
         return 2 * self.gepa.minibatch + self.validation
 
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self.model, self.reflection_model)
+
+    @property
+    def reflections(self) -> int:
+        """Texts that may be written, at most: each follows a minibatch of its parent's."""
+        return (self.pool.most - self.validation) // self.gepa.minibatch
+
     def _check(self) -> None:
         if self.pool.most < self.validation + self.least:
             raise UsageError(

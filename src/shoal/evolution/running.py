@@ -151,6 +151,11 @@ class Evolution:
             now.usage = self._draws.spent
         return now
 
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models that it asks."""
+        return (self.model,)
+
     def interrupt(self) -> None:
         """Make no call from here on; calls under way finish and are kept."""
         self.interrupted = True
