@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,11 +10,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from tests.evolution.day_cares import TASK, breeder, folder, suite
 
 import shoal as package
 from shoal.cli import main
+from shoal.cli.evolve import evolve
+from shoal.cli.evolve_options import with_those_of
 
 SCRIPT = """
 import asyncio, pathlib, zlib
@@ -354,3 +358,36 @@ def test_wandb_is_told_of_each_generation(
     )
     assert done.returncode == 0, done.stderr
     assert list(at_home.glob("wandb/offline-run-*/run-*.wandb"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("population_size", "many", "population_size: 'many' is not a valid integer"),
+        ("crossover", 9, "crossover: 9.0 is not in the range"),
+        ("batch", ["all"], r"batch: \"\['all'\]\" is neither a text nor a number"),
+        ("scorer", "x.py:f", "--scorer is 'x.py:f', a file"),
+        ("embedder", "gguf/x", "--embedder is 'gguf/x', a file"),
+        ("fitness_test_suite", 7, "7: unknown kind of data file"),
+    ],
+)
+def test_options_of_a_run_are_read_as_those_of_a_command(
+    capsys: pytest.CaptureFixture[str], at_home: Path, name: str, value: Any, said: str
+) -> None:
+    config = at_home / "f" / "good" / "RUN_0" / "_config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"about": {"command": {"fitness_test_suite": "s.json", name: value}}}))
+    code, _, err = shoal(capsys, "evolve", "f", "--task", "good", *MODEL, "--continue_run_number", "0")
+    assert code == 2
+    assert re.search(said, err), err
+
+
+def test_a_run_of_somebody_else_does_not_decide_that_others_are_told(at_home: Path) -> None:
+    command = {"fitness_test_suite": "s.json", "use_wandb": True, "wandb_project": "theirs", "held_out": "none"}
+    config = at_home / "f" / "good" / "RUN_0" / "_config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"about": {"command": command}}))
+    with click.Context(evolve) as context:
+        options = with_those_of(config.parent, dict.fromkeys(param.name for param in context.command.params))
+    assert not options["use_wandb"]
+    assert options["wandb_project"] == "theirs"
