@@ -391,3 +391,29 @@ def test_a_run_of_somebody_else_does_not_decide_that_others_are_told(at_home: Pa
         options = with_those_of(config.parent, dict.fromkeys(param.name for param in context.command.params))
     assert not options["use_wandb"]
     assert options["wandb_project"] == "theirs"
+
+
+def test_no_text_of_a_model_or_a_folder_acts_on_the_terminal(capsys: pytest.CaptureFixture[str], at_home: Path) -> None:
+    acting = "\u202eredro\u202c \u2066x\u2069 \x07\x9b31m"
+    written = acting.encode("unicode-escape").decode()
+    (at_home / "m.py").write_text(SCRIPT.replace('f"prompt {', f'f"{written} prompt {{'))
+    folder(at_home / "g", {**TASK, "question": f"{{text}} {acting}", "fixed_system_prompt": f"Judge. {acting}"})
+    options = ("--verbose", "--fitness_test_suite", "s.json", *SMALL)
+    code, _, err = shoal(capsys, "evolve", "g", "--task", "good", *MODEL, *options)
+    assert code == 0, err
+    assert "redro" in err
+    assert not re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", err)
+    lines = err[err.index("    [presets.good]") :].splitlines()[:3]
+    system = tomllib.loads("\n".join(line.strip() for line in lines))["presets"]["good"]["system"]
+    assert system == Path("g", "good", "RUN_0", "best_prompt.txt").read_text().rstrip("\n")
+    assert "\x9b31m" in system
+
+
+def test_a_folder_with_a_blank_in_its_name_is_quoted_where_a_command_is_said(
+    capsys: pytest.CaptureFixture[str], at_home: Path
+) -> None:
+    folder(at_home / "my folder")
+    options = (*MODEL, "--fitness_test_suite", "s.json", *SMALL, "--budget", "calls=130")
+    code, _, err = shoal(capsys, "evolve", "my folder", "--task", "good", *options)
+    assert code == 1, err
+    assert "--run-dir 'my folder/good/RUN_0' with a larger one goes on" in err

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -138,7 +139,7 @@ def _logged(listeners: _Listeners, options: dict[str, Any]) -> AbstractContextMa
 
 
 def _interrupted(evolution: Evolution) -> int:
-    click.echo(f"interrupted; --run-dir {evolution.options['run_dir']} goes on from there", err=True)
+    click.echo(f"interrupted; --run-dir {quote(str(evolution.options['run_dir']))} goes on from there", err=True)
     return 130
 
 
@@ -152,7 +153,9 @@ def _report(evolution: Evolution, result: Result, ready: Ready, options: dict[st
     if result.ended == "interrupted":
         return _interrupted(evolution)
     if result.ended == "budget":
-        click.echo(f"stopped: the budget is spent; --run-dir {result.run_dir} with a larger one goes on", err=True)
+        click.echo(
+            f"stopped: the budget is spent; --run-dir {quote(str(result.run_dir))} with a larger one goes on", err=True
+        )
         return 1
     return 0
 

@@ -1,5 +1,6 @@
 """What `shoal evolve` shows people: a line for each generation, and what came of the run."""
 
+import re
 from shlex import quote
 from types import TracebackType
 from typing import Any
@@ -8,11 +9,15 @@ import click
 import msgspec
 from msgspec import structs
 
+from shoal.evaluation.report.texts import upright
 from shoal.evolution import Evolution, Result, Task
 from shoal.evolution.generation import Generation
 from shoal.evolution.ready import Ready
 from shoal.evolution.statistics import GenerationStats
 from shoal.traces import words
+
+# What terminals act on and JSON does not escape: control characters, and what turns the direction of writing.
+_ACTING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class EvolutionProgress:
@@ -36,14 +41,15 @@ class EvolutionProgress:
         click.echo(", ".join(facts), err=True)
         if self.verbose:
             for prompt in (stats.best_unit.system_prompt, *stats.best_unit.task_prompts):
-                click.echo(f"    {prompt}", err=True)
+                click.echo(f"    {_shown(prompt)}", err=True)
 
     def __enter__(self) -> "EvolutionProgress":
         run = self.evolution.run
         size, batch, most = run.settings.population_size, run.batch, self.evolution.progress.rollouts
         asked = f"{size} units, {words.count(batch)} questions each" if most is None else f"at most {most} questions"
         facts = f"{asked}, {len(run.task.held_out)} rows held out"
-        click.echo(f"{run.task.name}: {facts}; in {self.evolution.options.get('run_dir')}", err=True)
+        place = self.evolution.options.get("run_dir")
+        click.echo(_shown(f"{run.task.name}: {facts}; in {place}"), err=True)
         return self
 
     def __exit__(
@@ -77,9 +83,9 @@ def print_result(result: Result, ready: Ready, task: Task, model: str) -> None:
     unit = result.best.unit
     click.echo(f"\nbest of {len(result.history)} generations, fitness {result.best.fitness:.3f}:", err=True)
     if unit.system_prompt:
-        click.echo(f"system: {unit.system_prompt}", err=True)
+        click.echo(f"system: {_shown(unit.system_prompt)}", err=True)
     for prompt in unit.task_prompts:
-        click.echo(f"prompt: {prompt}", err=True)
+        click.echo(f"prompt: {_shown(prompt)}", err=True)
     if result.comparison is not None:
         click.echo(result.comparison.verdict, err=True)
     usage = result.usage
@@ -91,7 +97,7 @@ def print_result(result: Result, ready: Ready, task: Task, model: str) -> None:
 as it was measured:
     shoal run DATA --program {quote(str(ready.template))} -m {quote(model)}
 as a system message:
-    shoal run DATA -p {quote(task.question.text)} --system-file {quote(str(ready.system))} -m {quote(model)}
+    shoal run DATA -p {quote(_shown(task.question.text))} --system-file {quote(str(ready.system))} -m {quote(model)}
 for `shoal serve`, in shoal.toml:
     [presets.{preset}]
     model = {toml(model)}
@@ -101,5 +107,10 @@ for `shoal serve`, in shoal.toml:
 
 
 def toml(text: str) -> str:
-    """A text as a basic string of TOML, whose escapes are those of JSON."""
-    return msgspec.json.encode(text).decode().replace("\x7f", "\\u007f")
+    """A text as a basic string of TOML, whose escapes are those of JSON; no terminal acts on what is in it."""
+    return _ACTING.sub(lambda found: f"\\u{ord(found[0]):04x}", msgspec.json.encode(text).decode())
+
+
+def _shown(text: str) -> str:
+    """A text of a model's, or of a folder of somebody's, on a terminal."""
+    return words.visible(upright(text))
