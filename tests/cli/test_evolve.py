@@ -412,8 +412,8 @@ def test_no_text_of_a_model_or_a_folder_acts_on_the_terminal(capsys: pytest.Capt
 def test_a_folder_with_a_blank_in_its_name_is_quoted_where_a_command_is_said(
     capsys: pytest.CaptureFixture[str], at_home: Path
 ) -> None:
-    folder(at_home / "my folder")
-    options = (*MODEL, "--fitness_test_suite", "s.json", *SMALL, "--budget", "calls=130")
+    folder(at_home / "my folder", {**TASK, "fixed_system_prompt": None})
+    options = (*MODEL, "--fitness_test_suite", "s.json", *SMALL, "--budget", "calls=300")
     code, _, err = shoal(capsys, "evolve", "my folder", "--task", "good", *options)
     assert code == 1, err
     assert "--run-dir 'my folder/good/RUN_0' with a larger one goes on" in err
