@@ -347,7 +347,7 @@ def test_wandb_is_told_of_each_generation(
 ) -> None:
     pytest.importorskip("wandb")
     source = Path(package.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(source), "WANDB_MODE": "offline", "WANDB_DIR": str(at_home)}
+    environment = {**os.environ, "PYTHONPATH": str(source), "WANDB_MODE": "offline"}
     done = subprocess.run(
         [sys.executable, "-m", "shoal", *EVOLVE, "--use_wandb", "--quiet"],
         env=environment,
@@ -357,7 +357,12 @@ def test_wandb_is_told_of_each_generation(
         timeout=100,
     )
     assert done.returncode == 0, done.stderr
-    assert list(at_home.glob("wandb/offline-run-*/run-*.wandb"))
+    assert not (at_home / "wandb").exists()
+    (log,) = Path("f", "good", "RUN_0").glob("wandb/offline-run-*/run-*.wandb")
+    sent = log.read_bytes()
+    assert b"held_out/difference" in sent
+    for private in ("s.json", "--task", "scripted/m.py", str(at_home), sys.executable):
+        assert private.encode() not in sent
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -23,6 +23,9 @@ from shoal.evolution.generation import Generation
 from shoal.evolution.ready import Ready, write_ready
 from shoal.evolution.statistics import GenerationStats
 from shoal.techniques.opening import bases
+
+if TYPE_CHECKING:
+    from shoal.evolution.tracking import Tracker
 
 OPTIMIZERS = ("promptbreeder", "gepa")
 
@@ -103,8 +106,11 @@ async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, A
     task = asyncio.ensure_future(evolution.execute())
     stop_on_signals(evolution, evolution.models, task)
     try:
-        with nullcontext() if quiet else _progress(evolution, listeners, options), _logged(listeners, options):
+        shown = nullcontext() if quiet else _progress(evolution, listeners, options)
+        with shown, _logged(evolution, listeners, options) as tracker:
             result = await task
+            if tracker is not None and result.comparison is not None:
+                tracker.comparison(result.comparison)
     except asyncio.CancelledError:
         if not evolution.interrupted:
             raise
@@ -130,12 +136,18 @@ def _progress(evolution: Evolution, listeners: _Listeners, options: dict[str, An
     return progress
 
 
-def _logged(listeners: _Listeners, options: dict[str, Any]) -> AbstractContextManager[object]:
+def _logged(
+    evolution: Evolution, listeners: _Listeners, options: dict[str, Any]
+) -> "AbstractContextManager[Tracker | None]":
     if not options["use_wandb"]:
         return nullcontext()
-    from shoal.cli.evolve_wandb import logged
+    from shoal.evolution.tracking import Tracker
 
-    return logged(listeners.each, options)
+    folder, run = Path(str(evolution.options["run_dir"])), evolution.run
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    tracker = Tracker(folder, options["wandb_project"], run.task.name, run.settings)
+    listeners.each.append(tracker.generation)
+    return tracker
 
 
 def _interrupted(evolution: Evolution) -> int:
