@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import zlib
 from itertools import pairwise
 
 import pytest
@@ -178,3 +179,15 @@ def test_a_working_that_is_far_too_long_is_not_kept_with_units() -> None:
         for scored in generation.population:
             assert scored.fitness == 1.0
             assert {working.question for working in scored.workings} == {f"Say {i}." for i in range(0, 20, 2)}
+
+
+def test_a_reply_that_is_no_text_does_not_end_the_run() -> None:
+    def broken(request: Request) -> str:
+        asked = re.search(r"Say (\d+)\.", request.text)
+        number = zlib.crc32(repr(request).encode())
+        return "\ud800" if number % 4 == 0 else asked[1] if asked else f"prompt {number % 10}"
+
+    model, _ = scripted(broken)
+    history = bred(model, breeding(task(), generations=3))
+    assert len(history) == 4
+    assert any(scored.failed for scored in history[0].population)

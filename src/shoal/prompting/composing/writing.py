@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from shoal.errors import UsageError
+from shoal.errors import InvalidOutput, UsageError
 from shoal.prompting import llm
 from shoal.prompting.llm.asking import Prompt
 from shoal.runtime import scope
@@ -198,11 +198,20 @@ class Writing:
         with scope.setting(outlet, outlet.get() if streams else None):
             value = await program
         self._streamed = streams and outlet.get() is not None
+        if isinstance(value, str):
+            _check(value)
         return self._kept(name, value)
 
     def _kept(self, name: str, value: Any) -> Any:
         self.last = value
         return self.store(name, value) if name else value
+
+
+def _check(reply: str) -> None:
+    try:
+        reply.encode()
+    except UnicodeEncodeError:  # the model's fault, not the template's
+        raise InvalidOutput("a reply holds half a surrogate pair") from None
 
 
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list[Any], "dict": dict[str, Any]}
