@@ -1,31 +1,18 @@
 """`shoal evolve`: prompts bred for a task of a Day Care folder."""
 
-import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-import msgspec
-from msgspec import Struct
 
 from shoal.backends.loop import run as run_program
 from shoal.cli.evolve_opening import continued, day_care_of, evolution_of, task_of
 from shoal.cli.evolve_options import Lenient, evolve_options, notes, with_those_of
-from shoal.cli.stopping import stop_on_signals
-from shoal.errors import BudgetExceeded, UsageError, did_you_mean
-from shoal.evolution import Evolution, GepaEvolution, Result, Task
+from shoal.cli.evolve_run import execute
+from shoal.errors import UsageError, did_you_mean
+from shoal.evolution import Evolution, GepaEvolution, Task
 from shoal.evolution.calls import counted
 from shoal.evolution.day_care import DayCare, nothing_to_win
-from shoal.evolution.generation import Generation
-from shoal.evolution.ready import Ready, write_ready
-from shoal.evolution.statistics import GenerationStats
-from shoal.techniques.opening import bases
-
-if TYPE_CHECKING:
-    from shoal.evolution.tracking import Tracker
 
 OPTIMIZERS = ("promptbreeder", "gepa")
 
@@ -41,6 +28,8 @@ def evolve(folder: str | None, **options: Any) -> int:
     """
     if options["convert"]:
         return _convert(*map(Path, options["convert"]))
+    if options["report"]:
+        return _report(options["report"])
     if folder and options["day_care_dir"] and Path(folder) != Path(options["day_care_dir"]):
         raise UsageError(f"FOLDER is {folder}, --day_care_dir {options['day_care_dir']}: which is it?")
     given = {**options, "day_care_dir": folder or options["day_care_dir"]}
@@ -56,10 +45,14 @@ def _evolve(options: dict[str, Any]) -> int:
     _say_what_is_odd(day_care, task, options)
     evolution = evolution_of(day_care, task, options)
     if options["plan"]:
-        return _plan(evolution)
+        from shoal.cli.evolve_plan import plan_evolution
+
+        return plan_evolution(evolution, options)
+    if options["pilot"]:
+        raise UsageError("--pilot is for --plan")
     if evolution.limit.calls is not None and not isinstance(evolution, GepaEvolution):
         _compare_with_plan(evolution, evolution.limit.calls)
-    return run_program(_execute(evolution, day_care, options))
+    return run_program(execute(evolution, day_care, options))
 
 
 def _convert(old: Path, new: Path) -> int:
@@ -78,6 +71,14 @@ def _convert(old: Path, new: Path) -> int:
     return 1 if any(outcome.refused and not outcome.harmless for outcome in outcomes) else 0
 
 
+def _report(folder: Path) -> int:
+    from shoal.evolution.report import write
+
+    for path in write(folder):
+        click.echo(path)
+    return 0
+
+
 def _say_what_is_odd(day_care: DayCare, task: Task, options: dict[str, Any]) -> None:
     for note in (*day_care.notes, *notes(options)):
         click.echo(f"note: {note}", err=True)
@@ -85,113 +86,7 @@ def _say_what_is_odd(day_care: DayCare, task: Task, options: dict[str, Any]) -> 
         click.echo(f"warning: {odd}", err=True)
 
 
-# The run
-
-
-class _Listeners(Struct):
-    """Who is told of each generation."""
-
-    each: list[Callable[[Generation, GenerationStats], None]]
-
-    def __call__(self, generation: Generation, stats: GenerationStats) -> None:
-        for listener in self.each:
-            listener(generation, stats)
-
-
-async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, Any]) -> int:
-    scorer, listeners = evolution.run.task.scorer, _Listeners([])
-    evolution.options["on_generation"] = listeners
-    quiet = options["quiet"] or options["as_json"]
-    await scorer.need()
-    task = asyncio.ensure_future(evolution.execute())
-    stop_on_signals(evolution, evolution.models, task)
-    try:
-        shown = nullcontext() if quiet else _progress(evolution, listeners, options)
-        with shown, _logged(evolution, listeners, options) as tracker:
-            result = await task
-            if tracker is not None and result.comparison is not None:
-                tracker.comparison(result.comparison)
-    except asyncio.CancelledError:
-        if not evolution.interrupted:
-            raise
-        return _interrupted(evolution)
-    except BudgetExceeded:
-        if not evolution.interrupted:
-            raise
-        return _interrupted(evolution)
-    finally:
-        await scorer.aclose()
-        for base in bases(evolution.models):
-            await base.aclose()
-    assert result.run_dir is not None
-    ready = write_ready(result.run_dir, result.best, evolution.run.task, day_care.queries)
-    return _report(evolution, result, ready, options)
-
-
-def _progress(evolution: Evolution, listeners: _Listeners, options: dict[str, Any]) -> AbstractContextManager[object]:
-    from shoal.cli.evolve_show import EvolutionProgress
-
-    progress = EvolutionProgress(evolution, verbose=bool(options["verbose"]))
-    listeners.each.append(progress.generation)
-    return progress
-
-
-def _logged(
-    evolution: Evolution, listeners: _Listeners, options: dict[str, Any]
-) -> "AbstractContextManager[Tracker | None]":
-    if not options["use_wandb"]:
-        return nullcontext()
-    from shoal.evolution.tracking import Tracker
-
-    folder, run = Path(str(evolution.options["run_dir"])), evolution.run
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    tracker = Tracker(folder, options["wandb_project"], run.task.name, run.settings)
-    listeners.each.append(tracker.generation)
-    return tracker
-
-
-def _interrupted(evolution: Evolution) -> int:
-    click.echo(f"interrupted; --run-dir {quote(str(evolution.options['run_dir']))} goes on from there", err=True)
-    return 130
-
-
-def _report(evolution: Evolution, result: Result, ready: Ready, options: dict[str, Any]) -> int:
-    from shoal.cli.evolve_show import print_result, result_facts
-
-    if options["as_json"]:
-        click.echo(msgspec.json.encode(result_facts(result, ready)))
-    elif not options["quiet"]:
-        print_result(result, ready, evolution.run.task, options["model"])
-    if result.ended == "interrupted":
-        return _interrupted(evolution)
-    if result.ended == "budget":
-        click.echo(
-            f"stopped: the budget is spent; --run-dir {quote(str(result.run_dir))} with a larger one goes on", err=True
-        )
-        return 1
-    return 0
-
-
 def _compare_with_plan(evolution: Evolution, calls: int) -> None:
     expected = run_program(counted(evolution.run)).expected
     if expected > calls:
         click.echo(f"note: about {expected:,.0f} calls are expected; the budget of {calls:,} may end the run", err=True)
-
-
-def _plan(evolution: Evolution) -> int:
-    if isinstance(evolution, GepaEvolution):
-        click.echo(f"questions      at most {evolution.pool.most:,}")
-        click.echo(f"reflections    at most {evolution.reflections:,}")
-        click.echo(f"held-out rows  {2 * len(evolution.run.task.held_out):,} questions")
-        return 0
-    plan = run_program(counted(evolution.run))
-    parts = {
-        "founders": f"{plan.founders:,}",
-        "fitness": f"{plan.fitness:,}",
-        "mutations": f"{plan.mutations:,.0f}, at most {plan.most_mutations:,}",
-        "held-out rows": f"{plan.held_out:,}",
-        "in all": f"{plan.expected:,.0f} calls, at most {plan.most:,}",
-    }
-    for name, figure in parts.items():
-        click.echo(f"{name:14} {figure}")
-    return 0
