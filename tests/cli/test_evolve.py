@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,11 +11,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from tests.evolution.day_cares import TASK, breeder, folder, suite
 
 import shoal as package
 from shoal.cli import main
+from shoal.cli.evolve import evolve
+from shoal.cli.evolve_options import with_those_of
 from shoal.cli.evolved import toml
 
 SCRIPT = """
@@ -321,7 +325,11 @@ def test_a_question_without_a_column_is_refused(capsys: pytest.CaptureFixture[st
 
 
 def test_a_query_may_read_the_row_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    folder(Path("g"), {**TASK, "question": "-"}, breeder__yaml="fitness: '{{ row.text }} {{ generate_text(name=\"answer\") }}'\n")
+    folder(
+        Path("g"),
+        {**TASK, "question": "-"},
+        breeder__yaml="fitness: '{{ row.text }} {{ generate_text(name=\"answer\") }}'\n",
+    )
     assert shoal(capsys, "evolve", "g", *EVOLVE[2:], "--plan")[0] == 0
 
 
@@ -519,3 +527,62 @@ def test_a_plan_of_gepa_holds_and_a_finished_run_has_little_left(
     assert told["parts"]["rollouts"]["most"] == 40
     done = plan(capsys, *of, "--continue_run_number", "0")["total"]
     assert (done["kept"], done["calls"]["least"]) == (asked(), 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("population_size", "many", "population_size: 'many' is not a valid integer"),
+        ("crossover", 9, "crossover: 9.0 is not in the range"),
+        ("batch", ["all"], r"batch: \"\['all'\]\" is neither a text nor a number"),
+        ("scorer", "x.py:f", "--scorer is 'x.py:f', a file"),
+        ("embedder", "gguf/x", "--embedder is 'gguf/x', a file"),
+        ("fitness_test_suite", 7, "7: unknown kind of data file"),
+    ],
+)
+def test_options_of_a_run_are_read_as_those_of_a_command(
+    capsys: pytest.CaptureFixture[str], at_home: Path, name: str, value: Any, said: str
+) -> None:
+    config = at_home / "f" / "good" / "RUN_0" / "_config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"about": {"command": {"fitness_test_suite": "s.json", name: value}}}))
+    code, _, err = shoal(capsys, "evolve", "f", "--task", "good", *MODEL, "--continue_run_number", "0")
+    assert code == 2
+    assert re.search(said, err), err
+
+
+def test_a_run_of_somebody_else_does_not_decide_that_others_are_told(at_home: Path) -> None:
+    command = {"fitness_test_suite": "s.json", "use_wandb": True, "wandb_project": "theirs", "held_out": "none"}
+    config = at_home / "f" / "good" / "RUN_0" / "_config.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"about": {"command": command}}))
+    with click.Context(evolve) as context:
+        options = with_those_of(config.parent, dict.fromkeys(param.name for param in context.command.params))
+    assert not options["use_wandb"]
+    assert options["wandb_project"] == "theirs"
+
+
+def test_no_text_of_a_model_or_a_folder_acts_on_the_terminal(capsys: pytest.CaptureFixture[str], at_home: Path) -> None:
+    acting = "\u202eredro\u202c \u2066x\u2069 \x07\x9b31m"
+    written = acting.encode("unicode-escape").decode()
+    (at_home / "m.py").write_text(SCRIPT.replace('f"prompt {', f'f"{written} prompt {{'))
+    folder(at_home / "g", {**TASK, "question": f"{{text}} {acting}", "fixed_system_prompt": f"Judge. {acting}"})
+    options = ("--verbose", "--fitness_test_suite", "s.json", *SMALL)
+    code, _, err = shoal(capsys, "evolve", "g", "--task", "good", *MODEL, *options)
+    assert code == 0, err
+    assert "redro" in err
+    assert not re.findall("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", err)
+    lines = err[err.index("    [presets.good]") :].splitlines()[:3]
+    system = tomllib.loads("\n".join(line.strip() for line in lines))["presets"]["good"]["system"]
+    assert system == Path("g", "good", "RUN_0", "best_prompt.txt").read_text().rstrip("\n")
+    assert "\x9b31m" in system
+
+
+def test_a_folder_with_a_blank_in_its_name_is_quoted_where_a_command_is_said(
+    capsys: pytest.CaptureFixture[str], at_home: Path
+) -> None:
+    folder(at_home / "my folder", {**TASK, "fixed_system_prompt": None})
+    options = (*MODEL, "--fitness_test_suite", "s.json", *SMALL, "--budget", "calls=300")
+    code, _, err = shoal(capsys, "evolve", "my folder", "--task", "good", *options)
+    assert code == 1, err
+    assert "--run-dir 'my folder/good/RUN_0' with a larger one goes on" in err

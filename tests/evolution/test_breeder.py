@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import zlib
 from itertools import pairwise
 
 import pytest
@@ -161,3 +162,32 @@ def test_speculation_reads_the_state_one_generation_earlier(speculate: bool) -> 
             seen = history[: request.sample[0] - speculate]
             elites = {generation.best.unit.id: generation.best.unit for generation in seen}
             assert re.findall(r"[01]{10}", request.text) == [unit.task_prompts[0] for unit in elites.values()]
+
+
+def test_a_working_that_is_far_too_long_is_not_kept_with_units() -> None:
+    """A model that does not mind its length would fill memory and disk, each generation anew."""
+
+    def wordy(request: Request) -> str:
+        asked = re.search(r"Say (\d+)\.", request.text)
+        if asked is None:
+            return "a prompt"
+        return asked[1] + (" " * 100_000 + "." if int(asked[1]) % 2 else " .")
+
+    model, _ = scripted(wordy)
+    run = breeding(task(open_scorer("contains")), population_size=4, generations=1, batch=20)
+    for generation in bred(model, run):
+        for scored in generation.population:
+            assert scored.fitness == 1.0
+            assert {working.question for working in scored.workings} == {f"Say {i}." for i in range(0, 20, 2)}
+
+
+def test_a_reply_that_is_no_text_does_not_end_the_run() -> None:
+    def broken(request: Request) -> str:
+        asked = re.search(r"Say (\d+)\.", request.text)
+        number = zlib.crc32(repr(request).encode())
+        return "\ud800" if number % 4 == 0 else asked[1] if asked else f"prompt {number % 10}"
+
+    model, _ = scripted(broken)
+    history = bred(model, breeding(task(), generations=3))
+    assert len(history) == 4
+    assert any(scored.failed for scored in history[0].population)

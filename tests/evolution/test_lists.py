@@ -65,5 +65,5 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
         read_list(tmp_path / "missing.json")
     (tmp_path / "latin").write_bytes(b'["\xff"]')
-    with pytest.raises(UsageError, match="not UTF-8"):
+    with pytest.raises(UsageError, match="not UTF-8 text"):
         read_list(tmp_path / "latin")

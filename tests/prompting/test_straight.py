@@ -83,3 +83,22 @@ def test_what_is_missing_is_said_as_ever() -> None:
 
 async def _rendered(prompt: StraightPrompt, **inputs: Any) -> Rendered:
     return await prompt.render(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{% for i in range(90000) %}{{ big }}{% endfor %}{{ q }}", "a prompt of more than"),
+        ("{% for a in big %}{% for b in big %}{% endfor %}{% endfor %}{{ q }}", "more than 100,000 turns"),
+    ],
+)
+def test_a_template_without_bound_is_an_error_before_anything_is_asked(text: str, said: str) -> None:
+    prompt = StraightPrompt(JinjaPrompt(text), "q")
+    assert prompt.straight
+    with pytest.raises(UsageError, match=said):
+        run(prompt.render(q="a", big="x" * 5000))
+
+
+def test_many_small_pieces_are_one_step() -> None:
+    prompt = StraightPrompt(JinjaPrompt("{% for i in range(90000) %}" + "x" * 50 + "{% endfor %}{{ q }}"), "q")
+    assert run(prompt.render(q="a")).text == "x" * 50 * 90_000 + "a"

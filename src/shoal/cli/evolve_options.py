@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import msgspec
 
 from shoal.cli.options import stacked
 from shoal.errors import UsageError, did_you_mean
+from shoal.evolution.files import read_json
 from shoal.evolution.mutators import MUTATORS
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -39,9 +39,10 @@ _WITHOUT_MEANING = {
 # Of this process, not of the run: a run that is continued does not remember them.
 _OF_THE_PROCESS = (
     "continue_run_number", "run_dir", "budget", "plan", "pilot", "as_json", "quiet", "convert", "report", "verbose",
-    "client_batch_size", "config", *_WITHOUT_MEANING,
+    "client_batch_size", "config", "use_wandb", *_WITHOUT_MEANING,
 )  # fmt: skip
-# A folder may come from somebody else, with its runs: what is run or loaded is for the command line to say.
+# A folder may come from somebody else, with its runs: what is run or loaded, and whether anything is sent to others
+# than the model, is for the command line to say.
 _FILES = re.compile(r"scripted/|gguf/|\.gguf|\.py:")
 
 
@@ -152,15 +153,27 @@ def with_those_of(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     config = run / "_config.json"
     if config.exists():
         try:
-            before = dict(msgspec.json.decode(config.read_bytes())["about"].get("command", {}))
-        except (msgspec.DecodeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            before = dict(read_json(config)["about"].get("command", {}))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{config}: cannot be read ({error}); name another run") from None
-        before = {name: value for name, value in before.items() if name in given and name not in _OF_THE_PROCESS}
+        known = before.keys() & given.keys() - {*_OF_THE_PROCESS}
+        before = {name: _as_given(name, before[name], config) for name in sorted(known)}
     for name in ("model", "embedder", "scorer", "reflection_model"):
         if given[name] is None and _FILES.search(str(before.get(name))):
             flag = f"--{name.replace('_', '-')}"
             raise UsageError(f"{config}: {flag} is {before[name]!r}, a file; say so on the command line to go on")
     return {**given, **DEFAULTS, **before, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _as_given(name: str, value: Any, config: Path) -> Any:
+    """A value from a run's configuration, as the command line would have given it."""
+    option = next(param for param in click.get_current_context().command.params if param.name == name)
+    try:
+        if not isinstance(value, str | int | float):
+            raise UsageError(f"{str(value)[:60]!r} is neither a text nor a number")
+        return option.type.convert(value, option, None)
+    except (click.BadParameter, UsageError) as error:
+        raise UsageError(f"{config}, {name}: {getattr(error, 'message', error)}") from None
 
 
 def weights(text: str | None) -> dict[str, float] | None:

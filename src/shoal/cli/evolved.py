@@ -101,12 +101,13 @@ def print_use(ready: Ready, task: Task, model: str) -> None:
     """What to type to use the best prompt, on stderr."""
     preset = "".join(char if char.isascii() and char.isalnum() else "_" for char in task.name)
     system = ready.system.read_text("utf-8").rstrip("\n")
+    question = words.visible(upright(task.question.text))
     click.echo(
         f"""
 as it was measured:
     shoal run DATA --program {quote(str(ready.template))} -m {quote(model)}
 as a system message:
-    shoal run DATA -p {quote(task.question.text)} --system-file {quote(str(ready.system))} -m {quote(model)}
+    shoal run DATA -p {quote(question)} --system-file {quote(str(ready.system))} -m {quote(model)}
 for `shoal serve`, in shoal.toml:
     [presets.{preset}]
     model = {toml(model)}

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct, field
 
 from shoal.batch.rows import Row, read_rows
 from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.scorers import SCORERS, Scorer, open_scorer
 from shoal.evolution.decoding import Decoding, decoding
+from shoal.evolution.files import read_json
 from shoal.evolution.lists import mutation_prompts, thinking_styles
 from shoal.evolution.queries import Queries, read_queries
 from shoal.evolution.task import Decoders, Task
@@ -39,7 +39,6 @@ _KNOWN = {
 }
 _BY_COMMAND = {"judge"}  # a scorer that asks a model: which one is not for a file to say
 _WORDS = re.compile(r"[\w .-]+")
-_LARGEST = 16 << 20  # bytes of a folder's file
 _KINDS: dict[object, str] = {str: "a text", dict: "an object"}
 
 
@@ -168,14 +167,7 @@ def _if_there(path: Path) -> Path | None:
 
 
 def _described(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise UsageError(f"{path}: larger than {_LARGEST >> 20} MiB")
-        given = msgspec.json.decode(path.read_bytes().removeprefix(b"\xef\xbb\xbf"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not JSON ({error})") from None
+    given = read_json(path)
     if not isinstance(given, dict):
         raise UsageError(f"{path}: expected an object, found {type(given).__name__}")
     for name, kind in _KNOWN.items():

@@ -30,6 +30,7 @@ Outcome = tuple[float, str | None, object]  # of a question: score, short answer
 ENDS_THE_RUN = (StoreError, NotCached, QuotaExceeded, AuthenticationFailed, CertificateError)
 # A unit whose every call fails so may be to blame itself: its prompts are too long, or lead to nothing that is of use.
 OWN_FAULT = (BadRequest, TechniqueError, InvalidOutput)
+_LONGEST = 20_000  # characters of a working that is kept: units are kept with theirs, in every generation
 
 
 async def evaluate(unit: Unit, run: Breeding, place: tuple[int, ...], random: Random, before: Scored | None) -> Scored:
@@ -48,9 +49,13 @@ async def evaluate(unit: Unit, run: Breeding, place: tuple[int, ...], random: Ra
     if not fitness:
         raise failures[0]
     best = max(fitness, key=lambda name: fitness[name])
-    right = tuple(one[1] for one in variants[best] if not isinstance(one, ShoalError) and one[0][0] >= 1.0)
+    right = tuple(one[1] for one in variants[best] if not isinstance(one, ShoalError) and _worth_keeping(*one))
     workings = right or (before.workings if before else ())
     return Scored(unit, fitness[best], len(outcomes[best]), workings, fitness, place[0], len(failures))
+
+
+def _worth_keeping(outcome: Outcome, working: Working) -> bool:
+    return outcome[0] >= 1.0 and len(working.text) <= _LONGEST
 
 
 def _questions(run: Breeding, random: Random) -> Sequence[Row]:

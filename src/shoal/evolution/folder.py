@@ -143,7 +143,7 @@ def new_run(parent: Path) -> Path:
     while True:
         path = parent / f"RUN_{number}"
         try:
-            path.mkdir(parents=True)
+            path.mkdir(mode=0o700, parents=True)
             return path
         except FileExistsError:  # another process was quicker
             number += 1

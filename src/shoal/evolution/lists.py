@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.errors import UsageError
+from shoal.evolution.files import read_text
 
 
 def mutation_prompts(path: Path | None = None) -> tuple[str, ...]:
@@ -24,11 +25,7 @@ def read_list(path: Path) -> tuple[str, ...]:
 
     UsageError for a file that is not there or is neither.
     """
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
-    return _texts(str(path), text)
+    return _texts(str(path), read_text(path))
 
 
 def _paper(name: str) -> tuple[str, ...]:

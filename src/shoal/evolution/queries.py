@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from shoal.errors import UsageError, did_you_mean
+from shoal.evolution.files import read_text
 from shoal.prompting.composing.jinja import JinjaPrompt
 from shoal.prompting.composing.straight import StraightPrompt
 from shoal.prompting.composing.writing import Rendered
@@ -100,26 +101,26 @@ def read_queries(folder: Path) -> Queries:
     if many.is_dir():
         if file.exists():
             raise UsageError(f"{folder}: both breeder.yaml and breeder/; which is it?")
-        return Queries({path.stem: _read(path) for path in sorted(many.glob("*.jinja"))}, where=str(many))
+        return Queries({path.stem: read_text(path) for path in sorted(many.glob("*.jinja"))}, where=str(many))
     if file.exists():
-        return Queries(_parsed(_read(file), str(file)), where=str(file))
+        return Queries(_parsed(read_text(file), str(file)), where=str(file))
     if (folder / "breeder.lmql").exists():
         raise UsageError(f"{folder}: its queries are written in LMQL; `shoal evolve --convert {folder} NEW_FOLDER`")
     return Queries()
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+class _Loader(yaml.SafeLoader):
+    """YAML without `<<`, by which a short file can stand for a huge one; queries are texts and have no use for it."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, "<< is not read here", key.start_mark)
 
 
 def _parsed(text: str, where: str) -> dict[str, str]:
     try:
-        given = yaml.safe_load(text)
+        given = yaml.load(text, _Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -120,6 +120,9 @@ def test_a_failed_call_is_raised_as_it_is_with_its_line() -> None:
     assert told(caught.value) == "HTTP 500 (in template, line 2)"
 
 
+LETTERS = "{% set l = 'abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz' %}"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -148,7 +151,14 @@ def test_a_failed_call_is_raised_as_it_is_with_its_line() -> None:
         ("{% set x = [1] %}{{ x.append(2) }}", "unsafe"),
         ("{% for i in range(99999) %}{{ 'x' ~ ('y' * 10000) }}{% endfor %}", "a prompt of more than"),
         ("{{ lipsum() }}", "'lipsum' is undefined"),
-        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "the ranges of one rendering"),
+        ("{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}", "more than 100,000 turns"),
+        (LETTERS + "{% for a in l %}{% for b in l %}{% for c in l %}{% endfor %}{% endfor %}{% endfor %}", "turns"),
+        (
+            LETTERS + "{% for a in l %}{% for b in l %}{% for c in l if false %}{% endfor %}{% endfor %}{% endfor %}",
+            "turns",
+        ),
+        ("{% for x in [0] recursive %}{{ loop([x, x]) }}{% endfor %}", "RecursionError"),
+        ("{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(30) }}", "turns"),
         ("{{ ('a' * 20000) | replace('a', 'b' * 20000) }}", "replace would build more than"),
         ("{{ ('a' * 20000).replace('a', 'b' * 20000) }}", "unsafe"),
         ("{{ ('a' * 20000) | join('b' * 20000) }}", "join would build more than"),
@@ -167,6 +177,11 @@ def test_what_is_wrong_or_would_do_harm_is_an_error(text: str, said: str) -> Non
     with pytest.raises(UsageError) as caught:
         render(text)
     assert said in str(caught.value)
+
+
+def test_many_small_pieces_cost_no_more_than_their_length() -> None:
+    rendered = render("{% for i in range(90000) %}" + "x" * 50 + "{% endfor %}")  # 4.5 million characters
+    assert rendered.text == "x" * 50 * 90_000
 
 
 def test_an_input_may_not_hide_a_call() -> None:

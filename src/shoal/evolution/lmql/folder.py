@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from shoal.batch.directory import atomic_writer
 from shoal.errors import ShoalError, UsageError
+from shoal.evolution.files import read_text
 from shoal.evolution.genome import PARTS
 from shoal.evolution.lmql.expressions import constant
 from shoal.evolution.lmql.statements import NotConverted
@@ -144,11 +145,7 @@ def _hjson(path: Path) -> dict[str, Any]:
     except ImportError:
         raise UsageError("reading LMQL folders needs hjson; pip install 'shoal[evolution]'") from None
     try:
-        given = hjson.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); a folder with a breeder.lmql is needed") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: not UTF-8 text") from None
+        given = hjson.loads(read_text(path))
     except (hjson.HjsonDecodeError, RecursionError) as error:
         raise UsageError(f"{path}: not Hjson ({error})") from None
     if not isinstance(given, dict):

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any
 
 from jinja2 import StrictUndefined, Template, nodes
-from jinja2.compiler import CodeGenerator, Frame
+from jinja2.compiler import CodeGenerator, Frame, MacroRef
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -14,9 +14,11 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from shoal.prompting.composing.writing import shown
 
 _LONGEST_VALUE = 1_000_000  # characters, items or bits of what an operator in a template builds
+_MOST_TURNS = 100_000  # of loops and macros in one rendering
 
-
-BLOCKS = "blocks that are open"  # in a context; no template can write a name with blanks
+# In a context; no template can write a name with blanks.
+BLOCKS = "blocks that are open"
+TURNS = "turns that are left"
 
 
 class _BlockTags(Extension):
@@ -56,7 +58,17 @@ class _BlockTags(Extension):
 
 
 class _Bounded(CodeGenerator):
-    """Jinja's code, with `~` as a method of the environment, so that its length can be seen to."""
+    """Jinja's code, with `~` as a method of the environment, so that its length can be seen to, and turns counted."""
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802 - Jinja names it
+        if node.test is not None:
+            node.test = nodes.And(_turn(node), node.test)
+        node.body.insert(0, nodes.ExprStmt(_turn(node), lineno=node.lineno))
+        super().visit_For(node, frame)
+
+    def macro_body(self, node: nodes.Macro | nodes.CallBlock, frame: Frame) -> tuple[Frame, MacroRef]:
+        node.body.insert(0, nodes.ExprStmt(_turn(node), lineno=node.lineno))
+        return super().macro_body(node, frame)
 
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:  # noqa: N802 - Jinja names it
         self.write("environment.joined((")
@@ -66,8 +78,14 @@ class _Bounded(CodeGenerator):
         self.write("))")
 
 
+def _turn(node: nodes.Node) -> nodes.Call:
+    """The expression that counts a turn."""
+    method = nodes.EnvironmentAttribute("turn", lineno=node.lineno)
+    return nodes.Call(method, [nodes.ContextReference()], [], None, None, lineno=node.lineno)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox, in which no operator or method builds a value without bound."""
+    """Jinja's sandbox, in which no operator or method builds a value without bound, and every loop comes to an end."""
 
     code_generator_class = _Bounded
     intercepted_binops = frozenset(("+", "*", "**", "%"))
@@ -79,6 +97,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator != "%" and _product(operator, left, right) > _LONGEST_VALUE:
             raise SecurityError(f"{operator} would build more than {_LONGEST_VALUE:,}")
         return super().call_binop(context, operator, left, right)
+
+    def turn(self, context: Context) -> bool:
+        return bool(context[TURNS]())
 
     def joined(self, parts: tuple[Any, ...]) -> str:
         return _within("~", "".join(map(str, parts)))
@@ -119,6 +140,19 @@ class Ranges:
         if self._left < 0:
             raise SecurityError(f"the ranges of one rendering have more than {_LONGEST_VALUE:,} steps")
         return steps
+
+
+class Turns:
+    """Counts the turns of loops and calls of macros in one rendering; always true."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_TURNS
+
+    def __call__(self) -> bool:
+        self._left -= 1
+        if self._left < 0:
+            raise SecurityError(f"the loops and macros of one rendering take more than {_MOST_TURNS:,} turns")
+        return True
 
 
 def _within(what: str, text: str) -> str:

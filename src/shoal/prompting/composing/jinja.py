@@ -1,7 +1,7 @@
 """Jinja templates with calls inside: `{{ generate_text(stop="\\n") }}` goes on from the text rendered so far.
 
 A template may come from a file or a folder of somebody's: it runs in Jinja's sandbox, sees only what it is given, reads
-no files, and cannot build texts without bound.
+no files, and can neither build texts nor go on without bound.
 """
 
 import asyncio
@@ -67,14 +67,15 @@ class JinjaPrompt:
         """Write the template out behind what `writing` holds."""
         from jinja2 import TemplateError
 
-        from shoal.prompting.composing.environment import BLOCKS, Ranges, texts
+        from shoal.prompting.composing.environment import BLOCKS, TURNS, Ranges, Turns, texts
 
         calls = {name: getattr(writing, name) for name in CALLS}
         blocks = _Blocks(writing)
         given = {**writing.outputs, **inputs}
         if taken := sorted(given.keys() & calls.keys()):
             raise UsageError(f"{self.name}: the input {taken[0]!r} has the name of a call")
-        context = self._template.new_context({"range": Ranges(), **given, **calls, BLOCKS: blocks})
+        known = {"range": Ranges(), **given, **calls, BLOCKS: blocks, TURNS: Turns()}
+        context = self._template.new_context(known)
         try:
             async for i, text in texts(self._template, context):
                 writing.write(text)

@@ -4,8 +4,10 @@ A prompt put to thousands of questions is mostly the same each time. Where the q
 what calls give does too, rendering the template once tells all the steps of writing it: text, turns and calls.
 """
 
-from collections.abc import Collection, Coroutine, Iterator, Mapping
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
+from operator import itemgetter
 from secrets import token_hex
 from typing import Any
 
@@ -56,7 +58,7 @@ class StraightPrompt:
     async def _course(self, inputs: Mapping[str, Any]) -> list[_Step]:
         recording = _Recording()
         await self.prompt.write(recording, {**inputs, self.name: _MARK})
-        return recording.steps
+        return list(_joined(recording.steps))
 
 
 class _Recording(Writing):
@@ -67,12 +69,11 @@ class _Recording(Writing):
         self.steps: list[_Step] = []
 
     def write(self, text: str) -> None:
+        self.count(text)
         if text == _MARK:
             self.steps.append(("value", None))
         elif text == f"{_MARK}reply":
             self.steps.append(("reply", None))
-        elif text and self.steps and self.steps[-1][0] == "text":
-            self.steps[-1] = ("text", self.steps[-1][1] + text)
         elif text:
             self.steps.append(("text", text))
 
@@ -91,6 +92,15 @@ class _Recording(Writing):
         self.steps.append(("begin", lambda writing: writing.role(role)))
         yield
         self.steps.append(("end", None))
+
+
+def _joined(steps: Iterable[_Step]) -> Iterator[_Step]:
+    """The steps, with texts that stand one behind the other as one."""
+    for kind, group in groupby(steps, key=itemgetter(0)):
+        if kind == "text":
+            yield kind, "".join(text for _, text in group)
+        else:
+            yield from group
 
 
 def _at_once(course: Coroutine[Any, Any, list[_Step]]) -> list[_Step]:

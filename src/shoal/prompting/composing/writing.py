@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from shoal.errors import UsageError
+from shoal.errors import InvalidOutput, UsageError
 from shoal.prompting import llm
 from shoal.prompting.llm.asking import Prompt
 from shoal.runtime import scope
@@ -43,9 +43,23 @@ class Mocks(Struct, frozen=True):
     reply: str = ""
 
 
-class _Part(Struct):
-    role: str | None
-    text: str
+class _Part:
+    """What is written in one turn. Its pieces are joined when they are read: many cost no more than their length."""
+
+    __slots__ = ("_pieces", "role")
+
+    def __init__(self, role: str | None, text: str) -> None:
+        self.role = role
+        self._pieces = [text]
+
+    def write(self, text: str) -> None:
+        self._pieces.append(text)
+
+    @property
+    def text(self) -> str:
+        if len(self._pieces) > 1:
+            self._pieces = ["".join(self._pieces)]
+        return self._pieces[0]
 
 
 class Writing:
@@ -65,17 +79,21 @@ class Writing:
     def write(self, text: str) -> None:
         if not text:
             return
-        self._size += len(text)
-        if self._size > _LONGEST:
-            raise UsageError(f"a prompt of more than {_LONGEST:,} characters")
+        self.count(text)
         if self._parts and self._parts[-1].role == self._role:
-            self._parts[-1].text += text
+            self._parts[-1].write(text)
         else:
             self._parts.append(_Part(self._role, text))
         around = outlet.get()
         if around is not None and not self._hidden and not self._streamed:
             around.text(text)
         self._streamed = False
+
+    def count(self, text: str) -> None:
+        """UsageError where the prompt is too long with a text more."""
+        self._size += len(text)
+        if self._size > _LONGEST:
+            raise UsageError(f"a prompt of more than {_LONGEST:,} characters")
 
     @property
     def text(self) -> str:
@@ -93,7 +111,7 @@ class Writing:
         for part in self._parts:
             role = part.role or "user"
             if turns and turns[-1].role == role and part.role is None:
-                turns[-1].text += part.text
+                turns[-1].write(part.text)
             elif part.text.strip():
                 turns.append(_Part(role, part.text))
         return tuple(Message(part.role or "user", part.text.strip()) for part in turns)
@@ -180,11 +198,20 @@ class Writing:
         with scope.setting(outlet, outlet.get() if streams else None):
             value = await program
         self._streamed = streams and outlet.get() is not None
+        if isinstance(value, str):
+            _check(value)
         return self._kept(name, value)
 
     def _kept(self, name: str, value: Any) -> Any:
         self.last = value
         return self.store(name, value) if name else value
+
+
+def _check(reply: str) -> None:
+    try:
+        reply.encode()
+    except UnicodeEncodeError:  # the model's fault, not the template's
+        raise InvalidOutput("a reply holds half a surrogate pair") from None
 
 
 _TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list[Any], "dict": dict[str, Any]}
