@@ -6,9 +6,9 @@ from typing import Any
 from markupsafe import Markup
 from msgspec import Struct
 
-from shoal.evaluation.comparing.result import Arm, Comparison
+from shoal.evaluation.comparing.result import Arm, Comparison, Difference
 from shoal.evaluation.report import numbers
-from shoal.evaluation.report.numbers import Against, tokens_per_row
+from shoal.evaluation.report.numbers import tokens_per_row
 from shoal.evaluation.report.page import Column, render, table
 from shoal.evaluation.report.texts import plain
 from shoal.traces import words
@@ -112,11 +112,7 @@ def differences_table(comparison: Comparison) -> Markup:
     columns = [
         Column("technique"),
         Column("against"),
-        Column(
-            "difference",
-            True,
-            unit,
-        ),
+        Column("difference", True, unit),
         Column("95 % interval", True),
         Column("left: worse · right: better"),
         Column("won / lost / same", True, "rows on which the first scored more, less, the same"),
@@ -130,12 +126,12 @@ def differences_table(comparison: Comparison) -> Markup:
     return render("differences.html", shown=shown, more=more, number=len(rows) - _MOST)
 
 
-def _difference(comparison: Comparison, one: Against, across: Any) -> Sequence[str]:
+def _difference(comparison: Comparison, one: Difference, across: Any) -> Sequence[str]:
     drawn = _Drawn(across(one.interval.low), across(one.interval.high), across(one.value), one.sure)
     low = numbers.difference(comparison, one.interval.low)
     return (
-        plain(one.one, _NAME),
-        plain(one.other, _NAME),
+        plain(one.b, _NAME),
+        plain(one.a, _NAME),
         numbers.difference(comparison, one.value),
         f"{low} to {numbers.difference(comparison, one.interval.high)}",
         render("interval.html", drawn=drawn, zero=across(0.0)),

@@ -1,8 +1,8 @@
 """What a comparison found, in sentences: which technique is best, by how much, at what price, and how sure that is."""
 
-from shoal.evaluation.comparing.result import Arm, Comparison
+from shoal.evaluation.comparing.result import Arm, Comparison, Difference
 from shoal.evaluation.report import numbers
-from shoal.evaluation.report.numbers import Against, tokens_per_row
+from shoal.evaluation.report.numbers import tokens_per_row
 from shoal.evaluation.report.texts import plain
 from shoal.traces import words
 
@@ -19,7 +19,7 @@ def verdict(comparison: Comparison) -> list[str]:
     metric = plain(comparison.metric, 40)
     if len(ranked) == 1:
         return [f"The {metric} of {_name(best)} is {scored}, at {_tokens(best)}. Nothing was compared with it."]
-    against = {one.other: one for one in numbers.differences(comparison) if one.one == best.name}
+    against = {one.a: one for one in numbers.differences(comparison) if one.b == best.name}
     second = ranked[1]
     if second.value == best.value:
         equal = [arm for arm in ranked[1:] if arm.value == best.value]
@@ -34,7 +34,7 @@ def verdict(comparison: Comparison) -> list[str]:
     return [f"{first}.", *_price(comparison, ranked, against), *_as_good(ranked, against)]
 
 
-def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Against]) -> list[str]:
+def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Difference]) -> list[str]:
     """What the best costs, against the cheapest where that is not the runner-up."""
     best, cheapest = ranked[0], min(ranked, key=tokens_per_row)
     if cheapest.value == best.value:
@@ -47,7 +47,7 @@ def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Against
     return [f"{reached} at {_tokens(cheapest)}; {_name(best)} gets {gained}."]
 
 
-def _as_good(ranked: list[Arm], against: dict[str, Against]) -> list[str]:
+def _as_good(ranked: list[Arm], against: dict[str, Difference]) -> list[str]:
     """The cheapest of those that these rows cannot tell from the best, where it is neither best nor second."""
     best = ranked[0]
     alike = [arm for arm in ranked[1:] if arm.name in against and not against[arm.name].sure]
@@ -61,7 +61,7 @@ def _as_good(ranked: list[Arm], against: dict[str, Against]) -> list[str]:
     return [f"{many}; the cheapest of them, {_name(least)}, takes {_tokens(least)}."]
 
 
-def _certainty(against: Against | None) -> str:
+def _certainty(against: Difference | None) -> str:
     if against is None:
         return ""
     p = ("p " if against.judged < 0.001 else "p = ") + numbers.probability(against.judged)
