@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from shoal.cli.show import errors
+from shoal.cli.show import errors, rows_bar
 from shoal.evaluation.comparing.comparing import Comparing
 from shoal.evaluation.comparing.result import CHANCE, Arm, Comparison, Difference
 from shoal.traces import words
@@ -21,17 +20,7 @@ class CompareProgress:
 
     def __init__(self, comparing: Comparing) -> None:
         self.comparing = comparing
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}", style="dim"),
-            console=errors,
-            transient=True,
-            refresh_per_second=4,
-            get_time=None,
-        )
-        self.bar.get_renderables = self._renderables  # type: ignore[method-assign]
+        self.bar = rows_bar(self._renderables)
         comparing.work.on_start = self._begin
 
     def _begin(self) -> None:

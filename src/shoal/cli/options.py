@@ -51,9 +51,13 @@ def _system(ctx: click.Context, _: click.Parameter, text: str | None) -> str | N
 
 
 # What is asked of each row.
-row_options = stacked(
+prompt_options = stacked(
     click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.'),
     click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p."),
+)
+
+row_options = stacked(
+    prompt_options,
     click.option("--program", metavar="FILE.py:NAME", help="A program, or a .jinja file; columns are arguments."),
     click.option(
         "--template", multiple=True, metavar="TEXT|@FILE", help="A prompt for every row of --args; repeatable."
