@@ -11,9 +11,10 @@ from shoal.batch.programs import load_program
 from shoal.batch.rows import Input
 from shoal.batch.runner import RowProgram
 from shoal.cli.asking import given_scorer, request_maker, standard_input
-from shoal.cli.options import SAMPLING, data_path, stacked
+from shoal.cli.options import SAMPLING, stacked
 from shoal.cli.templates import crossed, template_requests
 from shoal.errors import UsageError
+from shoal.evaluation.datasets.naming import data_path
 from shoal.evaluation.scorers import Scorer
 from shoal.prompting import llm
 from shoal.runtime.model import Model
