@@ -14,7 +14,7 @@ from shoal.batch.directory import write_lines
 from shoal.batch.records import encode
 from shoal.batch.rows import Input, Row
 from shoal.batch.tables import rows_of
-from shoal.errors import UsageError, did_you_mean, refuse_unknown
+from shoal.errors import refuse_unknown
 from shoal.evaluation.comparing.arms import Wanted
 from shoal.evaluation.comparing.budgeting import EqualBudget
 from shoal.evaluation.comparing.comparing import Comparing, Settings, with_targets
@@ -125,9 +125,7 @@ def _asked(rows: Input, answer: str | None, scratch: Path, config: Config, optio
     needed = (("template", sorted(form.names)), ("answer=", [answer] if answer else []), ("the scorer", scorer.columns))
     for where, names in needed:
         for name in names:
-            if name not in rows.columns:
-                near = did_you_mean(name, rows.columns)
-                raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {near}")
+            rows.require_column(name, where)
     params = options.get("params") or SamplingParams()
     rows, left_out = with_targets(rows, scorer, answer, scratch)
     return Asked(
