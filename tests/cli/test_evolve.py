@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tests.evolution.day_cares import TASK, breeder, folder, suite
 
 import shoal as package
 from shoal.cli import main
+from shoal.cli.evolved import toml
 
 SCRIPT = """
 import asyncio, pathlib, zlib
@@ -100,8 +102,8 @@ def test_defaults_are_the_predecessors(capsys: pytest.CaptureFixture[str]) -> No
     )
     assert code == 0
     # 100 founders of 3 prompts; 100 + 20 * 50 units on 24 questions, 2 calls each
-    assert "founders       300" in out
-    assert "fitness        52,800" in out
+    assert "founders 300 calls" in " ".join(out.split())
+    assert "fitness 48 – 52,800 calls" in " ".join(out.split())
     assert not Path("f", "good", "RUN_0").exists()
 
 
@@ -109,7 +111,7 @@ def test_the_default_configuration_does_not_crash(capsys: pytest.CaptureFixture[
     """That of the predecessor did at once: neither --is_async nor --test_CoT nor --test_noCoT."""
     code, _, err = shoal(capsys, *EVOLVE)
     assert code == 0, err
-    assert "the prompt that was bred" in err
+    assert "The prompt that was bred" in err
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_options_may_be_spelt_so(capsys: pytest.CaptureFixture[str], spelt: tupl
         "--plan",
     )
     assert code == 0
-    assert "founders       18" in out
+    assert "founders 18 calls" in " ".join(out.split())
 
 
 def test_what_is_cut_too_short_is_asked_about(capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,6 +311,40 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], arguments: tu
     assert len([line for line in err.splitlines() if not line.startswith("note: ")]) == 1
 
 
+@pytest.mark.parametrize("question", ["Is it good?", "{text", ""])
+def test_a_question_without_a_column_is_refused(capsys: pytest.CaptureFixture[str], question: str) -> None:
+    """All rows would be one question, and prompts bred for nothing."""
+    folder(Path("g"), {**TASK, "question": question or "{{}}"})
+    code, _, err = shoal(capsys, "evolve", "g", *EVOLVE[2:])
+    assert code == 2
+    assert "names no column, so all rows would be asked alike; write {NAME} with one of text, question" in err
+
+
+def test_a_query_may_read_the_row_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    folder(Path("g"), {**TASK, "question": "-"}, breeder__yaml="fitness: '{{ row.text }} {{ llm(name=\"answer\") }}'\n")
+    assert shoal(capsys, "evolve", "g", *EVOLVE[2:], "--plan")[0] == 0
+
+
+def test_only_an_unknown_model_may_be_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    code, _, err = shoal(capsys, *EVOLVE, "-m", "openai/gpt-4o-mini")
+    assert code == 2
+    assert "needs OPENAI_API_KEY" in err
+    assert "Hugging Face" not in err
+
+
+def test_a_budget_that_is_too_small_says_what_was_put_aside_and_what_is_kept(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = shoal(capsys, *EVOLVE, "--budget", "calls=60")
+    assert code == 1
+    assert "note: finished calls are kept; --run-dir f/good/RUN_0 goes on from there" in err
+    assert "the budget of 24 calls is spent (36 more are put aside for the held-out rows), before the first" in err
+
+
 def test_no_run_is_begun_by_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
     for wrong in (("--operators", "linage"), ("-m", "nowhere/x"), ("--budget", "cals=3")):
         assert shoal(capsys, *EVOLVE, *wrong)[0] == 2
@@ -338,19 +374,148 @@ def test_convert_and_breed(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(out)["system_prompt"] == "You judge reviews."
 
 
-def test_wandb_is_told_of_each_generation(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, at_home: Path
-) -> None:
-    pytest.importorskip("wandb")
+def process(at: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     source = Path(package.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(source), "WANDB_MODE": "offline", "WANDB_DIR": str(at_home)}
-    done = subprocess.run(
-        [sys.executable, "-m", "shoal", *EVOLVE, "--use_wandb", "--quiet"],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
+    known = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
+    environment = {**known, "PYTHONPATH": str(source), "WANDB_MODE": "offline", "HOME": str(at)}
+    command = [sys.executable, "-m", "shoal", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+
+
+def test_wandb_is_told_of_each_generation_and_goes_on_in_the_same_run(at_home: Path) -> None:
+    pytest.importorskip("wandb")
+    done = process(at_home, *EVOLVE, "--use_wandb", "--quiet")
     assert done.returncode == 0, done.stderr
-    assert list(at_home.glob("wandb/offline-run-*/run-*.wandb"))
+    run = Path("f", "good", "RUN_0")
+    before = facts(str(run), "wandb.json")
+    assert (before["project"], before["logged"]) == ("prompt_breeder", 2)
+    again = ("evolve", *MODEL, "--run-dir", str(run), "--evo", "3", "--use_wandb", "--quiet")
+    done = process(at_home, *again)
+    assert done.returncode == 0, done.stderr
+    assert facts(str(run), "wandb.json") == {**before, "logged": 3}
+    assert len(list(run.glob("wandb/offline-run-*/*.wandb"))) == 2
+
+
+def test_the_live_view_on_a_terminal(at_home: Path) -> None:
+    """What is drawn where stderr is a terminal, and that what comes after it stays."""
+    master, slave = os.openpty()
+    termios.tcsetwinsize(slave, (40, 100))
+    environment = {**os.environ, "PYTHONPATH": str(Path(package.__file__).parents[1]), "TERM": "xterm"}
+    running = subprocess.Popen([sys.executable, "-m", "shoal", *EVOLVE], env=environment, stderr=slave)
+    os.close(slave)
+    said = b""
+    while piece := read_terminal(master):
+        said += piece
+    os.close(master)
+    assert running.wait(timeout=60) == 0
+    text = said.decode()
+    assert "units scored" in text
+    assert "best so far" in text
+    assert "as it was measured:" in text[text.rindex("units scored") :]
+
+
+def read_terminal(master: int) -> bytes:
+    try:
+        return os.read(master, 1 << 16)
+    except OSError:  # the other end is closed
+        return b""
+
+
+def test_a_report_is_made_in_the_end_and_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = shoal(capsys, *EVOLVE, "--json")
+    page = Path("f", "good", "RUN_0", "report.html")
+    assert (code, json.loads(out)["report"]) == (0, str(page))
+    before = page.read_bytes()
+    page.unlink()
+    code, out, _ = shoal(capsys, "evolve", "--report", str(page.parent))
+    assert (code, out.splitlines()[0], page.read_bytes()) == (0, str(page), before)
+    code, out, err = shoal(capsys, "evolve", "--report", "f/good")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "not the folder of a run of evolution" in err
+
+
+def test_a_preset_does_not_act_on_the_terminal() -> None:
+    text = 'a\nb\t"c" \\ \x1b[31m\x7f\x9b\u202e é 😀'
+    written = toml(text)
+    assert written.isprintable()
+    assert tomllib.loads(f"a = {written}")["a"] == text
+
+
+def asked() -> int:
+    return len(Path("asked.txt").read_text().splitlines()) if Path("asked.txt").exists() else 0
+
+
+def counting() -> None:
+    Path("c.py").write_text(
+        "import pathlib\nfrom m import says\n\ndef counted(request):\n"
+        "    with pathlib.Path('asked.txt').open('a') as file:\n        file.write('once\\n')\n"
+        "    return says(request)\n"
+    )
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    code, out, _ = shoal(capsys, *arguments, "--plan", "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_a_plan_holds_and_asks_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    counting()
+    of = [("scripted/c.py:counted" if word == MODEL[1] else word) for word in EVOLVE]
+    told = plan(capsys, *of)
+    assert asked() == 0
+    assert not Path("f", "good", "RUN_0").exists()
+    assert shoal(capsys, *of, "--quiet")[0] == 0
+    assert told["total"]["calls"]["least"] <= asked() <= told["total"]["calls"]["most"]
+    assert set(told["parts"]) == {"founders", "fitness", "mutations", "held-out rows"}
+    done = plan(capsys, *of, "--continue_run_number", "0")
+    assert done["total"]["calls"] == {"least": 0, "most": 0, "source": done["total"]["calls"]["source"]}
+    more = plan(capsys, *of, "--continue_run_number", "0", "--evolution_generations", "3")
+    assert 0 < more["total"]["calls"]["most"] < told["total"]["calls"]["most"]
+    code, _, err = shoal(capsys, *of, "--continue_run_number", "0", "--seed", "9", "--plan")
+    assert code == 2
+    assert "seed" in err
+
+
+def test_a_pilot_of_a_plan_asks_so_many_questions(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    counting()
+    of = [("scripted/c.py:counted" if word == MODEL[1] else word) for word in EVOLVE]
+    told = plan(capsys, *of, "--pilot", "4", "--no-cache")
+    assert told["total"]["pilot"]["calls"] == asked() > 0
+    code, out, _ = shoal(capsys, *of, "--plan")
+    assert code == 0
+    assert "critical path" in out
+    assert "a row" not in out
+    code, _, err = shoal(capsys, *of, "--pilot", "4")
+    assert (code, "--pilot is for --plan" in err) == (2, True)
+
+
+def test_a_server_that_is_not_there_is_planned_without_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("shoal.toml").write_text(
+        '[endpoints.lab]\nbase_url = "http://127.0.0.1:9/v1"\napi_key = "${NO_SUCH_KEY}"\n'
+        '[prices."lab/m"]\ninput = 1.0\noutput = 10.0\n'
+    )
+    of = [("lab/m" if word == MODEL[1] else word) for word in EVOLVE]
+    total = plan(capsys, *of)["total"]
+    assert 0 < total["dollars"]["least"] < total["dollars"]["most"]
+    assert total["seconds"]["least"] > 0
+
+
+def test_a_plan_of_gepa_holds_and_a_finished_run_has_little_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    counting()
+    of = [("scripted/c.py:counted" if word == MODEL[1] else word) for word in EVOLVE]
+    of += ["--optimizer", "gepa", "--rollouts", "40", "--validation", "4", "--test_noCoT"]
+    told = plan(capsys, *of)
+    assert asked() == 0
+    assert shoal(capsys, *of, "--quiet")[0] == 0
+    assert told["total"]["calls"]["least"] <= asked() <= told["total"]["calls"]["most"]
+    assert told["parts"]["rollouts"]["most"] == 40
+    done = plan(capsys, *of, "--continue_run_number", "0")["total"]
+    assert (done["kept"], done["calls"]["least"]) == (asked(), 0)

@@ -9,6 +9,7 @@ from rich.text import Text
 from shoal.cli.show import errors, rows_bar
 from shoal.evaluation.comparing.comparing import Comparing
 from shoal.evaluation.comparing.result import CHANCE, Arm, Comparison, Difference
+from shoal.evaluation.comparing.wording import significance
 from shoal.traces import words
 
 _NAME = 44
@@ -53,7 +54,7 @@ def print_comparison(comparison: Comparison, report: Path) -> None:
     errors.print(_table(comparison))
     errors.print(Text("◆ no other is as good for as few tokens. Calls, tokens, s, $ are a row's, alone.", style="dim"))
     errors.print()
-    errors.print(Text(_significance(comparison)))
+    errors.print(Text(significance(comparison)))
     for note in comparison.notes:
         if not note.startswith("shoal "):  # the command itself is for the report
             errors.print(Text(f"note: {words.visible(note)}", style="dim"))
@@ -80,17 +81,16 @@ def _cells(comparison: Comparison, arm: Arm, first: Arm, difference: Difference 
     """Name and whether it is on the frontier, figure, difference, its p, calls, tokens, seconds, dollars."""
     ratio = f" ×{arm.tokens / first.tokens:.2g}" if first.tokens and arm is not first else ""
     p = None if difference is None else difference.adjusted
-    rows = comparison.rows
     return [
         Text("◆\N{NO-BREAK SPACE}" if arm.frontier else "\N{NO-BREAK SPACE}" * 2, style="green")
         + Text(words.short(arm.name, _NAME)),
         Text(_figure(comparison, arm)),
         Text("" if difference is None else _change(comparison, difference)),
         Text(_p(p), style="bold" if p is not None and p < CHANCE else "dim"),
-        Text(f"{arm.calls / rows:,.3g}"),
-        Text(f"{arm.tokens / rows:,.0f}{ratio}"),
+        Text(f"{arm.calls / arm.costed:,.3g}"),
+        Text(f"{arm.tokens / arm.costed:,.0f}{ratio}"),
         Text("" if arm.seconds is None else f"{arm.seconds:.1f}"),
-        Text("" if arm.dollars is None else f"{arm.dollars / rows:.2g}"),
+        Text("" if arm.dollars is None else f"{arm.dollars / arm.costed:.2g}"),
     ]
 
 
@@ -110,34 +110,3 @@ def _change(comparison: Comparison, difference: Difference) -> str:
 
 def _p(p: float | None) -> str:
     return "" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _significance(comparison: Comparison) -> str:
-    """Which arms differ from the first by more than chance explains, at 5 % for all of them together."""
-    if len(comparison.arms) < 2:
-        return "Nothing was compared with it."
-    first = comparison.arms[0].name
-    against = [each for each in comparison.differences if each.a == first]
-    told = {
-        f"Better than {_short(first)}": [each for each in against if each.sure and each.value > 0],
-        f"Worse than {_short(first)}": [each for each in against if each.sure and each.value < 0],
-        f"Not shown to differ from {_short(first)} on {words.plural(comparison.rows, 'row')}": [
-            each for each in against if not (each.sure and each.value)
-        ],
-    }
-    said = [f"{what}: {_listed(found)}." for what, found in told.items() if found]
-    if len(against) > 1:
-        said.append(f"(p adjusted for {len(against)} comparisons, Holm)")
-    return " ".join(said)
-
-
-def _listed(differences: list[Difference]) -> str:
-    return ", ".join(f"{_short(each.b)} ({100 * each.value:+.1f} points, {_told(each.judged)})" for each in differences)
-
-
-def _told(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-
-
-def _short(name: str) -> str:
-    return words.short(name, 60)

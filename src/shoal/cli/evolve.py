@@ -1,51 +1,35 @@
 """`shoal evolve`: prompts bred for a task of a Day Care folder."""
 
-import asyncio
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
-import msgspec
-from msgspec import Struct
 
 from shoal.backends.loop import run as run_program
-from shoal.cli.evolve_opening import (
-    continued,
-    day_care_of,
-    embed_of,
-    model_of,
-    place_of,
-    settings_of,
-    task_of,
-)
-from shoal.cli.evolve_options import Lenient, evolve_options, notes, remembered, with_those_of
-from shoal.cli.stopping import stop_on_signals
-from shoal.errors import BudgetExceeded, UsageError, did_you_mean
-from shoal.evolution import Evolution, Result, Task
+from shoal.cli.evolve_opening import continued, day_care_of, evolution_of, task_of
+from shoal.cli.evolve_options import Lenient, evolve_options, notes, with_those_of
+from shoal.cli.evolve_run import execute
+from shoal.errors import UsageError, did_you_mean
+from shoal.evolution import Evolution, GepaEvolution, Task
 from shoal.evolution.calls import counted
 from shoal.evolution.day_care import DayCare, nothing_to_win
-from shoal.evolution.generation import Generation
-from shoal.evolution.ready import Ready, write_ready
-from shoal.evolution.statistics import GenerationStats
-from shoal.runtime.budget import Budget
-from shoal.techniques.opening import bases
 
-OPTIMIZERS = ("promptbreeder",)
+OPTIMIZERS = ("promptbreeder", "gepa")
 
 
 @click.command(cls=Lenient)
 @click.argument("folder", required=False)
 @evolve_options
 def evolve(folder: str | None, **options: Any) -> int:
-    """Breed prompts for a TASK of the Day Care folder FOLDER, with PromptBreeder (arXiv:2309.16797).
+    """Breed prompts for a TASK of the Day Care folder FOLDER, with PromptBreeder (arXiv:2309.16797) or GEPA.
 
     Every finished call is kept in FOLDER/TASK/RUN_n: --continue_run_number n goes on where a run stopped. Options may
     be written with underscores, as Day Care had them, or with dashes.
     """
     if options["convert"]:
         return _convert(*map(Path, options["convert"]))
+    if options["report"]:
+        return _report(options["report"])
     if folder and options["day_care_dir"] and Path(folder) != Path(options["day_care_dir"]):
         raise UsageError(f"FOLDER is {folder}, --day_care_dir {options['day_care_dir']}: which is it?")
     given = {**options, "day_care_dir": folder or options["day_care_dir"]}
@@ -59,27 +43,16 @@ def _evolve(options: dict[str, Any]) -> int:
     day_care = day_care_of(options)
     task = task_of(day_care, options)
     _say_what_is_odd(day_care, task, options)
-    settings = settings_of(task, options)
-    model, embed = model_of(options), embed_of(options)
-    budget = Budget.parse(options["budget"]) if options["budget"] else None
-    evolution = Evolution(
-        task,
-        model,
-        settings,
-        run_dir=None if options["plan"] else place_of(day_care, options),
-        budget=budget,
-        split=options["held_out"] == "half",
-        queries=day_care.queries,
-        mutation_prompts=day_care.mutation_prompts,
-        thinking_styles=day_care.thinking_styles,
-        embed=embed,
-        about={"command": remembered(options)},
-    )
+    evolution = evolution_of(day_care, task, options)
     if options["plan"]:
-        return _plan(evolution)
-    if budget is not None and budget.calls is not None:
-        _compare_with_plan(evolution, budget.calls)
-    return run_program(_execute(evolution, day_care, options))
+        from shoal.cli.evolve_plan import plan_evolution
+
+        return plan_evolution(evolution, options)
+    if options["pilot"]:
+        raise UsageError("--pilot is for --plan")
+    if evolution.limit.calls is not None and not isinstance(evolution, GepaEvolution):
+        _compare_with_plan(evolution, evolution.limit.calls)
+    return run_program(execute(evolution, day_care, options))
 
 
 def _convert(old: Path, new: Path) -> int:
@@ -98,6 +71,14 @@ def _convert(old: Path, new: Path) -> int:
     return 1 if any(outcome.refused and not outcome.harmless for outcome in outcomes) else 0
 
 
+def _report(folder: Path) -> int:
+    from shoal.evolution.report import write
+
+    for path in write(folder):
+        click.echo(path)
+    return 0
+
+
 def _say_what_is_odd(day_care: DayCare, task: Task, options: dict[str, Any]) -> None:
     for note in (*day_care.notes, *notes(options)):
         click.echo(f"note: {note}", err=True)
@@ -105,97 +86,7 @@ def _say_what_is_odd(day_care: DayCare, task: Task, options: dict[str, Any]) -> 
         click.echo(f"warning: {odd}", err=True)
 
 
-# The run
-
-
-class _Listeners(Struct):
-    """Who is told of each generation."""
-
-    each: list[Callable[[Generation, GenerationStats], None]]
-
-    def __call__(self, generation: Generation, stats: GenerationStats) -> None:
-        for listener in self.each:
-            listener(generation, stats)
-
-
-async def _execute(evolution: Evolution, day_care: DayCare, options: dict[str, Any]) -> int:
-    scorer, listeners = evolution.run.task.scorer, _Listeners([])
-    evolution.options["on_generation"] = listeners
-    quiet = options["quiet"] or options["as_json"]
-    await scorer.need()
-    task = asyncio.ensure_future(evolution.execute())
-    stop_on_signals(evolution, evolution.model, task)
-    try:
-        with nullcontext() if quiet else _progress(evolution, listeners, options), _logged(listeners, options):
-            result = await task
-    except asyncio.CancelledError:
-        if not evolution.interrupted:
-            raise
-        return _interrupted(evolution)
-    except BudgetExceeded:
-        if not evolution.interrupted:
-            raise
-        return _interrupted(evolution)
-    finally:
-        await scorer.aclose()
-        for base in bases(evolution.model):
-            await base.aclose()
-    assert result.run_dir is not None
-    ready = write_ready(result.run_dir, result.best, evolution.run.task, day_care.queries)
-    return _report(evolution, result, ready, options)
-
-
-def _progress(evolution: Evolution, listeners: _Listeners, options: dict[str, Any]) -> AbstractContextManager[object]:
-    from shoal.cli.evolve_show import EvolutionProgress
-
-    progress = EvolutionProgress(evolution, verbose=bool(options["verbose"]))
-    listeners.each.append(progress.generation)
-    return progress
-
-
-def _logged(listeners: _Listeners, options: dict[str, Any]) -> AbstractContextManager[object]:
-    if not options["use_wandb"]:
-        return nullcontext()
-    from shoal.cli.evolve_wandb import logged
-
-    return logged(listeners.each, options)
-
-
-def _interrupted(evolution: Evolution) -> int:
-    click.echo(f"interrupted; --run-dir {evolution.options['run_dir']} goes on from there", err=True)
-    return 130
-
-
-def _report(evolution: Evolution, result: Result, ready: Ready, options: dict[str, Any]) -> int:
-    from shoal.cli.evolve_show import print_result, result_facts
-
-    if options["as_json"]:
-        click.echo(msgspec.json.encode(result_facts(result, ready)))
-    elif not options["quiet"]:
-        print_result(result, ready, evolution.run.task, options["model"])
-    if result.ended == "interrupted":
-        return _interrupted(evolution)
-    if result.ended == "budget":
-        click.echo(f"stopped: the budget is spent; --run-dir {result.run_dir} with a larger one goes on", err=True)
-        return 1
-    return 0
-
-
 def _compare_with_plan(evolution: Evolution, calls: int) -> None:
     expected = run_program(counted(evolution.run)).expected
     if expected > calls:
         click.echo(f"note: about {expected:,.0f} calls are expected; the budget of {calls:,} may end the run", err=True)
-
-
-def _plan(evolution: Evolution) -> int:
-    plan = run_program(counted(evolution.run))
-    parts = {
-        "founders": f"{plan.founders:,}",
-        "fitness": f"{plan.fitness:,}",
-        "mutations": f"{plan.mutations:,.0f}, at most {plan.most_mutations:,}",
-        "held-out rows": f"{plan.held_out:,}",
-        "in all": f"{plan.expected:,.0f} calls, at most {plan.most:,}",
-    }
-    for name, figure in parts.items():
-        click.echo(f"{name:14} {figure}")
-    return 0

@@ -1,6 +1,5 @@
 """From the options of `shoal evolve` to what a run needs."""
 
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,17 +8,18 @@ from typing import Any
 import msgspec
 
 from shoal.backends import BaseModel
-from shoal.backends.config import Config, load_config
-from shoal.cli.evolve_options import batch_size, weights
+from shoal.backends.config import Config, load_config, without_keys
+from shoal.cli.evolve_options import batch_size, remembered, weights
 from shoal.errors import UsageError, did_you_mean
 from shoal.evaluation.datasets.naming import data_path
 from shoal.evaluation.scorers import open_scorer
-from shoal.evolution import Settings, Task
+from shoal.evolution import BreedOptions, Evolution, GepaEvolution, GepaSettings, Settings, Task
 from shoal.evolution.day_care import DayCare, open_day_care, within
 from shoal.evolution.embedding import embedder, lexical
 from shoal.evolution.embedding import remembered as asked_once
 from shoal.evolution.folder import new_run
 from shoal.evolution.surroundings import Embed
+from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied
 from shoal.techniques.opening import open_cache, open_model, opener
 
@@ -62,7 +62,7 @@ def task_of(day_care: DayCare, options: dict[str, Any]) -> Task:
     held_out = options["held_out"]
     scorer = None
     if options["scorer"]:
-        cache = open_cache(not options["no_cache"])
+        cache = open_cache(_cached(options))
         scorer = open_scorer(options["scorer"], opener(_config(options), cache=cache))
     apart = None if held_out in ("half", "none") else data_path(held_out)
     return day_care.task(_suite(day_care, options), apart, scorer)
@@ -109,10 +109,10 @@ def model_of(options: dict[str, Any]) -> BaseModel | Applied:
     spec = f"gguf/{name}" if name.endswith(".gguf") and not name.startswith("gguf/") else name
     try:
         return open_model(
-            spec, config=_config(options), cache=not options["no_cache"], max_in_flight=options["client_batch_size"]
+            spec, config=_config(options), cache=_cached(options), max_in_flight=options["client_batch_size"]
         )
     except UsageError as error:
-        if Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        if str(error).startswith("unknown model") and (Path(name).is_dir() or "/" in name):
             raise UsageError(
                 f"{error}; weights are not loaded by a Hugging Face name: serve them (as `vllm serve {name}` does) and "
                 f"name the server's [endpoints.NAME], -m NAME/{name}, or give a .gguf file"
@@ -132,6 +132,33 @@ def embed_of(options: dict[str, Any]) -> Embed:
     return embedder(model)
 
 
+def evolution_of(day_care: DayCare, task: Task, options: dict[str, Any]) -> Evolution:
+    """The run, by the optimizer that is named; its folder is made when nothing is wrong."""
+    settings, model = settings_of(task, options), model_of(options)
+    given: BreedOptions = {
+        "budget": Budget.parse(options["budget"]) if options["budget"] else None,
+        "rollouts": options["rollouts"],
+        "split": options["held_out"] == "half",
+        "queries": day_care.queries,
+        "mutation_prompts": day_care.mutation_prompts,
+        "thinking_styles": day_care.thinking_styles,
+        "embed": embed_of(options),
+        "about": {"command": remembered(options)},
+    }
+    own = {name: options[name] for name in ("minibatch", "validation", "parallel") if options[name] is not None}
+    reflecting = options["reflection_model"]
+    if options["optimizer"] == "gepa":
+        writer = model_of({**options, "model": reflecting}) if reflecting else None
+        evolution: Evolution = GepaEvolution(task, model, settings, GepaSettings(**own), writer, **given)
+    elif own or reflecting:
+        name = next(iter(own), "reflection-model")
+        raise UsageError(f"--{name} is for --optimizer gepa")
+    else:
+        evolution = Evolution(task, model, settings, **given)
+    evolution.options["run_dir"] = None if options["plan"] else place_of(day_care, options)
+    return evolution
+
+
 def place_of(day_care: DayCare, options: dict[str, Any]) -> Path:
     """The run's folder: a new one, unless one is named."""
     if options["run_dir"]:
@@ -148,4 +175,14 @@ def place_of(day_care: DayCare, options: dict[str, Any]) -> Path:
 
 
 def _config(options: dict[str, Any]) -> Config:
-    return load_config(Path(options["config"]) if options["config"] else None)
+    """Endpoints and prices; without keys where nothing will be asked."""
+    config = load_config(Path(options["config"]) if options["config"] else None)
+    return without_keys(config) if _only_planned(options) else config
+
+
+def _cached(options: dict[str, Any]) -> bool:
+    return not options["no_cache"] and not _only_planned(options)
+
+
+def _only_planned(options: dict[str, Any]) -> bool:
+    return bool(options["plan"]) and not options["pilot"]

@@ -38,8 +38,8 @@ _WITHOUT_MEANING = {
 }
 # Of this process, not of the run: a run that is continued does not remember them.
 _OF_THE_PROCESS = (
-    "continue_run_number", "run_dir", "budget", "plan", "as_json", "quiet", "convert", "verbose", "client_batch_size",
-    "config", *_WITHOUT_MEANING,
+    "continue_run_number", "run_dir", "budget", "plan", "pilot", "as_json", "quiet", "convert", "report", "verbose",
+    "client_batch_size", "config", *_WITHOUT_MEANING,
 )  # fmt: skip
 # A folder may come from somebody else, with its runs: what is run or loaded is for the command line to say.
 _FILES = re.compile(r"scripted/|gguf/|\.gguf|\.py:")
@@ -111,13 +111,22 @@ _OPTIONS = (
     click.option("--embedder", metavar="lexical|SPEC", help="What tells alike prompts; default wordllama."),
     click.option("--scorer", metavar="SCORER", help="In place of the task's fitness_scorer."),
     click.option("--held-out", metavar="FILE|half|none", help="Rows for the comparison in the end; default half."),
-    click.option("--optimizer", metavar="NAME", help="Default promptbreeder."),
+    click.option("--optimizer", metavar="NAME", help="promptbreeder, the default, or gepa."),
+    _number("--rollouts", help="Questions put to prompts, in place of generations: to compare both optimizers."),
+    click.option("--reflection-model", metavar="SPEC", help="gepa: what writes the prompts; default the model."),
+    _number("--minibatch", help="gepa: questions before and after a reflection; default 3."),
+    _number("--validation", help="gepa: rows that prompts are ranked by; default half, at most 50."),
+    _number("--parallel", help="gepa: parents drawn at once; default 1."),
     click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent."),
-    click.option("--plan", is_flag=True, help="Say how many calls it takes, and ask nothing."),
+    click.option("--plan", is_flag=True, help="Say what the run will cost, and ask nothing."),
+    _number("--pilot", least=4, help="With --plan: put N questions to the seed prompt, and predict from them."),
     click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: FOLDER/TASK/RUN_n."),
     click.option("--config", type=click.Path(dir_okay=False), metavar="FILE", help="Default ./shoal.toml."),
     _flag("--no-cache", help="Neither read nor write the draw cache."),
     click.option("--convert", nargs=2, metavar="OLD NEW", help="Rewrite the folder OLD, written in LMQL, as NEW."),
+    click.option(
+        "--report", type=click.Path(path_type=Path), metavar="RUN_DIR", help="Make the report of a run, and end."
+    ),
     click.option("--quiet", is_flag=True, help="No progress and no result on stderr."),
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
@@ -147,9 +156,10 @@ def with_those_of(run: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         except (msgspec.DecodeError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"{config}: cannot be read ({error}); name another run") from None
         before = {name: value for name, value in before.items() if name in given and name not in _OF_THE_PROCESS}
-    for name in ("model", "embedder", "scorer"):
+    for name in ("model", "embedder", "scorer", "reflection_model"):
         if given[name] is None and _FILES.search(str(before.get(name))):
-            raise UsageError(f"{config}: --{name} is {before[name]!r}, a file; say so on the command line to go on")
+            flag = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{config}: {flag} is {before[name]!r}, a file; say so on the command line to go on")
     return {**given, **DEFAULTS, **before, **{name: value for name, value in given.items() if value is not None}}
 
 

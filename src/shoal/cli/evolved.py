@@ -1,7 +1,12 @@
-"""What the command line says of a run of evolution: whether the prompts are better, which they are, their cost."""
+"""What the command line says of a run of evolution: whether the prompts are better, which they are, how to use them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import Any
 
+import click
+from msgspec import structs
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -10,7 +15,8 @@ from rich.text import Text
 from shoal.cli import show
 from shoal.cli.evolving import operators_table
 from shoal.evaluation.report.texts import plain, upright
-from shoal.evolution import Result
+from shoal.evolution import Result, Task
+from shoal.evolution.ready import Ready
 from shoal.evolution.statistics import OperatorStats, by_operator
 from shoal.traces import words
 
@@ -18,13 +24,17 @@ _ENDS = {
     "generations": "all generations are complete",
     "plateau": "the mean fitness did not rise any more",
     "target": "a unit reached the fitness that was asked for",
+    "rollouts": "what is left of the rollouts is not enough for another",
     "budget": "the budget is spent",
     "interrupted": "it was interrupted",
 }
 
 
-def print_result(result: Result, seed: str, *, console: Console | None = None) -> None:
-    """The verdict, the prompts whole, the operators, and the run in numbers, on stderr. `seed` is the seed prompt."""
+def print_result(result: Result, seed: str, report: Sequence[Path] = (), *, console: Console | None = None) -> None:
+    """The verdict, the prompts whole, the operators, and the run in numbers, on stderr.
+
+    `seed` is the seed prompt, `report` the files of the report, its page first.
+    """
     console = show.errors if console is None else console
     console.print()
     if result.comparison is not None:
@@ -44,6 +54,8 @@ def print_result(result: Result, seed: str, *, console: Console | None = None) -
     facts.add_column(overflow="fold")
     for name, said in _facts(result):
         facts.add_row(name, Text(said))
+    if report:
+        facts.add_row("report", Text(words.visible(str(report[0]))))
     console.print(facts)
 
 
@@ -79,7 +91,59 @@ def _facts(result: Result) -> Iterator[tuple[str, str]]:
     cached = f" + {words.count(usage.cached_calls)} cached" if usage.cached_calls else ""
     yield "calls", f"{words.count(usage.calls)}{cached}"
     yield "tokens", f"{words.count(usage.prompt_tokens)} prompt + {words.count(usage.completion_tokens)} completion"
-    yield "seconds", words.seconds(sum(one.seconds for one in result.stats))
+    yield "seconds", f"{words.seconds(sum(one.seconds for one in result.stats))} for the generations"
     yield "ended", f"after generation {last.number}: {_ENDS.get(result.ended, result.ended)}"
     if result.run_dir is not None:
         yield "files", words.visible(str(result.run_dir))
+
+
+def print_use(ready: Ready, task: Task, model: str) -> None:
+    """What to type to use the best prompt, on stderr."""
+    preset = "".join(char if char.isascii() and char.isalnum() else "_" for char in task.name)
+    system = ready.system.read_text("utf-8").rstrip("\n")
+    click.echo(
+        f"""
+as it was measured:
+    shoal run DATA --program {quote(str(ready.template))} -m {quote(model)}
+as a system message:
+    shoal run DATA -p {quote(task.question.text)} --system-file {quote(str(ready.system))} -m {quote(model)}
+for `shoal serve`, in shoal.toml:
+    [presets.{preset}]
+    model = {toml(model)}
+    system = {toml(system)}""",
+        err=True,
+    )
+
+
+def toml(text: str) -> str:
+    """A text as a basic string of TOML, in which no character acts on a terminal."""
+    return f'"{"".join(map(_escaped, text))}"'
+
+
+def _escaped(char: str) -> str:
+    if char in '\\"':
+        return f"\\{char}"
+    if char.isprintable():
+        return char
+    return "\\n" if char == "\n" else f"\\U{ord(char):08x}"
+
+
+def result_facts(result: Result, ready: Ready, report: Sequence[Path] = ()) -> dict[str, Any]:
+    """What came of a run, as plain data."""
+    comparison = result.comparison
+    return {
+        "ended": result.ended,
+        "generations": result.history[-1].number,
+        "fitness": result.best.fitness,
+        "system_prompt": result.best.unit.system_prompt,
+        "task_prompts": result.best.unit.task_prompts,
+        "mutation_prompt": result.best.unit.mutation_prompt,
+        "comparison": None if comparison is None else structs.asdict(comparison) | {"improves": comparison.improves},
+        "rollouts": result.rollouts,
+        "calls": result.usage.calls,
+        "tokens": result.usage.total_tokens,
+        "run_dir": str(result.run_dir),
+        "system_file": str(ready.system),
+        "program": str(ready.template),
+        "report": str(report[0]) if report else None,
+    }

@@ -33,7 +33,7 @@ class EvolveProgress:
         self.evolution = evolution
         self.verbose = verbose
         self.console = show.errors if console is None else console
-        self.bases = list(bases(evolution.model))
+        self.bases = list(bases(evolution.models))
         self.live: Live | None = None
         if self.console.is_terminal and not self.console.is_dumb_terminal:
             self.live = Live(
@@ -63,9 +63,12 @@ class EvolveProgress:
         if self.live is not None:
             self.live.start()
         else:
-            run = self.evolution.run
-            facts = f"{run.settings.population_size} units, {words.plural(run.batch, 'question')} each"
+            run, most = self.evolution.run, self.evolution.progress.rollouts
+            each = f"{words.plural(run.settings.population_size, 'unit')}, {words.plural(run.batch, 'question')} each"
+            facts = each if most is None else f"at most {words.plural(most, 'question')}"
             facts += f", {words.plural(len(run.task.held_out), 'row')} held out"
+            place = self.evolution.options.get("run_dir")
+            facts += f"; in {words.visible(str(place))}" if place else ""
             self._say(f"{plain(run.task.name, 60)}: {facts}")
         return self
 

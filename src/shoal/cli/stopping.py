@@ -4,8 +4,6 @@ import asyncio
 import signal
 from typing import Any, Protocol
 
-import click
-
 from shoal.errors import BudgetExceeded
 from shoal.techniques.opening import bases
 
@@ -20,6 +18,12 @@ class Stoppable(Protocol):
     def interrupt(self) -> None: ...
 
 
+def _say(line: str) -> None:
+    from shoal.cli import show
+
+    show.errors.print(line, soft_wrap=True, markup=False)  # above what is drawn there, if anything is
+
+
 def stop_on_signals(work: Stoppable, models: object, task: "asyncio.Future[Any]") -> None:
     """The first Ctrl-C (or SIGTERM) lets the calls under way finish; a second, or half a minute, cuts them off."""
     loop = asyncio.get_running_loop()
@@ -31,7 +35,7 @@ def stop_on_signals(work: Stoppable, models: object, task: "asyncio.Future[Any]"
         work.interrupt()
         for base in bases(models):
             base.scheduler.refuse_waiting(BudgetExceeded("the run was interrupted"))
-        click.echo("stopping: calls under way are let finish; Ctrl-C again cuts them off", err=True)
+        _say("stopping: calls under way are let finish; Ctrl-C again cuts them off")
         loop.call_later(_DRAIN_SECONDS, task.cancel)
 
     for number in (signal.SIGINT, signal.SIGTERM):

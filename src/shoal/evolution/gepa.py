@@ -128,6 +128,15 @@ class GepaEvolution(Evolution):
         """Rollouts that adding a candidate takes: a parent and a child on a minibatch, and the child's validation."""
         return 2 * self.gepa.minibatch + self.validation
 
+    @property
+    def models(self) -> tuple[Model, ...]:
+        return (self.model, self.reflection_model)
+
+    @property
+    def reflections(self) -> int:
+        """Texts that may be written, at most: each follows a minibatch of its parent's."""
+        return (self.pool.most - self.validation) // self.gepa.minibatch
+
     def _check(self) -> None:
         if self.pool.most < self.validation + self.least:
             raise UsageError(
@@ -135,7 +144,7 @@ class GepaEvolution(Evolution):
                 f"{self.validation} of them for validation; allow more, or set validation lower"
             )
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         own = structs.asdict(self.gepa) | {"validation": self.validation, "version": self._version}
         own["model"] = [*identities(self.reflection_model), names(self.reflection_model)[1]]
         settings = {"seed": self.run.settings.seed, "variants": self.run.settings.variants}

@@ -57,6 +57,14 @@ class Queries:
         # The one that is put to every question: what there is to do for it but ask is done once a unit.
         self._fitness = StraightPrompt(self.prompts["fitness"], "question", passing=("row",))
 
+    def inputs(self, name: str) -> set[str]:
+        """What a query reads."""
+        from jinja2 import meta
+
+        from shoal.prompting.composing.environment import environment
+
+        return meta.find_undeclared_variables(environment.parse(self.prompts[name].text))
+
     async def write(self, name: str, **inputs: Any) -> Rendered:
         """The query written out, its calls put to the model in scope."""
         prompt = self._fitness if name == "fitness" else self.prompts[name]

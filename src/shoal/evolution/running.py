@@ -54,6 +54,7 @@ class BreedOptions(TypedDict, total=False):
     thinking_styles   what founders and hyper-mutations begin from; default the paper's
     embed             from texts to vectors, for likeness and diversity; default `embedder()`
     about             further facts for the folder's _config.json
+    on_open           called with the folder when it is this process's own, before anything is asked
     on_progress       called after each unit that is scored, and each generation
     on_generation     called after each generation, with its numbers
     """
@@ -69,6 +70,7 @@ class BreedOptions(TypedDict, total=False):
     thinking_styles: Sequence[str] | None
     embed: Embed | None
     about: Mapping[str, Any] | None
+    on_open: Callable[[Path], None] | None
     on_progress: Callable[[Progress], None] | None
     on_generation: Callable[[Generation, GenerationStats], None] | None
 
@@ -132,6 +134,7 @@ class Evolution:
         if (rollouts := options.get("rollouts")) is not None:
             settings = structs.replace(settings, generations=affordable(task, settings, rollouts))
         self.run = Breeding(task, settings, queries, prompts, styles, options.get("embed") or embedder())
+        self._refuse_one_question()
         self.model = model
         self.limit = options.get("budget") or Budget()
         self.options = options
@@ -142,6 +145,13 @@ class Evolution:
         if task.held_out:
             statistics.require()  # before anything is spent
 
+    def _refuse_one_question(self) -> None:
+        task = self.run.task
+        if not task.question.names and "row" not in self.run.queries.inputs("fitness"):
+            said = f"the question {task.question.text[:60]!r} names no column, so all rows would be asked alike"
+            columns = ", ".join(name for name in task.rows[0] if name != task.target)
+            raise UsageError(f"task {task.name}: {said}; write {{NAME}} with one of {columns}")
+
     @property
     def progress(self) -> Progress:
         """Where the run stands now."""
@@ -150,6 +160,11 @@ class Evolution:
         if self._draws is not None:
             now.usage = self._draws.spent
         return now
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The models that it asks."""
+        return (self.model,)
 
     def interrupt(self) -> None:
         """Make no call from here on; calls under way finish and are kept."""
@@ -162,10 +177,12 @@ class Evolution:
         with ExitStack() as scopes:
             place = Path(run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
             about = self.options.get("about")
-            folder = scopes.enter_context(RunFolder(place, self._identity(), about=about))
+            folder = scopes.enter_context(RunFolder(place, self.identity(), about=about))
             scopes.enter_context(registry.using(self.model))
             scopes.enter_context(scope.setting(budgets.current, self.limit))
             await asyncio.to_thread(folder.begin)
+            if (on_open := self.options.get("on_open")) is not None:
+                on_open(folder.path)
             draws = self._draws = Draws(folder.journal, len(folder.kept) - 1)
             ended = await self._breed(folder, draws)
             comparison = await self._compare(folder, draws)
@@ -177,7 +194,8 @@ class Evolution:
             await asyncio.to_thread(folder.write_end, self.run.mutation_prompts, about_result, ended)
             return result if run_dir else structs.replace(result, run_dir=None)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What makes the run this run, as its folder has it."""
         return options_of(self.run, self.model)
 
     async def _breed(self, folder: RunFolder, draws: Draws) -> str:
@@ -188,7 +206,8 @@ class Evolution:
             return await self._generations(folder, draws)
         except BudgetExceeded as error:
             if not folder.kept:
-                raise BudgetExceeded(f"{error}, before the first generation was complete") from None
+                aside = f" ({reserve} more are put aside for the held-out rows)" if reserve else ""
+                raise BudgetExceeded(f"{error}{aside}, before the first generation was complete") from None
             return self._cut_short()
         finally:
             if self.limit.calls is not None:

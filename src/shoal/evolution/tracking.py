@@ -33,6 +33,15 @@ _QUIET: dict[str, Any] = {  # the library sends much else unless it is told not 
 }
 
 
+def wandb() -> Any:
+    """The library; UsageError where it is missing."""
+    try:
+        import wandb as library
+    except ImportError:
+        raise UsageError("--use_wandb needs wandb: pip install 'shoal[wandb]'") from None
+    return library
+
+
 class _Known(Struct, frozen=True):
     """What is remembered of the run there; `logged` is its last generation."""
 
@@ -51,24 +60,21 @@ class Tracker:
     """
 
     def __init__(self, folder: Path, project: str, name: str, settings: Settings) -> None:
-        try:
-            import wandb
-        except ImportError:
-            raise UsageError("--use_wandb needs wandb: pip install 'shoal[wandb]'") from None
+        library = wandb()
         self.folder = folder
         self.known = self._before(project) or _Known(token_hex(8), project)
         self._remember()
         try:
-            self.run = wandb.init(
+            self.run = library.init(
                 project=project,
                 id=self.known.id,
                 name=f"{name} {folder.name}",
                 dir=folder,
                 config=msgspec.to_builtins(settings),
                 resume="allow",
-                settings=wandb.Settings(**_QUIET),
+                settings=library.Settings(**_QUIET),
             )
-        except wandb.Error as error:
+        except library.Error as error:
             raise UsageError(f"--use_wandb: {words.short(error, 300)}") from None
         self._catch_up()
 

@@ -35,7 +35,7 @@ def is_share(comparison: Comparison) -> bool:
 
 
 def tokens_per_row(arm: Arm) -> float:
-    return arm.tokens / arm.rows if arm.rows else 0.0
+    return arm.tokens / arm.costed if arm.costed else 0.0
 
 
 def value(comparison: Comparison, number: float) -> str:
