@@ -25,6 +25,7 @@ HEAVY = (
     "rich",
     "click",
     "jinja2",
+    "markupsafe",
     "opentelemetry",
     "markdown_it",
     "latex2mathml",
@@ -36,6 +37,11 @@ HEAVY = (
     "hjson",
     "yaml",
     "wordllama",
+    "wandb",
+    "reasoning_gym",
+    "math_verify",
+    "prometheus_client",
+    "pydantic",
 )
 
 

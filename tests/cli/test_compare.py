@@ -22,6 +22,7 @@ asked = os.open("asked", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
 async def guess(request):
     os.write(asked, f"{request.text!r} {request.sample}\\n".encode())
+    os.write(1, b".")  # a process that is to be stopped is waited for by these
     await asyncio.sleep(0.02 * (len(request.text) % 7))
     if "stuck" in request.text:
         await asyncio.Event().wait()
@@ -158,7 +159,13 @@ ARMS = ("-t", "self_consistency(n=1..4)", "-t", "critique(rounds=1)", "--quiet")
 
 def started(*more: str) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "shoal", *COMPARE, *ARMS, *more]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(draws: int, process: "subprocess.Popen[str]") -> None:
+    """Until the process has asked for so many draws more."""
+    assert process.stdout is not None
+    assert len(process.stdout.read(draws)) == draws
 
 
 def found(directory: str) -> Any:
@@ -191,10 +198,8 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been() -> None:
     chance = random.Random(4)
     unsaved = 0
     for _ in range(4):
-        before, more = kept("killed"), chance.randint(5, 60)
         process = started("--report-dir", "killed")
-        while process.poll() is None and kept("killed") < before + more:
-            pass
+        wait_for(chance.randint(5, 60), process)
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL
@@ -214,8 +219,7 @@ def test_killed_again_and_again_it_ends_as_if_it_had_not_been() -> None:
 
 def test_ctrl_c_lets_calls_finish_and_the_same_command_resumes() -> None:
     process = started("--report-dir", "r")
-    while len(asked()) < 30:
-        assert process.poll() is None
+    wait_for(30, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -233,7 +237,7 @@ def test_a_second_ctrl_c_cuts_calls_off() -> None:
     process = started("--report-dir", "r")
     assert process.stderr is not None
     while not any("stuck" in line for line in asked()):
-        assert process.poll() is None
+        wait_for(1, process)
     process.send_signal(signal.SIGINT)
     assert "Ctrl-C again cuts them off" in process.stderr.readline()
     process.send_signal(signal.SIGINT)

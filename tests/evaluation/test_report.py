@@ -228,7 +228,7 @@ def test_differences_are_told_from_the_better_side() -> None:
     for arms in ([worse, better], [better, worse]):
         found = msgspec.structs.replace(comparison(arms), differences=(difference(arms[0], arms[1], 0.03),))
         [one] = numbers.differences(found)
-        assert (one.one, one.other) == ("better", "worse")
+        assert (one.b, one.a) == ("better", "worse")
         assert one.value == pytest.approx(0.1)
         assert (one.interval.low, one.interval.high) == pytest.approx((0.03, 0.17))
         assert (one.wins, one.losses) == ((30, 20) if arms[0] is worse else (20, 30))

@@ -492,7 +492,7 @@ def test_killed_runs_end_as_one_that_was_not_and_print_nothing(tmp_path: Path) -
         return subprocess.run(command, capture_output=True, text=True, check=False, env=path)
 
     assert go("whole", 0).returncode == 0
-    for kill in (5, 40, 70):
+    for kill in (5, 60):
         assert go("parts", kill).returncode == -9
     done = go("parts", 0)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
@@ -501,7 +501,7 @@ def test_killed_runs_end_as_one_that_was_not_and_print_nothing(tmp_path: Path) -
     whole = (tmp_path / "whole.asked").read_text().splitlines()
     assert set(asked) == set(whole)
     assert len(whole) == len(set(whole))
-    assert len(asked) - len(set(asked)) <= 3 * 20  # those that had not reached the disk when it was killed
+    assert len(asked) - len(set(asked)) <= 2 * 20  # those that had not reached the disk when it was killed
 
 
 def test_a_run_that_is_complete_asks_nothing_again(tmp_path: Path) -> None:

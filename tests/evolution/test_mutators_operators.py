@@ -4,7 +4,7 @@ import pytest
 from tests.evolution.mutating import WORKINGS, Known, child_of, population, scored, texts, unit
 from tests.scripting import run
 
-from shoal.evolution.mutators import DESCRIPTIONS, MUTATORS
+from shoal.evolution.mutators import MUTATORS
 from shoal.evolution.mutators.distribution import distinct
 from shoal.runtime.types import Request
 
@@ -274,10 +274,3 @@ def test_a_prefix_of_random_characters_comes_before_all_that_is_asked(name: str)
     assert sorted(rest for _, _, rest in pairs) == sorted(texts(plain))
     assert all(len(prefix) == 50 and prefix.isalnum() for prefix, _, _ in pairs)
     assert len({prefix for prefix, _, _ in pairs}) == len(pairs)
-
-
-def test_each_operator_says_in_a_line_what_it_does() -> None:
-    assert list(DESCRIPTIONS) == list(MUTATORS)
-    for line in DESCRIPTIONS.values():
-        assert line.endswith(".")
-        assert 20 < len(line) < 120

@@ -122,6 +122,12 @@ class Input:
     def __iter__(self) -> Iterator[Row]:
         return read_rows(self.path, self.limit)
 
+    def require_column(self, name: str, where: str) -> None:
+        """UsageError where the rows have no such column, which `where` names."""
+        if name not in self.columns:
+            near = did_you_mean(name, self.columns)
+            raise UsageError(f"{where} names column {name!r}; {self.label} has none: {near}")
+
     def prefix(self, count: int) -> str:
         """The digest of the first `count` rows."""
         if count == self.count:

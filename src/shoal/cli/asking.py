@@ -11,7 +11,7 @@ from msgspec import structs
 from shoal.batch.rows import Input, Row
 from shoal.cli.options import sampling_of
 from shoal.cli.templates import asked_of
-from shoal.errors import UsageError, did_you_mean
+from shoal.errors import UsageError
 from shoal.evaluation.scorers import Scorer, open_scorer
 from shoal.prompting.messages import parse_messages
 from shoal.prompting.template import Template
@@ -26,7 +26,7 @@ def request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Reque
     if column and options["prompt"]:
         raise UsageError("give --prompt or --messages, not both")
     if column:
-        known_column("--messages", column, rows)
+        rows.require_column(column, "--messages")
     elif not (options["prompt"] or options["bare"] or "prompt" in rows.columns) and "messages" in rows.columns:
         column = "messages"
     if column:
@@ -34,14 +34,8 @@ def request_maker(rows: Input, options: dict[str, Any]) -> Callable[[Row], Reque
         return lambda row: Request(messages=before + parse_messages(row.get(column)), params=params)
     template = Template(options["prompt"] or "{prompt}")
     for name in sorted(template.names):
-        known_column("the template", name, rows)
+        rows.require_column(name, "the template")
     return lambda row: structs.replace(asked_of(template.fill(row), system, bare=options["bare"]), params=params)
-
-
-def known_column(where: str, name: str, rows: Input) -> None:
-    """UsageError where the rows have no such column."""
-    if name not in rows.columns:
-        raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {did_you_mean(name, rows.columns)}")
 
 
 def given_scorer(rows: Input, options: dict[str, Any], open_base: OpenBase) -> Scorer | None:
@@ -53,9 +47,9 @@ def given_scorer(rows: Input, options: dict[str, Any], open_base: OpenBase) -> S
     if not target and scorer.needs_target:
         raise UsageError(f"--scorer needs --answer COLUMN, which {name} compares with")
     if target:
-        known_column("--answer", target, rows)
+        rows.require_column(target, "--answer")
     for column in scorer.columns:
-        known_column(f"--scorer {name}", column, rows)
+        rows.require_column(column, f"--scorer {name}")
     return scorer
 
 

@@ -1,7 +1,6 @@
 """`shoal compare`: techniques side by side on the rows of a data file."""
 
 import asyncio
-import re
 import shlex
 import sys
 import tempfile
@@ -14,8 +13,8 @@ import click
 from shoal.backends.config import Config, load_config, without_keys
 from shoal.backends.loop import run as run_program
 from shoal.cli.asking import given_scorer, request_maker
-from shoal.cli.options import SAMPLING, sampling_options, with_suggestions
-from shoal.cli.row_runs import rows_of
+from shoal.cli.options import SAMPLING, prompt_options, sampling_options, with_suggestions
+from shoal.cli.row_runs import answer_options, folder_name, rows_of
 from shoal.cli.stopping import stop_on_signals
 from shoal.errors import BudgetExceeded, UsageError
 from shoal.evaluation import report
@@ -32,10 +31,8 @@ _TRIED_ON = 10  # rows that an equal budget's sizes are tried on
 
 @click.command()
 @click.argument("data")
-@click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.')
-@click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p.")
-@click.option("--answer", metavar="COLUMN", help="The column with the expected answer.")
-@click.option("--scorer", metavar="SPEC", help="How to rate answers (see `shoal scorers`); default exact.")
+@prompt_options
+@answer_options
 @click.option("-m", "--model", multiple=True, metavar="SPEC", help="A model; repeatable. Default: local.")
 @click.option("-t", "--technique", multiple=True, metavar="TECHNIQUE", help="As self_consistency(n=1..64); repeatable.")
 @click.option("--no-plain", is_flag=True, help="Leave out the model by itself.")
@@ -154,5 +151,4 @@ def _asked(data: str, scratch: Path, config: Config, options: dict[str, Any]) ->
 
 
 def _name(data: str, models: tuple[str, ...]) -> str:
-    parts = ["compare", "stdin" if data == "-" else Path(data).stem, *models]
-    return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts)[:120]
+    return folder_name(["compare", "stdin" if data == "-" else Path(data).stem, *models])

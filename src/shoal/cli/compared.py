@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from shoal.cli.show import errors
+from shoal.cli.show import errors, rows_bar
 from shoal.evaluation.comparing.comparing import Comparing
-from shoal.evaluation.comparing.result import Arm, Comparison, Difference
-from shoal.evaluation.comparing.wording import LEVEL, significance
+from shoal.evaluation.comparing.result import CHANCE, Arm, Comparison, Difference
+from shoal.evaluation.comparing.wording import significance
 from shoal.traces import words
 
 _NAME = 44
@@ -22,17 +21,7 @@ class CompareProgress:
 
     def __init__(self, comparing: Comparing) -> None:
         self.comparing = comparing
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}", style="dim"),
-            console=errors,
-            transient=True,
-            refresh_per_second=4,
-            get_time=None,
-        )
-        self.bar.get_renderables = self._renderables  # type: ignore[method-assign]
+        self.bar = rows_bar(self._renderables)
         comparing.work.on_start = self._begin
 
     def _begin(self) -> None:
@@ -90,18 +79,16 @@ def _table(comparison: Comparison) -> Table:
 
 def _cells(comparison: Comparison, arm: Arm, first: Arm, difference: Difference | None) -> list[Text]:
     """Name and whether it is on the frontier, figure, difference, its p, calls, tokens, seconds, dollars."""
-    tokens = arm.prompt_tokens + arm.completion_tokens
-    baseline = first.prompt_tokens + first.completion_tokens
-    ratio = f" ×{tokens / baseline:.2g}" if baseline and arm is not first else ""
+    ratio = f" ×{arm.tokens / first.tokens:.2g}" if first.tokens and arm is not first else ""
     p = None if difference is None else difference.adjusted
     return [
         Text("◆\N{NO-BREAK SPACE}" if arm.frontier else "\N{NO-BREAK SPACE}" * 2, style="green")
         + Text(words.short(arm.name, _NAME)),
         Text(_figure(comparison, arm)),
         Text("" if difference is None else _change(comparison, difference)),
-        Text(_p(p), style="bold" if p is not None and p < LEVEL else "dim"),
+        Text(_p(p), style="bold" if p is not None and p < CHANCE else "dim"),
         Text(f"{arm.calls / arm.costed:,.3g}"),
-        Text(f"{tokens / arm.costed:,.0f}{ratio}"),
+        Text(f"{arm.tokens / arm.costed:,.0f}{ratio}"),
         Text("" if arm.seconds is None else f"{arm.seconds:.1f}"),
         Text("" if arm.dollars is None else f"{arm.dollars / arm.costed:.2g}"),
     ]

@@ -10,9 +10,9 @@ import msgspec
 from shoal.batch.directory import write_lines
 from shoal.batch.records import encode
 from shoal.batch.rows import Row, read_rows
-from shoal.cli.options import data_path, suggested_for
 from shoal.errors import UsageError
 from shoal.evaluation.datasets import DATASETS, PREFIX, Dataset, Suggested, puzzles
+from shoal.evaluation.datasets.naming import data_path, suggested_for
 from shoal.evaluation.datasets.splitting import parse_shares, split
 from shoal.prompting.template import Template
 

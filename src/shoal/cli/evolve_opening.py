@@ -10,8 +10,8 @@ import msgspec
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, load_config, without_keys
 from shoal.cli.evolve_options import batch_size, remembered, weights
-from shoal.cli.options import data_path
 from shoal.errors import UsageError, did_you_mean
+from shoal.evaluation.datasets.naming import data_path
 from shoal.evaluation.scorers import open_scorer
 from shoal.evolution import BreedOptions, Evolution, GepaEvolution, GepaSettings, Settings, Task
 from shoal.evolution.day_care import DayCare, open_day_care, within

@@ -11,8 +11,7 @@ import click
 from shoal.backends import BaseModel
 from shoal.backends.config import load_config
 from shoal.errors import UsageError
-from shoal.evaluation import datasets
-from shoal.evaluation.datasets import Suggested, puzzles
+from shoal.evaluation.datasets.naming import suggested_for
 from shoal.runtime import replay, scope
 from shoal.runtime.model import Applied
 from shoal.runtime.types import SamplingParams, sampling_params
@@ -51,9 +50,13 @@ def _system(ctx: click.Context, _: click.Parameter, text: str | None) -> str | N
 
 
 # What is asked of each row.
-row_options = stacked(
+prompt_options = stacked(
     click.option("-p", "--prompt", metavar="TEMPLATE", help='Names columns: "Q: {question}". Default: {prompt}.'),
     click.option("--messages", metavar="COLUMN", help="A column that holds whole conversations, instead of -p."),
+)
+
+row_options = stacked(
+    prompt_options,
     click.option("--program", metavar="FILE.py:NAME", help="A program, or a .jinja file; columns are arguments."),
     click.option(
         "--template", multiple=True, metavar="TEXT|@FILE", help="A prompt for every row of --args; repeatable."
@@ -137,30 +140,6 @@ def opener_from(
         max_in_flight=max_in_flight,
         queries_per_batch=queries_per_batch,
     )
-
-
-def data_path(text: str) -> Path:
-    """The file that a DATA argument names: a file of that path, else the set `data/NAME` or `puzzle/NAME?size=&seed=`.
-
-    UsageError for a set or a puzzle that there is none of.
-    """
-    path = Path(text)
-    if path.exists():
-        return path
-    if text.startswith(puzzles.PREFIX):
-        return puzzles.generated(puzzles.parse(text))
-    known = datasets.named(text)
-    return known.path if known else path
-
-
-def suggested_for(text: str | None) -> Suggested | None:
-    """The prompt, the target's column and the scorer to begin with, where DATA is one of our sets or puzzles."""
-    if text is None or Path(text).exists():
-        return None
-    if text.startswith(puzzles.PREFIX):
-        return puzzles.SUGGESTED
-    known = datasets.named(text)
-    return known.suggested if known else None
 
 
 def with_suggestions(data: str | None, options: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """From the options of `shoal run` and `shoal plan` to what a run needs: rows, a program, a scorer, a name."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,23 @@ from shoal.batch.programs import load_program
 from shoal.batch.rows import Input
 from shoal.batch.runner import RowProgram
 from shoal.cli.asking import given_scorer, request_maker, standard_input
-from shoal.cli.options import SAMPLING, data_path, stacked
+from shoal.cli.options import SAMPLING, stacked
 from shoal.cli.templates import crossed, template_requests
 from shoal.errors import UsageError
+from shoal.evaluation.datasets.naming import data_path
 from shoal.evaluation.scorers import Scorer
 from shoal.prompting import llm
 from shoal.runtime.model import Model
 from shoal.techniques.opening import identities
 from shoal.techniques.spec import OpenBase
 
-score_options = stacked(
+answer_options = stacked(
     click.option("--answer", metavar="COLUMN", help="The column with the expected answer."),
     click.option("--scorer", metavar="SPEC", help="How to rate answers (see `shoal scorers`); default exact."),
+)
+
+score_options = stacked(
+    answer_options,
     click.option("--limit", type=click.IntRange(1), help="Only the first rows."),
     click.option("--max-in-flight", type=click.IntRange(1), metavar="K", help="Most requests at once."),
     click.option("--queries-per-batch", type=click.IntRange(1), metavar="K", help="Bare prompts in one request."),
@@ -81,4 +87,9 @@ def run_name(data: str | None, options: dict[str, Any]) -> str:
     stem = "stdin" if data == "-" else Path(data or options["args"] or "").stem
     stem = f"{stem}-templates" if data is None else stem
     parts = [stem, options["program"] or "", options["technique"] or "plain", options["model"]]
+    return folder_name(parts)
+
+
+def folder_name(parts: Iterable[str]) -> str:
+    """The name of a folder, made of what it is for."""
     return "-".join(re.sub(r"[^\w.=]+", "_", part).strip("_") for part in parts if part)[:120]

@@ -1,5 +1,6 @@
 """What the command line shows people of a run: its progress, its table."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -21,23 +22,29 @@ errors = Console(stderr=True, highlight=False)
 # A run
 
 
+def rows_bar(renderables: Callable[[], Iterable[Any]]) -> Progress:
+    """Lines of rows done with `facts` beside them, on stderr. `renderables` is called at each refresh."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[facts]}", style="dim"),
+        console=errors,
+        transient=True,
+        refresh_per_second=4,
+        get_time=None,
+    )
+    bar.get_renderables = renderables  # type: ignore[method-assign]
+    return bar
+
+
 class RunProgress:
     """A line on stderr that follows a run: rows, calls, tokens a second, cache hits, in flight, time left, failures."""
 
     def __init__(self, run: BatchRun, model: object) -> None:
         self.run = run
         self.bases = list(bases(model))
-        self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}", style="dim"),
-            console=errors,
-            transient=True,
-            refresh_per_second=4,
-            get_time=None,
-        )
-        self.bar.get_renderables = self._renderables  # type: ignore[method-assign]
+        self.bar = rows_bar(self._renderables)
         self.task: TaskID = self.bar.add_task("rows", total=run.rows.count, facts="")
 
     def _renderables(self) -> Any:

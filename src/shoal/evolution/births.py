@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 from msgspec import structs
 
-from shoal.errors import ShoalError, UsageError
+from shoal.errors import ShoalError
 from shoal.evolution.chance import chance
-from shoal.evolution.fitness import ENDS_THE_RUN
+from shoal.evolution.fitness import ends_the_run
 from shoal.evolution.generation import Generation
-from shoal.evolution.mutators import MUTATORS, offspring
+from shoal.evolution.mutators import offspring, weights_of
 from shoal.evolution.snapshot import Snapshot
 from shoal.evolution.surroundings import Breeding, Surroundings
 from shoal.evolution.unit import Scored, Unit
@@ -53,7 +53,7 @@ class Breeds:
         except ShoalError as error:
             self._unwritten += 1
             settings = self.run.settings
-            if _fatal(error) or self._unwritten == settings.population_size * self.run.genome.count:
+            if ends_the_run(error) or self._unwritten == settings.population_size * self.run.genome.count:
                 raise
             return ""
 
@@ -64,7 +64,7 @@ class Breeds:
         try:
             unit = await offspring(name, parent, around)
         except ShoalError as error:
-            if _fatal(error):
+            if ends_the_run(error):
                 raise
             self._failures[number, slot] = error
             return Mutant(name, None, failure=f"{type(error).__name__}: {error}")
@@ -89,9 +89,5 @@ class Breeds:
 
 def operator(run: Breeding, around: Surroundings) -> str:
     """The operator for one offspring."""
-    weights = run.settings.operators or dict.fromkeys(MUTATORS, 1.0)
+    weights = weights_of(run.settings)
     return around.random.choices(list(weights), list(weights.values()))[0]
-
-
-def _fatal(error: ShoalError) -> bool:
-    return isinstance(error, ENDS_THE_RUN) or type(error) is UsageError

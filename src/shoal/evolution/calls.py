@@ -3,39 +3,20 @@
 from collections.abc import Awaitable
 from typing import Any
 
-from msgspec import Struct
-
 from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
-from shoal.evolution.planning import births, evaluations, weights_of
+from shoal.evolution.mutators import weights_of
+from shoal.evolution.planning import Calls, births, evaluations
 from shoal.evolution.surroundings import Breeding
 from shoal.runtime import registry
 from shoal.runtime.types import Request
 
 
-class Counted(Struct, frozen=True):
-    """Calls of a run by what they are for; of mutations how many are expected, and the most there can be.
+async def counted(run: Breeding) -> Calls:
+    """What a run that goes to its last generation asks for, by the queries as they are.
 
     Draws that are asked twice count twice: a run of greedy answers may ask fewer.
     """
-
-    founders: int
-    fitness: int
-    mutations: float
-    most_mutations: int
-    held_out: int
-
-    @property
-    def expected(self) -> float:
-        return self.founders + self.fitness + self.mutations + self.held_out
-
-    @property
-    def most(self) -> int:
-        return self.founders + self.fitness + self.most_mutations + self.held_out
-
-
-async def counted(run: Breeding) -> Counted:
-    """What a run that goes to its last generation asks for, by the queries as they are."""
     settings, task = run.settings, run.task
     asked = {variant: await _asked(run, variant, settings.prompts_per_unit) for variant in settings.variants}
     by_seed = {variant: await _asked(run, variant, 1) for variant in settings.variants}
@@ -44,7 +25,7 @@ async def counted(run: Breeding) -> Counted:
     each = {name: await _mutation(run, name) for name, weight in weights.items() if weight}
     mean = sum(weights[name] * calls for name, calls in each.items()) / sum(weights.values())
     mutations = settings.generations * births(settings)
-    return Counted(
+    return Calls(
         settings.population_size * run.genome.count * await _written(run, "initial"),
         evaluations(settings) * rows * sum(asked.values()),
         mutations * mean,

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from shoal.errors import UsageError, did_you_mean
 from shoal.prompting.llm.asking import params_of
+from shoal.traces import words
 
 _GREEDY = ("argmax", "beam", "beam_var", "best_k")
 _SAMPLING = ("sample", "beam_sample", "var")
@@ -120,5 +121,4 @@ def _spelt(text: str, where: str) -> dict[str, Any]:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    return words.short(repr(value), 60)

@@ -27,10 +27,15 @@ from shoal.runtime.frames import Frame
 from shoal.runtime.types import Completion
 
 Outcome = tuple[float, str | None, object]  # of a question: score, short answer, target
-ENDS_THE_RUN = (StoreError, NotCached, QuotaExceeded, AuthenticationFailed, CertificateError)
+_ENDS_THE_RUN = (StoreError, NotCached, QuotaExceeded, AuthenticationFailed, CertificateError)
 # A unit whose every call fails so may be to blame itself: its prompts are too long, or lead to nothing that is of use.
 OWN_FAULT = (BadRequest, TechniqueError, InvalidOutput)
 _LONGEST = 20_000  # characters of a working that is kept: units are kept with theirs, in every generation
+
+
+def ends_the_run(error: ShoalError) -> bool:
+    """Whether an error would befall every other call, too: no answer and no mutation is to be had any more."""
+    return isinstance(error, _ENDS_THE_RUN) or type(error) is UsageError  # as of a query that is wrong
 
 
 async def evaluate(unit: Unit, run: Breeding, place: tuple[int, ...], random: Random, before: Scored | None) -> Scored:
@@ -75,10 +80,8 @@ async def attempt(
     """One question put to a unit: what came of it, and the working; or the error of the call that failed."""
     try:
         return await run.steps.do(_answered(unit, run, variant, row, place))
-    except ENDS_THE_RUN:
-        raise
     except ShoalError as error:
-        if type(error) is UsageError:  # a query is wrong, and for every question
+        if ends_the_run(error):
             raise
         return error
 

@@ -17,6 +17,7 @@ from shoal.batch.rows import Row
 from shoal.errors import CorruptStore, RunError, StoreError
 from shoal.evolution.generation import Generation
 from shoal.evolution.statistics import GenerationStats
+from shoal.traces import words
 
 _FORMAT = 1
 _ABOUT = (
@@ -223,8 +224,7 @@ def _compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> N
 
 
 def _shown(value: Any) -> str:
-    text = _encode(value).decode()
-    return text if len(text) <= 60 else text[:57] + "..."
+    return words.short(_encode(value).decode(), 60)
 
 
 def _remove(path: Path) -> None:

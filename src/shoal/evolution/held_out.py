@@ -70,7 +70,7 @@ def seed_unit(task: Task) -> Unit:
 
 async def compare(best: Scored, run: Breeding) -> Comparison:
     """Ask both all held-out rows at once. Where no row has an answer of both, the first failure is raised."""
-    variant = max(best.variants, key=lambda name: best.variants[name]) if best.variants else run.settings.variants[0]
+    variant = run.settings.variants[0] if best.variant is None else best.variant
     units, rows = (seed_unit(run.task), best.unit), run.task.held_out
     asked = await gather(*(attempt(unit, run, variant, row, _PLACE) for unit in units for row in rows))
     pairs = list(zip(asked[: len(rows)], asked[len(rows) :], strict=True))

@@ -1,11 +1,9 @@
 """What a run of evolution asks, before it is begun: calls, and how many of them follow one another."""
 
-from collections.abc import Mapping
-
 from msgspec import Struct
 
 from shoal.errors import UsageError
-from shoal.evolution.mutators import MUTATORS
+from shoal.evolution.mutators import weights_of
 from shoal.evolution.settings import Settings
 from shoal.evolution.task import Task
 
@@ -13,13 +11,12 @@ from shoal.evolution.task import Task
 _HYPER = ("zero_order_hypermutation", "first_order_hypermutation")
 
 
-class CallPlan(Struct, frozen=True):
-    """The calls of a whole run.
+class Calls(Struct, frozen=True):
+    """The calls of a whole run, by what they are for.
 
     `founders` write the first task prompts. `fitness` answers questions, in all generations together: exactly so many
     where answers are sampled, at most where they are not, for an equal question is then asked once in a run.
     `mutations` are expected, `most_mutations` the most there can be. `held_out` answers the held-out rows twice.
-    `critical_path` is how many calls follow one another at the most, the held-out rows included.
     """
 
     founders: int
@@ -27,7 +24,6 @@ class CallPlan(Struct, frozen=True):
     mutations: float
     most_mutations: int
     held_out: int
-    critical_path: int
 
     @property
     def expected(self) -> float:
@@ -36,6 +32,12 @@ class CallPlan(Struct, frozen=True):
     @property
     def most(self) -> int:
         return self.founders + self.fitness + self.most_mutations + self.held_out
+
+
+class CallPlan(Calls, frozen=True):
+    """The calls of a whole run; `critical_path` of them follow one another at the most, the held-out rows included."""
+
+    critical_path: int
 
 
 def plan_calls(task: Task, settings: Settings, *, calls_per_answer: int | None = None) -> CallPlan:
@@ -72,21 +74,15 @@ def evaluations(settings: Settings) -> int:
 
 def rollouts(task: Task, settings: Settings) -> int:
     """Questions put to units in a run, at most: those that a call fails on, and equal ones, count too."""
-    return evaluations(settings) * _batch(task, settings)
+    return evaluations(settings) * settings.questions(len(task.rows))
 
 
 def affordable(task: Task, settings: Settings, most: int) -> int:
     """The generations that `most` rollouts are enough for; UsageError where they are not for the founders."""
-    batch, size = _batch(task, settings), settings.population_size
+    batch, size = settings.questions(len(task.rows)), settings.population_size
     if most < size * batch:
         raise UsageError(f"rollouts={most}: {size} founders are asked {batch} questions each, {size * batch} in all")
     return (most - size * batch) // (batch * (size if settings.batch is not None else size // 2))
-
-
-def _batch(task: Task, settings: Settings) -> int:
-    """Questions of one evaluation."""
-    rows = len(task.rows)
-    return min(settings.batch or rows, rows) * len(settings.variants)
 
 
 def per_mutation(settings: Settings) -> tuple[float, int]:
@@ -107,8 +103,3 @@ def critical_path(settings: Settings, steps: int) -> int:
     mutation = mutation_steps(settings)
     generation = max(mutation, steps) if settings.speculate else mutation + steps
     return 1 + steps + settings.generations * generation
-
-
-def weights_of(settings: Settings) -> Mapping[str, float]:
-    """The operators' weights."""
-    return settings.operators or dict.fromkeys(MUTATORS, 1.0)

@@ -6,8 +6,8 @@ from typing import Any
 from msgspec import Struct
 
 from shoal.batch.rows import Row
-from shoal.errors import ShoalError, UsageError
-from shoal.evolution.fitness import ENDS_THE_RUN, OWN_FAULT, Outcome, attempt
+from shoal.errors import ShoalError
+from shoal.evolution.fitness import OWN_FAULT, Outcome, attempt, ends_the_run
 from shoal.evolution.surroundings import Breeding
 from shoal.evolution.unit import Scored, Unit, Working
 from shoal.runtime import frames
@@ -135,6 +135,6 @@ class Pool:
                 asking = self._reflecting(Request.of(prompt, **self._params))
                 return (await self.run.steps.do(asking)).text
         except ShoalError as error:
-            if isinstance(error, ENDS_THE_RUN) or type(error) is UsageError:
+            if ends_the_run(error):
                 raise
             return error

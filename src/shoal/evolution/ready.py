@@ -25,7 +25,7 @@ class Ready(Struct, frozen=True):
 def write_ready(folder: Path, best: Scored, task: Task, queries: Queries) -> Ready:
     """Write `best_prompt.json`, `best_prompt.txt` and `best_prompt.jinja`."""
     ready = Ready(folder / "best_prompt.json", folder / "best_prompt.txt", folder / "best_prompt.jinja")
-    variant = max(best.variants, key=lambda name: best.variants[name]) if best.variants else ""
+    variant = best.variant or ""
     facts = {
         "task": task.name,
         "system_prompt": best.unit.system_prompt,

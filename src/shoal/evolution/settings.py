@@ -62,6 +62,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         if self.operators is not None and not sum(self.operators.values()) > 0:
             raise UsageError("operators: one needs a weight above 0")
 
+    def questions(self, rows: int) -> int:
+        """How many questions one evaluation puts where there are so many rows, in all variants together."""
+        return min(self.batch or rows, rows) * len(self.variants)
+
     def _check_mutation(self) -> None:
         for name in ("num_eda_samples", "num_lamarckian_reasonings"):
             given = getattr(self, name)

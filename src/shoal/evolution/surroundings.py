@@ -35,8 +35,7 @@ class Breeding(Struct, frozen=True):
     @property
     def batch(self) -> int:
         """Questions that one evaluation puts, in all variants."""
-        rows = len(self.task.rows)
-        return min(self.settings.batch or rows, rows) * len(self.settings.variants)
+        return self.settings.questions(len(self.task.rows))
 
     @property
     def genome(self) -> Genome:

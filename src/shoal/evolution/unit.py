@@ -50,3 +50,8 @@ class Scored(Struct, frozen=True):
     variants: dict[str, float] = {}
     evaluated: int = 0
     failed: int = 0
+
+    @property
+    def variant(self) -> str | None:
+        """The way to ask in which it is fittest; None where it has no answer in any."""
+        return max(self.variants, key=lambda name: self.variants[name], default=None)

@@ -67,6 +67,14 @@ def arm(comparison: Comparison, name: str) -> Arm:
     return next(each for each in comparison.arms if each.name == name)
 
 
+def test_puzzles_are_compared_by_name_as_on_the_command_line(at_home: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    model, backend = model_of(lambda _: "The answer is 0.")
+    data = "puzzle/chain_sum?size=3&seed=1"
+    found = shoal.compare(data, [], model=model, answer="answer", template="{question}", scorer="puzzle")
+    assert (found.data, found.rows, len(backend.requests)) == (data, 3, 3)
+
+
 def test_accuracy_is_that_of_an_independent_count(tmp_path: Path) -> None:
     """Votes and right answers counted here, from the model's own words, with neither our scorers nor our extractor."""
     answers = gold()

@@ -14,13 +14,13 @@ from shoal.batch.directory import write_lines
 from shoal.batch.records import encode
 from shoal.batch.rows import Input, Row
 from shoal.batch.tables import rows_of
-from shoal.errors import UsageError, did_you_mean, refuse_unknown
-from shoal.evaluation import datasets
+from shoal.errors import refuse_unknown
 from shoal.evaluation.comparing.arms import Wanted
 from shoal.evaluation.comparing.budgeting import EqualBudget
 from shoal.evaluation.comparing.comparing import Comparing, Settings, with_targets
 from shoal.evaluation.comparing.result import Comparison
 from shoal.evaluation.comparing.work import Asked
+from shoal.evaluation.datasets.naming import data_path
 from shoal.evaluation.scorers import Scorer, open_scorer
 from shoal.prompting.template import Template
 from shoal.runtime.budget import Budget
@@ -72,11 +72,11 @@ def compare(
 ) -> Comparison:
     """Compare techniques on rows that say what the answer should be; `answer` is the column with it.
 
-    `data` are rows, the path of a data file, `data/NAME` for a set that ships with shoal, or a table (pandas, polars,
-    Arrow, Hugging Face). `techniques` are specs,
-    as `self_consistency(n=8)` or, with a curve, `self_consistency(n=1..64)`, or technique functions; `model` one model
-    or several. Draws that techniques have in common are asked once. Raises UsageError for what cannot be compared,
-    before anything is asked, and BudgetExceeded where the budget is spent; with `report_dir` nothing is lost then.
+    `data` are rows, the path of a data file, `data/NAME` for a set that ships with shoal, `puzzle/NAME?size=200` for
+    puzzles, or a table (pandas, polars, Arrow, Hugging Face). `techniques` are specs, as `self_consistency(n=8)` or,
+    with a curve, `self_consistency(n=1..64)`, or technique functions; `model` one model or several. Draws that
+    techniques have in common are asked once. Raises UsageError for what cannot be compared, before anything is asked,
+    and BudgetExceeded where the budget is spent; with `report_dir` nothing is lost then.
     """
     return run(acompare(data, techniques, answer=answer, model=model, **options))
 
@@ -112,8 +112,7 @@ async def acompare(
 
 def _rows(data: Any, scratch: Path) -> Input:
     if isinstance(data, str | Path):
-        known = datasets.named(data) if isinstance(data, str) and not Path(data).exists() else None
-        return Input(known.path if known else Path(data), label=str(data))
+        return Input(data_path(data) if isinstance(data, str) else data, label=str(data))
     path = scratch / "rows.jsonl"
     write_lines(path, map(encode, rows_of(data, "data")))
     return Input(path, label="rows")
@@ -126,9 +125,7 @@ def _asked(rows: Input, answer: str | None, scratch: Path, config: Config, optio
     needed = (("template", sorted(form.names)), ("answer=", [answer] if answer else []), ("the scorer", scorer.columns))
     for where, names in needed:
         for name in names:
-            if name not in rows.columns:
-                near = did_you_mean(name, rows.columns)
-                raise UsageError(f"{where} names column {name!r}; {rows.label} has none: {near}")
+            rows.require_column(name, where)
     params = options.get("params") or SamplingParams()
     rows, left_out = with_targets(rows, scorer, answer, scratch)
     return Asked(

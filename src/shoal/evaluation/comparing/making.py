@@ -123,12 +123,8 @@ def _on_frontier(arms: Sequence[result.Arm]) -> list[result.Arm]:
 
 def _beats(other: result.Arm, arm: result.Arm) -> bool:
     """Whether another is as good for as few tokens, and in one of them better."""
-    theirs, its = (other.value, -_tokens(other)), (arm.value, -_tokens(arm))
+    theirs, its = (other.value, -other.tokens), (arm.value, -arm.tokens)
     return theirs[0] >= its[0] and theirs[1] >= its[1] and theirs != its
-
-
-def _tokens(arm: result.Arm) -> int:
-    return arm.prompt_tokens + arm.completion_tokens
 
 
 def _differences(finished: Finished) -> list[Difference]:
@@ -167,7 +163,7 @@ def _notes(finished: Finished, arms: Sequence[result.Arm]) -> list[str]:
                 f"{arm.name}: no point at {size.option if size else 'n'}={', '.join(lacking)}, "
                 "where it asks for what the larger size did not"
             )
-    alone = sum(map(_tokens, arms))
+    alone = sum(arm.tokens for arm in arms)
     paid = finished.work.pool.paid(set().union(*(spent.keys for spent in finished.spent)))
     if paid < alone:
         notes.append(f"{words.count(paid)} tokens paid for all arms together; each alone: {words.count(alone)}")

@@ -5,6 +5,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+CHANCE = 0.05  # a p-value below it tells a difference from chance
+
 
 class Interval(Struct, frozen=True):
     """A 95 % confidence interval."""
@@ -62,6 +64,10 @@ class Arm(Struct, frozen=True):
         """The rows that calls, tokens and dollars are of."""
         return self.asked or self.rows
 
+    @property
+    def tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
 
 class Difference(Struct, frozen=True):
     """Arm `b` against arm `a`, row by row.
@@ -80,6 +86,15 @@ class Difference(Struct, frozen=True):
     losses: int
     ties: int
     adjusted: float | None = None
+
+    @property
+    def judged(self) -> float:
+        """The p that says whether the difference may be chance."""
+        return self.p if self.adjusted is None else self.adjusted
+
+    @property
+    def sure(self) -> bool:
+        return self.judged < CHANCE
 
 
 class Comparison(Struct, frozen=True):

@@ -3,7 +3,6 @@
 from shoal.evaluation.comparing.result import Comparison, Difference
 from shoal.traces import words
 
-LEVEL = 0.05
 FAILED = "Every row failed, so that nothing was measured."
 
 
@@ -15,34 +14,27 @@ def significance(comparison: Comparison) -> str:
         return "Nothing was compared with it."
     first = comparison.arms[0].name
     against = [each for each in comparison.differences if each.a == first]
-    sure = [each for each in against if _p(each) < LEVEL]
-    better = [each for each in sure if each.value > 0]
-    worse = [each for each in sure if each.value < 0]
-    other = [each for each in against if each not in better and each not in worse]
-    said = []
-    if better:
-        said.append(f"Better than {_short(first)}: {_listed(better)}.")
-    if worse:
-        said.append(f"Worse than {_short(first)}: {_listed(worse)}.")
-    if other:
-        said.append(
-            f"Not shown to differ from {_short(first)} on {words.plural(comparison.rows, 'row')}: {_listed(other)}."
-        )
+    told = {
+        f"Better than {_short(first)}": [each for each in against if each.sure and each.value > 0],
+        f"Worse than {_short(first)}": [each for each in against if each.sure and each.value < 0],
+        f"Not shown to differ from {_short(first)} on {words.plural(comparison.rows, 'row')}": [
+            each for each in against if not (each.sure and each.value)
+        ],
+    }
+    said = [f"{what}: {_listed(found)}." for what, found in told.items() if found]
     if len(against) > 1:
         said.append(f"(p adjusted for {len(against)} comparisons, Holm)")
     return " ".join(said)
 
 
-def _p(difference: Difference) -> float:
-    return difference.p if difference.adjusted is None else difference.adjusted
-
-
 def _listed(differences: list[Difference]) -> str:
-    return ", ".join(f"{_short(each.b)} ({100 * each.value:+.1f} points, p {_shown(_p(each))})" for each in differences)
+    return ", ".join(
+        f"{_short(each.b)} ({100 * each.value:+.1f} points, {_shown(each.judged)})" for each in differences
+    )
 
 
 def _shown(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"= {p:.3f}"
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def _short(name: str) -> str:

@@ -2,37 +2,9 @@
 
 from collections.abc import Callable
 
-from msgspec import Struct
+from msgspec import structs
 
 from shoal.evaluation.comparing.result import Arm, Comparison, Difference, Interval
-
-CHANCE = 0.05  # a p-value below it tells a difference from chance
-
-
-class Against(Struct, frozen=True):
-    """The arm `one`, which ranks higher, against the `other`: a difference is `one`'s metric less the `other`'s.
-
-    `adjusted` is p where the pair is one of several comparisons with the first arm, None elsewhere.
-    """
-
-    one: str
-    other: str
-    value: float
-    interval: Interval
-    p: float
-    wins: int
-    losses: int
-    ties: int
-    adjusted: float | None
-
-    @property
-    def judged(self) -> float:
-        """The p that says whether the difference may be chance."""
-        return self.p if self.adjusted is None else self.adjusted
-
-    @property
-    def sure(self) -> bool:
-        return self.judged < CHANCE
 
 
 def ranked(comparison: Comparison) -> list[Arm]:
@@ -40,20 +12,16 @@ def ranked(comparison: Comparison) -> list[Arm]:
     return sorted(comparison.arms, key=lambda arm: (-arm.value, tokens_per_row(arm)))
 
 
-def differences(comparison: Comparison) -> list[Against]:
-    """The paired differences, each from the better arm's side, in the arms' order."""
+def differences(comparison: Comparison) -> list[Difference]:
+    """The paired differences, each with the better arm as its `b`, in the arms' order."""
     ranks = {arm.name: rank for rank, arm in enumerate(ranked(comparison))}
-    found = [_turned(one) if ranks[one.a] < ranks[one.b] else _kept(one) for one in comparison.differences]
-    return sorted(found, key=lambda one: (ranks[one.one], ranks[one.other]))
+    found = [_turned(one) if ranks[one.a] < ranks[one.b] else one for one in comparison.differences]
+    return sorted(found, key=lambda one: (ranks[one.b], ranks[one.a]))
 
 
-def _kept(it: Difference) -> Against:
-    return Against(it.b, it.a, it.value, it.interval, it.p, it.wins, it.losses, it.ties, it.adjusted)
-
-
-def _turned(it: Difference) -> Against:
-    turned = Interval(-it.interval.high, -it.interval.low)
-    return Against(it.a, it.b, -it.value, turned, it.p, it.losses, it.wins, it.ties, it.adjusted)
+def _turned(one: Difference) -> Difference:
+    interval = Interval(-one.interval.high, -one.interval.low)
+    return structs.replace(one, a=one.b, b=one.a, value=-one.value, interval=interval, wins=one.losses, losses=one.wins)
 
 
 def several(comparison: Comparison) -> bool:
@@ -67,7 +35,7 @@ def is_share(comparison: Comparison) -> bool:
 
 
 def tokens_per_row(arm: Arm) -> float:
-    return (arm.prompt_tokens + arm.completion_tokens) / arm.costed if arm.costed else 0.0
+    return arm.tokens / arm.costed if arm.costed else 0.0
 
 
 def value(comparison: Comparison, number: float) -> str:

@@ -51,6 +51,15 @@ def facts(pairs: Iterable[tuple[str, str]]) -> Markup:
     return render("facts.html", pairs=list(pairs))
 
 
+def interval(low: float, high: float, at: float, zero: float, *, sure: bool) -> Markup:
+    """A figure and its interval on a line with a dotted `zero`, all in per cent of the width; `sure` where they differ.
+
+    Lines one below the other are to have one scale.
+    """
+    low, high, at, zero = (round(place, 2) for place in (low, high, at, zero))
+    return render("interval.html", low=low, high=high, at=at, zero=zero, sure=sure)
+
+
 def render(template: str, **values: object) -> Markup:
     """One of this package's templates, filled in; every value that is not Markup is escaped."""
     return Markup(templates(__package__).get_template(template).render(values))

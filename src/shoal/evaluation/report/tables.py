@@ -4,26 +4,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
-from msgspec import Struct
 
-from shoal.evaluation.comparing.result import Arm, Comparison
+from shoal.evaluation.comparing.result import Arm, Comparison, Difference
 from shoal.evaluation.report import numbers
-from shoal.evaluation.report.numbers import Against, tokens_per_row
-from shoal.evaluation.report.page import Column, render, table
-from shoal.evaluation.report.texts import plain
+from shoal.evaluation.report.numbers import tokens_per_row
+from shoal.evaluation.report.page import Column, interval, render, table
+from shoal.evaluation.report.texts import clipped, plain
 from shoal.traces import words
 
 _MOST = 15  # differences shown at once
 _LONG, _ANSWER, _NAME = 3000, 600, 120  # characters
-
-
-class _Drawn(Struct, frozen=True):
-    """A difference on the common scale of all, in per cent of its width."""
-
-    low: float
-    high: float
-    at: float
-    sure: bool
 
 
 def arms_table(comparison: Comparison) -> Markup:
@@ -106,17 +96,13 @@ def differences_table(comparison: Comparison) -> Markup:
     low, high = low - room, high + room
 
     def across(number: float) -> float:
-        return round(100 * (number - low) / (high - low), 2)
+        return 100 * (number - low) / (high - low)
 
     unit = "in points: of 100 rows" if numbers.is_share(comparison) else plain(comparison.metric, 40)
     columns = [
         Column("technique"),
         Column("against"),
-        Column(
-            "difference",
-            True,
-            unit,
-        ),
+        Column("difference", True, unit),
         Column("95 % interval", True),
         Column("left: worse · right: better"),
         Column("won / lost / same", True, "rows on which the first scored more, less, the same"),
@@ -130,15 +116,15 @@ def differences_table(comparison: Comparison) -> Markup:
     return render("differences.html", shown=shown, more=more, number=len(rows) - _MOST)
 
 
-def _difference(comparison: Comparison, one: Against, across: Any) -> Sequence[str]:
-    drawn = _Drawn(across(one.interval.low), across(one.interval.high), across(one.value), one.sure)
+def _difference(comparison: Comparison, one: Difference, across: Any) -> Sequence[str]:
+    places = map(across, (one.interval.low, one.interval.high, one.value, 0.0))
     low = numbers.difference(comparison, one.interval.low)
     return (
-        plain(one.one, _NAME),
-        plain(one.other, _NAME),
+        plain(one.b, _NAME),
+        plain(one.a, _NAME),
         numbers.difference(comparison, one.value),
         f"{low} to {numbers.difference(comparison, one.interval.high)}",
-        render("interval.html", drawn=drawn, zero=across(0.0)),
+        interval(*places, sure=one.sure),
         f"{one.wins} / {one.losses} / {one.ties}",
         numbers.probability(one.p),
         "" if one.adjusted is None else numbers.probability(one.adjusted),
@@ -151,20 +137,14 @@ def example(comparison: Comparison) -> Markup:
     answers = said.pop("answers", {})
     answers = answers if isinstance(answers, Mapping) else {}
     rows = [
-        (plain(name, _NAME), _clipped(words.shown(its.get("answer")), _ANSWER), _score(its.get("score")))
+        (plain(name, _NAME), clipped(words.shown(its.get("answer")), _ANSWER), _score(its.get("score")))
         for name, its in answers.items()
         if isinstance(its, Mapping)
     ]
-    texts = [(str(name), _clipped(words.shown(value), _LONG)) for name, value in said.items() if value is not None]
+    texts = [(str(name), clipped(words.shown(value), _LONG)) for name, value in said.items() if value is not None]
     answered = table([Column("technique"), Column("answer"), Column("score", True)], rows) if rows else None
     return render("example.html", texts=texts, answered=answered)
 
 
 def _score(score: object) -> str:
     return "–" if score is None else f"{score:.4g}" if isinstance(score, float | int) else plain(score, 20)
-
-
-def _clipped(text: str, most: int) -> str:
-    if len(text) <= most:
-        return text
-    return f"{text[:most]}… ({words.count(len(text) - most)} more characters)"

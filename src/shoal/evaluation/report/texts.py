@@ -14,3 +14,8 @@ def plain(text: object, width: int) -> str:
 def upright(text: str) -> str:
     """The text, in the order in which its letters are, whatever it says of its direction."""
     return text.translate(_AWAY)
+
+
+def clipped(text: str, most: int) -> str:
+    """The beginning of a long text, and how much there is more of it."""
+    return text if len(text) <= most else f"{text[:most]}… ({words.count(len(text) - most)} more characters)"

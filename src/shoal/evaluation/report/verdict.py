@@ -2,11 +2,11 @@
 
 from msgspec import structs
 
-from shoal.evaluation.comparing.result import Arm, Comparison
+from shoal.evaluation.comparing.result import Arm, Comparison, Difference
 from shoal.evaluation.comparing.statistics import holm
 from shoal.evaluation.comparing.wording import FAILED
 from shoal.evaluation.report import numbers
-from shoal.evaluation.report.numbers import Against, tokens_per_row
+from shoal.evaluation.report.numbers import tokens_per_row
 from shoal.evaluation.report.texts import plain
 from shoal.traces import words
 
@@ -25,7 +25,7 @@ def verdict(comparison: Comparison) -> list[str]:
     metric = plain(comparison.metric, 40)
     if len(ranked) == 1:
         return [f"The {metric} of {_name(best)} is {scored}, at {_tokens(best)}. Nothing was compared with it."]
-    against = {one.other: one for one in _picked(comparison) if one.one == best.name}
+    against = {one.a: one for one in _picked(comparison) if one.b == best.name}
     second = ranked[1]
     if second.value == best.value:
         equal = [arm for arm in ranked[1:] if arm.value == best.value]
@@ -40,7 +40,7 @@ def verdict(comparison: Comparison) -> list[str]:
     return [f"{first}.", *_price(comparison, ranked, against), *_as_good(ranked, against)]
 
 
-def _picked(comparison: Comparison) -> list[Against]:
+def _picked(comparison: Comparison) -> list[Difference]:
     """The differences as they may be judged where the pair was picked for its figures: p adjusted for all that it was
     picked from, where it is not for the comparisons with the first arm already."""
     found = numbers.differences(comparison)
@@ -50,7 +50,7 @@ def _picked(comparison: Comparison) -> list[Against]:
     return [one for one in found if one.adjusted is not None] + judged
 
 
-def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Against]) -> list[str]:
+def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Difference]) -> list[str]:
     """What the best costs, against the cheapest where that is not the runner-up."""
     best, cheapest = ranked[0], min((arm for arm in ranked if arm.answered), key=tokens_per_row)
     if cheapest.value == best.value:
@@ -63,7 +63,7 @@ def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Against
     return [f"{reached} at {_tokens(cheapest)}; {_name(best)} gets {gained}."]
 
 
-def _as_good(ranked: list[Arm], against: dict[str, Against]) -> list[str]:
+def _as_good(ranked: list[Arm], against: dict[str, Difference]) -> list[str]:
     """The cheapest of those that these rows cannot tell from the best, where it is neither best nor second."""
     best = ranked[0]
     alike = [arm for arm in ranked[1:] if arm.answered and arm.name in against and not against[arm.name].sure]
@@ -77,7 +77,7 @@ def _as_good(ranked: list[Arm], against: dict[str, Against]) -> list[str]:
     return [f"{many}; the cheapest of them, {_name(least)}, takes {_tokens(least)}."]
 
 
-def _certainty(against: Against | None) -> str:
+def _certainty(against: Difference | None) -> str:
     if against is None:
         return ""
     p = ("p " if against.judged < 0.001 else "p = ") + numbers.probability(against.judged)

@@ -3,8 +3,7 @@
 The paper draws one of them for each offspring; prompt crossover and context shuffling act on every offspring after it.
 """
 
-import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import structs
 
@@ -14,6 +13,7 @@ from shoal.evolution.mutators.direct import first_order_direct, zero_order_direc
 from shoal.evolution.mutators.distribution import estimation_of_distribution, lineage, rank_and_index
 from shoal.evolution.mutators.hypermutation import first_order_hypermutation, zero_order_hypermutation
 from shoal.evolution.mutators.lamarckian import lamarckian
+from shoal.evolution.settings import Settings
 from shoal.evolution.surroundings import Surroundings
 from shoal.evolution.unit import Scored, Unit
 
@@ -31,8 +31,10 @@ MUTATORS: dict[str, Mutator] = {
     "lamarckian": lamarckian,
 }
 
-# What each does, in a line.
-DESCRIPTIONS = {name: (inspect.getdoc(mutator) or "").split("\n")[0] for name, mutator in MUTATORS.items()}
+
+def weights_of(settings: Settings) -> Mapping[str, float]:
+    """How often each operator is drawn, in proportion."""
+    return settings.operators or dict.fromkeys(MUTATORS, 1.0)
 
 
 async def offspring(name: str, parent: Scored, around: Surroundings) -> Unit:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from markupsafe import Markup
 
 from shoal.evaluation.report.page import Cell, Column, table, templates
-from shoal.evaluation.report.texts import plain, upright
+from shoal.evaluation.report.texts import clipped, plain, upright
 from shoal.traces import words
 
 _SHORT, _LONG = 240, 20_000  # characters: shown whole in a table; shown at all
@@ -35,10 +35,7 @@ def long_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], marked
 
 
 def _clipped(text: str) -> str:
-    text = upright(text)
-    if len(text) <= _LONG:
-        return text
-    return f"{text[:_LONG]}… ({words.count(len(text) - _LONG)} more characters)"
+    return clipped(upright(text), _LONG)
 
 
 def _render(template: str, **values: object) -> Markup:

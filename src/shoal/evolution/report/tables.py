@@ -4,10 +4,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from markupsafe import Markup
-from msgspec import Struct
 
 from shoal.evaluation.comparing.statistics import wilson
-from shoal.evaluation.report.page import Cell, Column, render, table
+from shoal.evaluation.report.page import Cell, Column, interval, table
 from shoal.evaluation.report.texts import plain
 from shoal.evolution.report.descent import line, lives
 from shoal.evolution.report.parts import long_table, prompt
@@ -17,15 +16,6 @@ from shoal.evolution.unit import Scored, Unit
 from shoal.traces import words
 
 _FITNESS = "share of questions, from 0 to 1"
-
-
-class _Drawn(Struct, frozen=True):
-    """A share and its interval, in per cent; `sure` where it differs from that of all together."""
-
-    low: float
-    high: float
-    at: float
-    sure: bool
 
 
 def steps(run: Run) -> Markup:
@@ -75,9 +65,7 @@ def operators(run: Run) -> Markup:
 def _operator(name: str, one: OperatorStats, overall: float) -> Sequence[Cell]:
     rate, span = one.better / one.tried, wilson(one.better / one.tried, one.tried)
     sure = not span.low - 1e-9 <= overall <= span.high + 1e-9
-    low, high, at = (round(100 * share, 2) for share in (span.low, span.high, rate))
-    drawn = _Drawn(low, high, at, sure)
-    bar = render("interval.html", drawn=drawn, zero=round(100 * overall, 2))
+    bar = interval(100 * span.low, 100 * span.high, 100 * rate, 100 * overall, sure=sure)
     figures = (one.tried, one.better, one.fell_back, one.failed)
     return (words_of(name), f"{rate:.0%}", bar, *map(words.count, figures))
 
