@@ -11,6 +11,7 @@ from rich.table import Table
 from shoal.backends.config import load_config
 from shoal.backends.loop import run as run_program
 from shoal.cli.evolve_opening import continued
+from shoal.cli.options import spending
 from shoal.cli.plan_table import amount, print_plan
 from shoal.evolution import Evolution
 from shoal.evolution.costs import Begun, EvolutionPlan, Ways, plan_breeding, plan_gepa
@@ -27,7 +28,8 @@ def plan_evolution(evolution: Evolution, options: dict[str, Any]) -> int:
     begun = Begun(*begun_in(continued(options), evolution.identity(), from_start=gepa))
     prices = prices_of(load_config(Path(options["config"]) if options["config"] else None))
     pilot = Pilot(options["pilot"], options["seed"]) if options["pilot"] else None
-    plan = run_program(_planned(evolution, begun, Ways(prices, pilot)))
+    with spending(options):
+        plan = run_program(_planned(evolution, begun, Ways(prices, pilot)))
     if options["as_json"]:
         click.echo(msgspec.json.encode(plan))
         return 0

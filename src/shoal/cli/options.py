@@ -12,7 +12,8 @@ from shoal.backends import BaseModel
 from shoal.backends.config import load_config
 from shoal.errors import UsageError
 from shoal.evaluation.datasets.naming import suggested_for
-from shoal.runtime import replay, scope
+from shoal.runtime import budget, replay, scope
+from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied
 from shoal.runtime.types import SamplingParams, sampling_params
 from shoal.techniques.opening import from_bases, open_cache, opener
@@ -72,6 +73,12 @@ pilot_options = stacked(
     click.option("--pilot", type=click.IntRange(4), metavar="K", help="Run K rows for real, and predict from them."),
     click.option("--pilot-seed", type=int, default=0, metavar="N", help="Which rows: another seed, other rows."),
 )
+
+
+def spending(options: dict[str, Any]) -> AbstractContextManager[None]:
+    """What is asked in the body spends from --budget, where it is given: the rows of a pilot."""
+    return scope.setting(budget.current, Budget.parse(options["budget"])) if options["budget"] else nullcontext()
+
 
 model_options = stacked(
     click.option("-m", "--model", default="local", show_default=True, metavar="SPEC", help="The model to ask."),

@@ -19,6 +19,7 @@ from shoal.cli.options import (
     pilot_options,
     row_options,
     sampling_options,
+    spending,
     with_suggestions,
 )
 from shoal.cli.plan_table import print_plan
@@ -52,6 +53,7 @@ from shoal.techniques.spec import OpenBase
 @sampling_options
 @score_options
 @pilot_options
+@click.option("--budget", metavar="calls=,tokens=,seconds=", help="What a pilot may spend.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(data: str | None, **options: Any) -> int:
@@ -102,7 +104,8 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
 
     with registry.using(model), _earlier(directory, resumed=resumed, cache=not options["no_cache"]) as (done, kept):
         sample_as_told(options)
-        return run_program(made(done, kept))
+        with spending(options):
+            return run_program(made(done, kept))
 
 
 def _opener(options: dict[str, Any]) -> OpenBase:
