@@ -102,8 +102,8 @@ def test_defaults_are_the_predecessors(capsys: pytest.CaptureFixture[str]) -> No
     )
     assert code == 0
     # 100 founders of 3 prompts; 100 + 20 * 50 units on 24 questions, 2 calls each
-    assert "founders       300" in out
-    assert "fitness        52,800" in out
+    assert "founders 300 calls" in " ".join(out.split())
+    assert "fitness 48 – 52,800 calls" in " ".join(out.split())
     assert not Path("f", "good", "RUN_0").exists()
 
 
@@ -132,7 +132,7 @@ def test_options_may_be_spelt_so(capsys: pytest.CaptureFixture[str], spelt: tupl
         "--plan",
     )
     assert code == 0
-    assert "founders       18" in out
+    assert "founders 18 calls" in " ".join(out.split())
 
 
 def test_what_is_cut_too_short_is_asked_about(capsys: pytest.CaptureFixture[str]) -> None:
@@ -440,3 +440,83 @@ def test_a_preset_does_not_act_on_the_terminal() -> None:
     written = toml(text)
     assert written.isprintable()
     assert tomllib.loads(f"a = {written}")["a"] == text
+
+
+def asked() -> int:
+    return len(Path("asked.txt").read_text().splitlines()) if Path("asked.txt").exists() else 0
+
+
+def counting() -> None:
+    Path("c.py").write_text(
+        "import pathlib\nfrom m import says\n\ndef counted(request):\n"
+        "    with pathlib.Path('asked.txt').open('a') as file:\n        file.write('once\\n')\n"
+        "    return says(request)\n"
+    )
+
+
+def plan(capsys: pytest.CaptureFixture[str], *arguments: str) -> Any:
+    code, out, _ = shoal(capsys, *arguments, "--plan", "--json")
+    assert code == 0
+    return json.loads(out)
+
+
+def test_a_plan_holds_and_asks_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    counting()
+    of = [("scripted/c.py:counted" if word == MODEL[1] else word) for word in EVOLVE]
+    told = plan(capsys, *of)
+    assert asked() == 0
+    assert not Path("f", "good", "RUN_0").exists()
+    assert shoal(capsys, *of, "--quiet")[0] == 0
+    assert told["total"]["calls"]["least"] <= asked() <= told["total"]["calls"]["most"]
+    assert set(told["parts"]) == {"founders", "fitness", "mutations", "held-out rows"}
+    done = plan(capsys, *of, "--continue_run_number", "0")
+    assert done["total"]["calls"] == {"least": 0, "most": 0, "source": done["total"]["calls"]["source"]}
+    more = plan(capsys, *of, "--continue_run_number", "0", "--evolution_generations", "3")
+    assert 0 < more["total"]["calls"]["most"] < told["total"]["calls"]["most"]
+    code, _, err = shoal(capsys, *of, "--continue_run_number", "0", "--seed", "9", "--plan")
+    assert code == 2
+    assert "seed" in err
+
+
+def test_a_pilot_of_a_plan_asks_so_many_questions(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    counting()
+    of = [("scripted/c.py:counted" if word == MODEL[1] else word) for word in EVOLVE]
+    told = plan(capsys, *of, "--pilot", "4", "--no-cache")
+    assert told["total"]["pilot"]["calls"] == asked() > 0
+    code, out, _ = shoal(capsys, *of, "--plan")
+    assert code == 0
+    assert "critical path" in out
+    assert "a row" not in out
+    code, _, err = shoal(capsys, *of, "--pilot", "4")
+    assert (code, "--pilot is for --plan" in err) == (2, True)
+
+
+def test_a_server_that_is_not_there_is_planned_without_its_key(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("shoal.toml").write_text(
+        '[endpoints.lab]\nbase_url = "http://127.0.0.1:9/v1"\napi_key = "${NO_SUCH_KEY}"\n'
+        '[prices."lab/m"]\ninput = 1.0\noutput = 10.0\n'
+    )
+    of = [("lab/m" if word == MODEL[1] else word) for word in EVOLVE]
+    total = plan(capsys, *of)["total"]
+    assert 0 < total["dollars"]["least"] < total["dollars"]["most"]
+    assert total["seconds"]["least"] > 0
+
+
+def test_a_plan_of_gepa_holds_and_a_finished_run_has_little_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    counting()
+    of = [("scripted/c.py:counted" if word == MODEL[1] else word) for word in EVOLVE]
+    of += ["--optimizer", "gepa", "--rollouts", "40", "--validation", "4", "--test_noCoT"]
+    told = plan(capsys, *of)
+    assert asked() == 0
+    assert shoal(capsys, *of, "--quiet")[0] == 0
+    assert told["total"]["calls"]["least"] <= asked() <= told["total"]["calls"]["most"]
+    assert told["parts"]["rollouts"]["most"] == 40
+    done = plan(capsys, *of, "--continue_run_number", "0")["total"]
+    assert (done["kept"], done["calls"]["least"]) == (asked(), 0)

@@ -267,6 +267,17 @@ def test_many_differences_fold_away() -> None:
     assert "175 more" in page.text
 
 
+def test_a_pair_picked_from_many_is_judged_as_one_of_many() -> None:
+    """Best and cheapest are picked for their figures: of all pairs some have a small p by chance."""
+    arms = [arm(f"t{i}", 0.5 + i / 100, 100 * (i + 1 if i else 50)) for i in range(8)]
+    found = comparison(arms, p=0.02)
+    first = tuple(msgspec.structs.replace(one, adjusted=0.14) for one in found.differences[:7])
+    found = msgspec.structs.replace(found, differences=first + found.differences[7:])
+    said = " ".join(verdict(found)).replace("\xa0", " ")
+    assert "hardly explains" not in said
+    assert "(p = 0.42 adjusted for several comparisons)" in said  # 21 pairs without the first
+
+
 @pytest.mark.parametrize(
     ("found", "said"),
     [
@@ -282,9 +293,11 @@ def test_many_differences_fold_away() -> None:
             comparison([arm("a", 0.4, 100), arm("b", 0.45, 2500), arm("c", 0.5, 5000)], p=0.21, metric="F1"),
             [
                 "c did best: its F1 is 0.500 on 200 rows (95 % interval 0.430 to 0.570), 0.050 above b "
-                "for 2.0 times the tokens, a difference that may well be chance (p = 0.21).",
+                "for 2.0 times the tokens, a difference that may well be chance "
+                "(p = 0.63 adjusted for several comparisons).",
                 "The cheapest, a, reaches 0.400 at 100 tokens and $0.0001 a row; c gets 0.100 more at 5,000 tokens and "
-                "$0.0001 a row, 50 times the tokens, a difference that may well be chance (p = 0.21).",
+                "$0.0001 a row, 50 times the tokens, a difference that may well be chance "
+                "(p = 0.63 adjusted for several comparisons).",
                 "On these rows 2 techniques cannot be told from the best; the cheapest of them, a, takes 100 tokens "
                 "and $0.0001 a row.",
             ],

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -42,6 +43,7 @@ from shoal.evolution import (
 )
 from shoal.evolution.folder import RunFolder
 from shoal.evolution.generation import Generation
+from shoal.evolution.report import write
 from shoal.evolution.statistics import GenerationStats
 from shoal.runtime.budget import Budget
 from shoal.runtime.types import Completion, Request
@@ -486,7 +488,8 @@ def test_killed_runs_end_as_one_that_was_not_and_print_nothing(tmp_path: Path) -
 
     def go(place: str, kill: int) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", PROGRAM, str(tmp_path / place), str(kill)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        path = {**os.environ, "PYTHONPATH": ":".join(sys.path)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=path)
 
     assert go("whole", 0).returncode == 0
     for kill in (5, 40, 70):
@@ -558,6 +561,14 @@ def test_the_folder_tells_what_was_tried(tmp_path: Path) -> None:
     assert not {path.suffix for path in tmp_path.rglob("*")} & {".bin", ".pkl", ".pickle"}
     with RunFolder(tmp_path, {**config["options"]}) as folder:
         assert len(folder.kept) == len(result.history)
+
+
+def test_the_report_of_a_run_is_written_from_its_folder(tmp_path: Path) -> None:
+    result = bred(tmp_path)
+    write(tmp_path)
+    report = (tmp_path / "report.html").read_text()
+    assert result.prompts[0] in report
+    assert "reflection" in report
 
 
 # Hostile texts

@@ -70,8 +70,8 @@ class BaseModel:
         standing_in = dry.stand_in.get()
         return await (self._model if standing_in is None else standing_in(self))(placed(request))
 
-    def with_cache(self, cache: DrawCache) -> "BaseModel":
-        """A model over the same backend that keeps its draws in `cache`. Whoever made the backend closes it."""
+    def with_cache(self, cache: DrawCache | None) -> "BaseModel":
+        """A model over the same backend that keeps its draws in `cache`, if any. Whoever made the backend closes it."""
         return BaseModel(self.backend, cache=cache, limits=self.limits, retry=self._retry)
 
     def register(self) -> None:

@@ -49,6 +49,10 @@ class Journal:
         """Of every row kept, by its number, whether it failed."""
         return {number: bool(failed) for number, failed in self.store.rows("SELECT number, failed FROM row")}
 
+    def drawn(self, after: int) -> int:
+        """How many draws are owned by rows with higher numbers."""
+        return int(self.store.rows("SELECT COUNT(*) FROM draw WHERE owner > ?", (after,))[0][0])
+
     def begun(self) -> set[int]:
         """The numbers of the rows that have asked for something, finished or not."""
         return {number for (number,) in self.store.rows("SELECT DISTINCT owner FROM draw")}

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from shoal.backends.config import Config, load_config
+from shoal.backends.config import Config, load_config, without_keys
 from shoal.backends.loop import run as run_program
 from shoal.cli.asking import given_scorer, request_maker
 from shoal.cli.options import SAMPLING, sampling_options, with_suggestions
@@ -27,6 +27,8 @@ from shoal.evaluation.comparing.work import Asked
 from shoal.runtime.budget import Budget
 from shoal.techniques.opening import opener
 
+_TRIED_ON = 10  # rows that an equal budget's sizes are tried on
+
 
 @click.command()
 @click.argument("data")
@@ -39,7 +41,8 @@ from shoal.techniques.opening import opener
 @click.option("--no-plain", is_flag=True, help="Leave out the model by itself.")
 @click.option("--curve", is_flag=True, help="Show every technique at smaller sizes, too.")
 @click.option("--equal-budget", metavar="tokens=|calls=|dollars=", help="Choose each technique's size by a row's cost.")
-@click.option("--pilot", type=click.IntRange(1), default=10, show_default=True, help="Rows that sizes are tried on.")
+@click.option("--plan", is_flag=True, help="Say what the comparison will cost, and make none.")
+@click.option("--pilot", type=click.IntRange(1), metavar="K", help="Rows to try sizes on (10), to run for --plan.")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="As of other commands.")
 @click.option("--replay", is_flag=True, help="Ask nothing: every draw must be in the report directory.")
 @sampling_options
@@ -66,15 +69,25 @@ def compare(data: str, **options: Any) -> int:
         config,
         options["title"],
         equal,
-        options["pilot"],
+        options["pilot"] or _TRIED_ON,
         budget,
         options["replay"],
         (shlex.join(["shoal", *sys.argv[1:]]),) if sys.argv[1:2] == ["compare"] else (),
     )
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
+        if options["plan"]:
+            return _plan(_asked(data, Path(scratch), config, options), wanted, (directory, settings), options)
         asked = _asked(data, Path(scratch), config, options)
         with Comparing(asked, wanted, directory, settings) as comparing:
             return run_program(_execute(comparing, options))
+
+
+def _plan(asked: Asked, wanted: Wanted, comparison: tuple[Path, Settings], options: dict[str, Any]) -> int:
+    from shoal.cli.compare_plan import plan_compare, print_comparison_plan
+
+    plan = plan_compare(asked, wanted, comparison, rows=options["pilot"])
+    print_comparison_plan(plan, as_json=options["as_json"])
+    return 0
 
 
 async def _execute(comparing: Comparing, options: dict[str, Any]) -> int:
@@ -129,7 +142,8 @@ def _asked(data: str, scratch: Path, config: Config, options: dict[str, Any]) ->
     """What every row asks, and how its answers are rated: checked before anything is spent."""
     options = options | {"bare": False}
     rows = rows_of(data, scratch, options)
-    scorer = given_scorer(rows, options, opener(config))
+    unasked = options["plan"] and not options["pilot"]
+    scorer = given_scorer(rows, options, opener(without_keys(config) if unasked else config))
     if scorer is None:
         raise UsageError("--answer COLUMN is needed: the column with the expected answer")
     request_of = request_maker(rows, options)

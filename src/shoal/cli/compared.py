@@ -94,17 +94,16 @@ def _cells(comparison: Comparison, arm: Arm, first: Arm, difference: Difference 
     baseline = first.prompt_tokens + first.completion_tokens
     ratio = f" ×{tokens / baseline:.2g}" if baseline and arm is not first else ""
     p = None if difference is None else difference.adjusted
-    rows = comparison.rows
     return [
         Text("◆\N{NO-BREAK SPACE}" if arm.frontier else "\N{NO-BREAK SPACE}" * 2, style="green")
         + Text(words.short(arm.name, _NAME)),
         Text(_figure(comparison, arm)),
         Text("" if difference is None else _change(comparison, difference)),
         Text(_p(p), style="bold" if p is not None and p < LEVEL else "dim"),
-        Text(f"{arm.calls / rows:,.3g}"),
-        Text(f"{tokens / rows:,.0f}{ratio}"),
+        Text(f"{arm.calls / arm.costed:,.3g}"),
+        Text(f"{tokens / arm.costed:,.0f}{ratio}"),
         Text("" if arm.seconds is None else f"{arm.seconds:.1f}"),
-        Text("" if arm.dollars is None else f"{arm.dollars / rows:.2g}"),
+        Text("" if arm.dollars is None else f"{arm.dollars / arm.costed:.2g}"),
     ]
 
 

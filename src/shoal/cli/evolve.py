@@ -45,7 +45,11 @@ def _evolve(options: dict[str, Any]) -> int:
     _say_what_is_odd(day_care, task, options)
     evolution = evolution_of(day_care, task, options)
     if options["plan"]:
-        return _plan(evolution)
+        from shoal.cli.evolve_plan import plan_evolution
+
+        return plan_evolution(evolution, options)
+    if options["pilot"]:
+        raise UsageError("--pilot is for --plan")
     if evolution.limit.calls is not None and not isinstance(evolution, GepaEvolution):
         _compare_with_plan(evolution, evolution.limit.calls)
     return run_program(execute(evolution, day_care, options))
@@ -86,22 +90,3 @@ def _compare_with_plan(evolution: Evolution, calls: int) -> None:
     expected = run_program(counted(evolution.run)).expected
     if expected > calls:
         click.echo(f"note: about {expected:,.0f} calls are expected; the budget of {calls:,} may end the run", err=True)
-
-
-def _plan(evolution: Evolution) -> int:
-    if isinstance(evolution, GepaEvolution):
-        click.echo(f"questions      at most {evolution.pool.most:,}")
-        click.echo(f"reflections    at most {evolution.reflections:,}")
-        click.echo(f"held-out rows  {2 * len(evolution.run.task.held_out):,} questions")
-        return 0
-    plan = run_program(counted(evolution.run))
-    parts = {
-        "founders": f"{plan.founders:,}",
-        "fitness": f"{plan.fitness:,}",
-        "mutations": f"{plan.mutations:,.0f}, at most {plan.most_mutations:,}",
-        "held-out rows": f"{plan.held_out:,}",
-        "in all": f"{plan.expected:,.0f} calls, at most {plan.most:,}",
-    }
-    for name, figure in parts.items():
-        click.echo(f"{name:14} {figure}")
-    return 0

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from shoal.backends import BaseModel
-from shoal.backends.config import Config, load_config
+from shoal.backends.config import Config, load_config, without_keys
 from shoal.cli.evolve_options import batch_size, remembered, weights
 from shoal.cli.options import data_path
 from shoal.errors import UsageError, did_you_mean
@@ -62,7 +62,7 @@ def task_of(day_care: DayCare, options: dict[str, Any]) -> Task:
     held_out = options["held_out"]
     scorer = None
     if options["scorer"]:
-        cache = open_cache(not options["no_cache"])
+        cache = open_cache(_cached(options))
         scorer = open_scorer(options["scorer"], opener(_config(options), cache=cache))
     apart = None if held_out in ("half", "none") else data_path(held_out)
     return day_care.task(_suite(day_care, options), apart, scorer)
@@ -109,7 +109,7 @@ def model_of(options: dict[str, Any]) -> BaseModel | Applied:
     spec = f"gguf/{name}" if name.endswith(".gguf") and not name.startswith("gguf/") else name
     try:
         return open_model(
-            spec, config=_config(options), cache=not options["no_cache"], max_in_flight=options["client_batch_size"]
+            spec, config=_config(options), cache=_cached(options), max_in_flight=options["client_batch_size"]
         )
     except UsageError as error:
         if str(error).startswith("unknown model") and (Path(name).is_dir() or "/" in name):
@@ -175,4 +175,14 @@ def place_of(day_care: DayCare, options: dict[str, Any]) -> Path:
 
 
 def _config(options: dict[str, Any]) -> Config:
-    return load_config(Path(options["config"]) if options["config"] else None)
+    """Endpoints and prices; without keys where nothing will be asked."""
+    config = load_config(Path(options["config"]) if options["config"] else None)
+    return without_keys(config) if _only_planned(options) else config
+
+
+def _cached(options: dict[str, Any]) -> bool:
+    return not options["no_cache"] and not _only_planned(options)
+
+
+def _only_planned(options: dict[str, Any]) -> bool:
+    return bool(options["plan"]) and not options["pilot"]

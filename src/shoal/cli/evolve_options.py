@@ -38,7 +38,7 @@ _WITHOUT_MEANING = {
 }
 # Of this process, not of the run: a run that is continued does not remember them.
 _OF_THE_PROCESS = (
-    "continue_run_number", "run_dir", "budget", "plan", "as_json", "quiet", "convert", "report", "verbose",
+    "continue_run_number", "run_dir", "budget", "plan", "pilot", "as_json", "quiet", "convert", "report", "verbose",
     "client_batch_size", "config", *_WITHOUT_MEANING,
 )  # fmt: skip
 # A folder may come from somebody else, with its runs: what is run or loaded is for the command line to say.
@@ -118,7 +118,8 @@ _OPTIONS = (
     _number("--validation", help="gepa: rows that prompts are ranked by; default half, at most 50."),
     _number("--parallel", help="gepa: parents drawn at once; default 1."),
     click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent."),
-    click.option("--plan", is_flag=True, help="Say how many calls it takes, and ask nothing."),
+    click.option("--plan", is_flag=True, help="Say what the run will cost, and ask nothing."),
+    _number("--pilot", least=4, help="With --plan: put N questions to the seed prompt, and predict from them."),
     click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: FOLDER/TASK/RUN_n."),
     click.option("--config", type=click.Path(dir_okay=False), metavar="FILE", help="Default ./shoal.toml."),
     _flag("--no-cache", help="Neither read nor write the draw cache."),

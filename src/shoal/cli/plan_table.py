@@ -22,8 +22,8 @@ _SOURCES = {
 }
 
 
-def print_plan(plan: Plan, *, as_json: bool = False) -> None:
-    """Print a plan on standard output."""
+def print_plan(plan: Plan, *, as_json: bool = False, of_rows: bool = True) -> None:
+    """Print a plan on standard output; one that is not `of_rows` is of a run as a whole."""
     if as_json:
         click.echo(msgspec.json.encode(plan))
         return
@@ -36,7 +36,7 @@ def print_plan(plan: Plan, *, as_json: bool = False) -> None:
     facts.add_column(style="bold")
     facts.add_column()
     facts.add_column(style="dim")
-    for name, figure, source in _facts(plan):
+    for name, figure, source in _facts(plan, of_rows=of_rows):
         facts.add_row(name, figure, source)
     console.print(facts)
     if len(plan.models) > 1:
@@ -60,15 +60,16 @@ def headline(plan: Plan) -> str:
     return ", ".join(parts)
 
 
-def _facts(plan: Plan) -> Iterator[tuple[str, str, str]]:
+def _facts(plan: Plan, *, of_rows: bool) -> Iterator[tuple[str, str, str]]:
     done = [f"{words.count(plan.done)} done" if plan.done else "", _pilot_rows(plan)]
     also = ", ".join(part for part in done if part)
-    yield "rows", words.count(plan.left) + (f" ({also})" if also else ""), ""
+    if of_rows:
+        yield "rows", words.count(plan.left) + (f" ({also})" if also else ""), ""
     yield "calls", amount(plan.calls), _source(plan.calls)
     if plan.kept:
         yield "kept already", words.count(plan.kept), "cost nothing"
     yield "wire requests", amount(plan.wire_requests), _source(plan.wire_requests)
-    yield "critical path", f"{_some(plan.path, 'call')} a row", _source(plan.path)
+    yield "critical path", _some(plan.path, "call") + (" a row" if of_rows else ""), _source(plan.path)
     yield "steps", f"{_some(plan.steps, 'round')} of requests", _source(plan.steps)
     yield "prompt tokens", amount(plan.prompt_tokens), _tokens(plan)
     yield "completion tokens", amount(plan.completion_tokens), _completion(plan)

@@ -111,6 +111,10 @@ async def _execute(
     models = [model, *(scorer.models if scorer else ())]
     if scorer:
         await scorer.need()
+    if not options["program"]:  # which may do more than ask
+        from shoal.planning.checking import refuse_impossible
+
+        await refuse_impossible(model, lambda: program(next(iter(batch.rows))))
     task = asyncio.ensure_future(batch.execute(program, budget))
     stop_on_signals(batch, models, task)
     try:

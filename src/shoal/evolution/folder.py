@@ -56,20 +56,8 @@ class RunFolder:
             raise
 
     def _check(self, options: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        config, facts = self.path / "_config.json", dict(about)
-        asked = msgspec.json.decode(_encode(options))
-        if config.exists():
-            try:
-                before = msgspec.json.decode(config.read_bytes())
-                version, known = before["format"], flat(before["options"])
-            except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
-                raise CorruptStore(f"{config}: damaged ({error}); move {self.path} away to start anew") from None
-            if version != _FORMAT:
-                raise RunError(f"{config}: of format {version}, this version writes {_FORMAT}; choose another folder")
-            _compare(self.path, known, flat(asked))
-            facts = {**before.get("about", {}), **facts}
-        elif (self.path / "journal.sqlite").exists():
-            raise CorruptStore(f"{self.path}: a journal without its _config.json; move it away to start anew")
+        config, asked = self.path / "_config.json", msgspec.json.decode(_encode(options))
+        facts = {**_refuse_other(self.path, asked), **about}
         _replace(config, {"format": _FORMAT, "note": _ABOUT, "options": asked, "about": facts}, durable=True)
 
     def _read(self) -> list[Kept]:
@@ -132,6 +120,23 @@ class RunFolder:
         self._lock.release()
 
 
+def begun_in(path: Path, options: Mapping[str, Any], *, from_start: bool = False) -> tuple[int, int]:
+    """Of the run in a folder: how many generations are complete, and how many draws there are of those that are not.
+
+    `from_start` is of a run that begins again on all that it has: none is complete, and all draws are told. Nothing is
+    written. RunError names the first option that differs.
+    """
+    _refuse_other(path, msgspec.json.decode(_encode(options)))
+    if not (path / "journal.sqlite").exists():
+        return 0, 0
+    journal = Journal(path / "journal.sqlite", read_only=True)
+    try:
+        complete = 0 if from_start else sum(1 for _ in journal.records())
+        return complete, journal.drawn(complete - 1)
+    finally:
+        journal.close()
+
+
 def new_run(parent: Path) -> Path:
     """A new folder RUN_<n> in `parent`, n one more than the last."""
     number = max(runs(parent), default=-1) + 1
@@ -188,6 +193,24 @@ def flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in options.items():
         found.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value})
     return found
+
+
+def _refuse_other(path: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder's _config.json says beside its options; RunError where those are others than `asked`."""
+    config = path / "_config.json"
+    if not config.exists():
+        if (path / "journal.sqlite").exists():
+            raise CorruptStore(f"{path}: a journal without its _config.json; move it away to start anew")
+        return {}
+    try:
+        before = msgspec.json.decode(config.read_bytes())
+        version, known, facts = before["format"], flat(before["options"]), before.get("about", {})
+    except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
+    if version != _FORMAT:
+        raise RunError(f"{config}: of format {version}, this version writes {_FORMAT}; choose another folder")
+    _compare(path, known, flat(asked))
+    return dict(facts)
 
 
 def _compare(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -144,7 +144,7 @@ class GepaEvolution(Evolution):
                 f"{self.validation} of them for validation; allow more, or set validation lower"
             )
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
         own = structs.asdict(self.gepa) | {"validation": self.validation, "version": self._version}
         own["model"] = [*identities(self.reflection_model), names(self.reflection_model)[1]]
         settings = {"seed": self.run.settings.seed, "variants": self.run.settings.variants}

@@ -178,7 +178,7 @@ class Evolution:
         with ExitStack() as scopes:
             place = Path(run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
             about = self.options.get("about")
-            folder = scopes.enter_context(RunFolder(place, self._identity(), about=about))
+            folder = scopes.enter_context(RunFolder(place, self.identity(), about=about))
             scopes.enter_context(registry.using(self.model))
             scopes.enter_context(scope.setting(budgets.current, self.limit))
             await asyncio.to_thread(folder.begin)
@@ -195,7 +195,8 @@ class Evolution:
             await asyncio.to_thread(folder.write_end, self.run.mutation_prompts, about_result, ended)
             return result if run_dir else structs.replace(result, run_dir=None)
 
-    def _identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, Any]:
+        """What makes the run this run, as its folder has it."""
         return options_of(self.run, self.model)
 
     async def _breed(self, folder: RunFolder, draws: Draws) -> str:

@@ -11,7 +11,7 @@ from msgspec import Struct, field, structs
 
 from shoal.backends import BaseModel
 from shoal.backends.embedded import EmbeddedBackend
-from shoal.errors import BudgetExceeded
+from shoal.errors import BudgetExceeded, NotCached
 from shoal.planning.replies import Replies, longest
 from shoal.runtime import dry, replay, scope
 from shoal.runtime.backend import Draws, Outcome, scores
@@ -183,6 +183,8 @@ class _StandIn:
             if followed is not None:
                 followed.kept[self.base.name] = followed.kept.get(self.base.name, 0) + 1
             return had.cached()
+        if replay.offline.get():
+            raise NotCached(f"not asked before in this dry run: {request.text[-200:]!r}")
         completion = await self._scheduler(request)
         self._known[key] = completion.cached()
         if followed is not None:

@@ -62,3 +62,13 @@ def measured_seconds(
         at_once = min(at_once, bases[model.model].scheduler.max_in_flight / max(wires, 1e-9))
     least = measured.row_seconds * max(1.0, rest / max(at_once, ran))
     return Figure(least, max(least, measured.report.seconds * math.ceil(rest / ran)), "pilot")
+
+
+def predicted_seconds(measured: Measured, calls: Figure, steps: Figure) -> Figure | None:
+    """Seconds for so many calls in so many rounds: from all of a round at once to no more at once than in the pilot."""
+    paid = sum(measured.values("calls"))
+    if not measured.timed or not paid:
+        return None
+    one = measured.row_seconds / (paid / len(measured.rows))
+    least = steps.least * one
+    return Figure(least, max(least, calls.most * measured.report.seconds / paid, steps.most * one), "pilot")

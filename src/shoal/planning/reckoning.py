@@ -135,7 +135,7 @@ class Reckoning:
         """Prompt tokens a call, and whether the model's tokenizer counted them."""
         rates, counted = [], False
         for tally in self._tallies(base):
-            tokens, counted = await _prompt_tokens(base, tally)
+            tokens, counted = await counted_prompts(base, tally)
             rates.append(tokens / tally.calls if tally.calls else 0.0)
         return (min(rates), max(rates)), counted
 
@@ -195,7 +195,7 @@ def priced(plan: ModelPlan, base: BaseModel, prices: Mapping[str, Price]) -> Mod
     return structs.replace(plan, dollars=Figure(least, most, source), price=found)
 
 
-async def _prompt_tokens(base: BaseModel, tally: Tally) -> tuple[float, bool]:
+async def counted_prompts(base: BaseModel, tally: Tally) -> tuple[float, bool]:
     """The tokens of all prompts, and whether the model's tokenizer counted them, or some to stand for all."""
     if not in_process(base) or not base.backend.capabilities.count_tokens or not tally.requests:
         return estimated_tokens(tally.characters), False

@@ -23,7 +23,10 @@ from shoal.errors import AuthenticationFailed, BudgetExceeded, CorruptStore, Not
 from shoal.evaluation.comparing import result
 from shoal.evaluation.comparing.result import Arm, Comparison
 from shoal.evaluation.comparing.statistics import mcnemar, wilson
+from shoal.evaluation.comparing.wording import significance
 from shoal.evaluation.datasets import DATASETS
+from shoal.evaluation.report.numbers import tokens_per_row
+from shoal.evaluation.report.verdict import verdict
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import apply
 from shoal.runtime.types import Completion, Request, Usage
@@ -217,6 +220,15 @@ def test_a_curve_goes_as_far_as_the_budget_does() -> None:
     assert [point.n for point in found.arms[0].curve] == [2, 4, 8, 11]
 
 
+def test_techniques_that_a_budget_makes_alike_are_compared_once() -> None:
+    model, _ = model_of(lambda r: Completion(f"#### {r.sample}", usage=Usage(1, 1, 1)))
+    techniques = ["self_consistency(n=8)", "re_reading", "self_consistency(n=4)"]
+    options: Any = {"answer": "answer", "equal_budget": "calls=6"}
+    found = shoal.compare([{"prompt": "Q", "answer": "0"}], techniques, model=model, **options)
+    assert [each.name for each in found.arms] == ["plain", "self_consistency(n=6)", "re_reading"]
+    assert "self_consistency(n=4) comes to self_consistency(n=6) as well: compared once" in found.notes
+
+
 def test_calls_and_dollars_are_budgets_too() -> None:
     rows = [{"prompt": "Q", "answer": "0"}]
     model, _ = model_of(lambda r: Completion(f"#### {r.sample}", usage=Usage(1, 1, 1)), name="m")
@@ -302,6 +314,10 @@ def test_what_a_judge_asks_is_kept_and_is_no_part_of_what_an_arm_cost(tmp_path: 
     assert found.rows == 3
     assert [each.value for each in found.arms] == pytest.approx([0.2, 0.9])
     assert [each.calls for each in found.arms] == [4, 8]
+    assert [tokens_per_row(each) for each in found.arms] == [5, 10]  # of all rows, as the calls
+    both = shoal.compare(rows, ["self_consistency(n=2)", "self_consistency(n=3)"], model=model, **options)
+    paid = next(note for note in both.notes if "tokens paid" in note)
+    assert paid == "80 tokens paid for all arms together; each alone: 120"  # nothing of the judge's
     assert any("1 row left out: the scorer came to no score" in note for note in found.notes)
     asked = (tmp_path / "judged").read_text().splitlines()
     again = shoal.compare(rows, ["self_consistency(n=1..2)"], model=model, replay=True, **options)
@@ -335,6 +351,36 @@ def test_draws_of_one_question_travel_together_and_requests_are_told(tmp_path: P
     assert [each.calls for each in found.arms] == [5, 40, 20]
     assert len({each.prompt_tokens for each in found.arms}) == 1  # alone, each has its prompts carried once
     assert any("tokens are estimated" in note for note in found.notes)
+
+
+async def answerless(model: object, request: Request) -> Completion:
+    raise AuthenticationFailed("the key is refused", endpoint="m")
+
+
+def test_what_answers_nothing_is_not_cheap() -> None:
+    """An arm of which every row failed spent nothing: it is on no frontier, and no other is measured by its price."""
+    rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(4)]
+    model, _ = model_of(lambda _: "x")
+    found = shoal.compare(rows, [answerless, "self_consistency(n=3)"], model=model, answer="answer")
+    assert [each.frontier for each in found.arms] == [True, False, False]
+    assert not any("answerless" in sentence for sentence in verdict(found))
+    assert any("4 AuthenticationFailed): " in note and "the key is refused" in note for note in found.notes)
+    nothing = shoal.compare(rows, [answerless], model=model, answer="answer", plain=False)
+    assert verdict(nothing) == [significance(nothing)] == ["Every row failed, so that nothing was measured."]
+
+
+def test_a_curve_over_rows_that_failed_says_so() -> None:
+    """The draw that failed is not in the pool, nor is what would have been asked after it."""
+
+    def script(request: Request) -> str:
+        if request.text == "Q1" and request.sample == (3,):
+            raise AuthenticationFailed("no", endpoint="m")
+        return "x"
+
+    rows = [{"prompt": f"Q{i}", "answer": "x"} for i in range(4)]
+    found = shoal.compare(rows, ["self_consistency(n=1..4)"], model=model_of(script)[0], answer="answer", plain=False)
+    assert [point.value for point in found.arms[0].curve] == [0.75] * 3
+    assert any("count as wrong at its smaller sizes, too" in note for note in found.notes)
 
 
 def test_techniques_times_models_and_the_frontier() -> None:

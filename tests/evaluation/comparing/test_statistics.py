@@ -7,7 +7,7 @@ from scipy.stats import binom, binomtest
 from shoal.evaluation.comparing import statistics
 from shoal.evaluation.comparing.result import Interval
 from shoal.evaluation.comparing.statistics import Figures, Rated, averaged, holm, mcnemar, paired_shares, wilson
-from shoal.evaluation.metrics import ACCURACY, Metric, f_beta
+from shoal.evaluation.metrics import ACCURACY, MEAN, Metric, f_beta
 
 
 def test_wilson_is_scipys() -> None:
@@ -146,3 +146,28 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     arm = judged(80, 0.7, 0.8, np.random.default_rng(0))
     assert Figures(f_beta(1), [arm], 4).interval(0) == Figures(f_beta(1), [arm], 4).interval(0)
     assert Figures(f_beta(1), [arm], 4).interval(0) != Figures(f_beta(1), [arm], 5).interval(0)
+
+
+def marked(scores: list[float]) -> Rated:
+    return Rated(scores, [(score, 1.0) for score in scores])
+
+
+def test_right_or_wrong_is_a_share_whatever_the_scorer_calls_its_mean() -> None:
+    """A function of the user's that says yes or no: Wilson and McNemar, as for accuracy."""
+    first, second = marked([1.0] * 6 + [0.0] * 14), marked([1.0] * 15 + [0.0] * 5)
+    mean, accuracy = Figures(MEAN, [first, second]), Figures(ACCURACY, [first, second])
+    assert mean.interval(0) == accuracy.interval(0) == wilson(0.3, 20)
+    assert mean.test(0, 1) == accuracy.test(0, 1)
+    assert mean.test(0, 1).p == pytest.approx(mcnemar(9, 0))
+
+
+@pytest.mark.parametrize("score", [0.7, 0.1, 1 / 3])
+def test_marks_that_are_all_the_same_are_not_taken_for_certain(score: float) -> None:
+    """A judge that gives every row the same mark: sums of such marks differ in their last digits only."""
+    better = score + 0.1
+    figures = Figures(MEAN, [marked([score] * 20), marked([score] * 20), marked([better] * 20)])
+    assert figures.interval(0) == averaged([score] * 20)
+    assert figures.interval(0).high - figures.interval(0).low > 0.05
+    same, apart = figures.test(0, 1), figures.test(0, 2)
+    assert same.interval.low < -0.02 < 0.02 < same.interval.high
+    assert apart.interval.low < 0.08 < apart.value < 0.12 < apart.interval.high < 0.5

@@ -19,7 +19,7 @@ from shoal.techniques.spec import OpenBase, join_spec, parse_spec
 
 _RANGE = re.compile(r"(\w+)\s*=\s*(\d+)\s*\.\.\s*(\d+)")
 PLAIN = "plain"
-_BASE = "the model under the technique"  # no name that a spec can have
+_BASE = "…"  # no name that a spec can have
 
 
 class Candidate(Struct, frozen=True):
@@ -66,8 +66,8 @@ class _Written(Struct, frozen=True):
         return PLAIN if self.technique is None else _named(self.technique)
 
 
-def candidates(wanted: Wanted, cache: DrawCache, config: Config) -> list[Candidate]:
-    """The arms, opened on `cache`. UsageError for what cannot be compared, before anything is asked."""
+def candidates(wanted: Wanted, cache: DrawCache | None, config: Config) -> list[Candidate]:
+    """The arms, opened on `cache`, or without one. UsageError for what cannot be compared, before anything is asked."""
     techniques = [_read(technique) for technique in wanted.techniques]
     if wanted.plain:
         techniques.insert(0, _Written(None))
@@ -106,7 +106,7 @@ def _named(thing: str | Technique | Model) -> str:
 _Pair = tuple[_Written, str | Model]
 
 
-def _opened(pairs: Sequence[_Pair], cache: DrawCache, config: Config) -> list[Model]:
+def _opened(pairs: Sequence[_Pair], cache: DrawCache | None, config: Config) -> list[Model]:
     """Every technique on its model; a base that several have is one, so that their draws are shared."""
     open_base = opener(config, cache=cache)
     seen: dict[int, BaseModel] = {}

@@ -14,7 +14,7 @@ from shoal.evaluation.comparing.arms import Candidate
 from shoal.evaluation.comparing.costs import Prices
 from shoal.evaluation.comparing.pool import Meter
 from shoal.evaluation.comparing.sizes import resized, size_of
-from shoal.evaluation.comparing.work import Work
+from shoal.evaluation.comparing.work import Asked, Work
 from shoal.runtime import budget, replay, scope
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
@@ -66,9 +66,7 @@ class Pilot:
         self.work = work
         self.equal = equal
         self.prices = prices
-        count = work.asked.rows.count
-        numbers = {i * count // min(rows, count) for i in range(min(rows, count))}
-        self.rows = [(number, row) for number, row in enumerate(work.asked.rows) if number in numbers]
+        self.rows = pilot_rows(work.asked, rows)
 
     async def cost(self, model: Model) -> float:
         """The mean cost of a row. Rows that fail are left out; where all do, the first error is raised."""
@@ -94,18 +92,25 @@ class Pilot:
         return float(self.equal.cost(meter.usages, self.prices))
 
 
+def pilot_rows(asked: Asked, rows: int) -> list[tuple[int, Row]]:
+    """So many rows from all parts of the data, with their numbers."""
+    count = asked.rows.count
+    numbers = {i * count // min(rows, count) for i in range(min(rows, count))}
+    return [(number, row) for number, row in enumerate(asked.rows) if number in numbers]
+
+
 async def fitted(candidates: Sequence[Candidate], pilot: Pilot, kept: Path) -> tuple[list[Candidate], list[str]]:
     """Each candidate at the largest size within the budget, and what is to be said of that.
 
     What was chosen is kept in a file, so that a comparison that is resumed goes on with the same arms.
     """
-    sizes = _read(kept)
+    sizes = read_sizes(kept)
     notes: list[str] = []
 
     async def fit(candidate: Candidate) -> Candidate:
         if size_of(candidate.model) is None:
             return candidate
-        key = f"{pilot.equal} on {len(pilot.rows)} rows: {candidate.spec}"
+        key = size_key(pilot.equal, len(pilot.rows), candidate)
         if key not in sizes:
             try:
                 sizes[key] = await largest(lambda n: pilot.cost(resized(candidate.model, n)), pilot.equal.amount)
@@ -114,22 +119,33 @@ async def fitted(candidates: Sequence[Candidate], pilot: Pilot, kept: Path) -> t
             except ShoalError as error:
                 notes.append(f"{candidate.name} is compared as it stands: it failed on the pilot rows ({error})")
                 return candidate
-        return _at(candidate, sizes[key])
+        return at_size(candidate, sizes[key])
 
     found = await gather(*map(fit, candidates))
+    different: dict[str, Candidate] = {}
+    for before, candidate in zip(candidates, found, strict=True):
+        if different.setdefault(candidate.name, candidate) is not candidate:
+            notes.append(f"{before.name} comes to {candidate.name} as well: compared once")
     with atomic_writer(kept) as out:
         out.write(msgspec.json.format(msgspec.json.encode(sizes, order="sorted"), indent=2) + b"\n")
-    return found, notes
+    return list(different.values()), notes
 
 
-def _read(kept: Path) -> dict[str, int]:
+def read_sizes(kept: Path) -> dict[str, int]:
+    """What was chosen before."""
     try:
         return msgspec.json.decode(kept.read_bytes(), type=dict[str, int]) if kept.exists() else {}
     except msgspec.DecodeError as error:
         raise CorruptStore(f"{kept}: damaged ({error}); remove it to choose the sizes anew") from None
 
 
-def _at(candidate: Candidate, size: int) -> Candidate:
+def size_key(equal: EqualBudget, rows: int, candidate: Candidate) -> str:
+    """The name under which a size is kept."""
+    return f"{equal} on {rows} rows: {candidate.spec}"
+
+
+def at_size(candidate: Candidate, size: int) -> Candidate:
+    """The candidate with another size."""
     model = resized(candidate.model, size)
     base, techniques = names(model)
     name = f"{techniques}@{base}" if candidate.name.endswith(f"@{base}") else str(techniques)

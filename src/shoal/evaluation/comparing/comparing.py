@@ -1,6 +1,7 @@
 """One comparison from what is wanted to what was found, in its directory."""
 
 from contextlib import ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -20,6 +21,7 @@ from shoal.evaluation.comparing.result import Comparison, encode
 from shoal.evaluation.comparing.statistics import require
 from shoal.evaluation.comparing.work import Asked, Work
 from shoal.evaluation.scorers import Scorer
+from shoal.planning.checking import refuse_impossible
 from shoal.runtime import replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache
@@ -88,9 +90,13 @@ class Comparing:
     async def run(self) -> Comparison:
         """Run all arms to their end and see what they come to; kept as comparison.json.
 
-        BudgetExceeded where the budget is spent or the work interrupted: the same comparison goes on from there.
+        UsageError for a technique that cannot work with its options, before anything is asked; BudgetExceeded where
+        the budget is spent or the work interrupted: the same comparison goes on from there.
         """
         await self.work.asked.scorer.need()
+        first = self.work.asked.request_of(next(iter(self.work.asked.rows)))
+        for candidate in self.candidates:
+            await refuse_impossible(candidate.model, partial(candidate.model, first))
         try:
             with scope.setting(replay.offline, True) if self.settings.offline else nullcontext():
                 comparison = await self._run()

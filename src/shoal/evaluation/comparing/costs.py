@@ -44,12 +44,13 @@ class Prices:
 class Spent(Struct, frozen=True):
     """An arm's costs: `usages` as if alone, by the identity of the model; `paid` tokens in this comparison.
 
-    `requests` carried its draws to a server; None where the server does not name its replies.
+    `requests` carried its draws, of these `keys`, to a server; None where the server does not name its replies.
     """
 
     usages: dict[str, Usage]
     paid: int
     requests: int | None
+    keys: frozenset[bytes]
     seconds: float | None
 
     @property
@@ -68,5 +69,6 @@ def cost_of(arm: Arm, pool: Pool, latencies: Latencies) -> Spent:
         pool.usages((key, usage) for key, usage, _ in draws),
         sum(usage.total_tokens for _, usage, _ in draws),
         len(replies) if replies and None not in replies else None,
+        frozenset(key for key, _, _ in draws),
         mean_seconds(arm.place.journal, latencies),
     )

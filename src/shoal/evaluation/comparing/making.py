@@ -19,8 +19,10 @@ from shoal.evaluation.comparing.statistics import Figures, Rated, holm
 from shoal.evaluation.comparing.work import Arm, Asked, Work
 from shoal.runtime.types import Request
 from shoal.traces import words
+from shoal.traces.data import Failure
 
 _LONGEST = 2_000  # characters of a text in the example
+_SHORT = 160  # of an error
 
 
 class Finished(Struct, frozen=True):
@@ -108,11 +110,15 @@ async def _arm(finished: Finished, i: int, prices: Prices) -> result.Arm:
         prices.dollars(spent.usages),
         frontier=False,
         curve=await curve(finished.work, arm, finished.kept, whole),
+        asked=rows,
     )
 
 
 def _on_frontier(arms: Sequence[result.Arm]) -> list[result.Arm]:
-    return [structs.replace(arm, frontier=not any(_beats(other, arm) for other in arms)) for arm in arms]
+    """One that failed on every row spent little for want of answers, which is no way to be cheap."""
+    answering = [arm for arm in arms if arm.answered]
+    frontier = [arm.name for arm in answering if not any(_beats(other, arm) for other in answering)]
+    return [structs.replace(arm, frontier=arm.name in frontier) for arm in arms]
 
 
 def _beats(other: result.Arm, arm: result.Arm) -> bool:
@@ -150,10 +156,7 @@ def _notes(finished: Finished, arms: Sequence[result.Arm]) -> list[str]:
     if unscored:
         notes.append(f"{words.plural(unscored, 'row')} left out: the scorer came to no score for one of the arms")
     for arm, records in zip(finished.arms, finished.records, strict=True):
-        kinds = Counter(record.error.type for record in records if record.error is not None)
-        if kinds:
-            told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(3))
-            notes.append(f"{arm.name}: {words.plural(kinds.total(), 'row')} failed and count as wrong ({told})")
+        notes += _failures(arm, [record.error for record in records if record.error is not None])
     notes += [f"{arm.name} is left out: {arm.error}" for arm in finished.work.arms if arm.error is not None]
     for arm, shown in zip(finished.arms, arms, strict=True):
         sizes = {point.n for point in shown.curve}
@@ -165,11 +168,27 @@ def _notes(finished: Finished, arms: Sequence[result.Arm]) -> list[str]:
                 "where it asks for what the larger size did not"
             )
     alone = sum(map(_tokens, arms))
-    paid = finished.work.pool.spent
+    paid = finished.work.pool.paid(set().union(*(spent.keys for spent in finished.spent)))
     if paid < alone:
         notes.append(f"{words.count(paid)} tokens paid for all arms together; each alone: {words.count(alone)}")
     if any(spent.usage.estimated for spent in finished.spent):
         notes.append("a server did not report its usage: tokens are estimated")
+    return notes
+
+
+def _failures(arm: Arm, errors: Sequence[Failure]) -> list[str]:
+    """How many rows of an arm failed, of what, and what the first of the most common kind said."""
+    if not errors:
+        return []
+    kinds = Counter(error.type for error in errors).most_common(3)
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds)
+    said = next(error.message for error in errors if error.type == kinds[0][0])
+    many = words.plural(len(errors), "row")
+    notes = [f"{arm.name}: {many} failed and count as wrong ({told}): {words.short(said, _SHORT)}"]
+    if arm.candidate.sizes:
+        notes.append(
+            f"{arm.name}: rows that failed count as wrong at its smaller sizes, too, which might have done better"
+        )
     return notes
 
 

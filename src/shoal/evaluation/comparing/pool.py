@@ -22,7 +22,7 @@ class Pool:
 
     def __init__(self, cache: DrawCache, bases: Mapping[str, BaseModel]) -> None:
         self.cache = cache
-        self.spent = 0
+        self._paid: dict[bytes, int] = {}
         self._widths = Widths(bases)
         self._prompts: dict[bytes, int] = {}
 
@@ -31,13 +31,16 @@ class Pool:
 
     def survey(self) -> None:
         """See how long each question's prompt is (of draws in one request only the first was charged for it), and what
-        was spent on all draws."""
-        self.spent = 0
+        was spent on each."""
         for key, value in self.cache.store.rows("SELECT key, value FROM draw"):
             usage = _completion(value).usage
             charged, question = usage.prompt_tokens + usage.cached_prompt_tokens, key[:QUESTION_SIZE]
             self._prompts[question] = max(self._prompts.get(question, 0), charged)
-            self.spent += usage.total_tokens
+            self._paid[key] = usage.total_tokens
+
+    def paid(self, draws: Iterable[bytes]) -> int:
+        """The tokens that draws, by their keys, really cost, whoever asked first."""
+        return sum(self._paid.get(key, 0) for key in draws)
 
     def usages(self, draws: Iterable[tuple[bytes, Usage]]) -> dict[str, Usage]:
         """What draws, by their keys, would have cost alone; by the identity of the model."""

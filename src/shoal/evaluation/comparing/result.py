@@ -28,9 +28,11 @@ class Arm(Struct, frozen=True):
 
     `name` is as the user wrote it, `spec` the whole spec with its model. `value` is the metric over all `rows`; a
     failed row counts as wrong. `calls` and tokens are what this arm alone would cost, nothing cached or shared;
-    `paid_tokens` what was spent on it in this comparison. `seconds` is a row's mean critical path, waiting for a turn
-    not counted; it, `dollars` and `wire_requests` (those that carried its draws) are None where unknown. `frontier`:
-    no other arm is better for at most its tokens. `curve` is the same technique at smaller sizes, from the same draws.
+    `paid_tokens` what was spent on it in this comparison. Costs are of all rows `asked`, those left out of `rows` for
+    want of a score as well (0: as many as `rows`). `seconds` is a row's mean critical path, waiting for a turn not
+    counted; it, `dollars` and `wire_requests` (those that carried its draws) are None where unknown. `frontier`: no
+    other arm is better for at most its tokens; never of an arm that failed on every row. `curve` is the same technique
+    at smaller sizes, from the same draws.
     """
 
     name: str
@@ -48,6 +50,17 @@ class Arm(Struct, frozen=True):
     dollars: float | None
     frontier: bool
     curve: tuple[Point, ...] = ()
+    asked: int = 0
+
+    @property
+    def answered(self) -> bool:
+        """Whether any row was: else nothing is known of it, its costs included."""
+        return self.failed < self.rows
+
+    @property
+    def costed(self) -> int:
+        """The rows that calls, tokens and dollars are of."""
+        return self.asked or self.rows
 
 
 class Difference(Struct, frozen=True):

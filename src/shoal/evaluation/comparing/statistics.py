@@ -108,7 +108,8 @@ class Figures:
         self.metric = metric
         self.arms = arms
         self.rows = len(arms[0].scores)
-        self.shares = metric is ACCURACY and all(score in (0.0, 1.0) for arm in arms for score in arm.scores)
+        self._mean = metric.value is ACCURACY.value  # whatever its name
+        self.shares = self._mean and all(score in (0.0, 1.0) for arm in arms for score in arm.scores)
         self._seed = seed
         self._replicates: Any = None
 
@@ -120,10 +121,10 @@ class Figures:
         value = self.value(i)
         if self.shares:
             return wilson(value, self.rows)
-        if self.metric is ACCURACY:
+        if self._mean:
             return averaged(self.arms[i].scores)
         drawn, parts = self._bootstrapped(i), self._parts(i)
-        if drawn.min() == drawn.max() and 0 <= value <= 1:  # rows all alike say nothing of their spread
+        if _alike(drawn) and 0 <= value <= 1:  # rows all alike say nothing of their spread
             return wilson(value, int((parts != 0).any(axis=1).sum()))
         return _bca(drawn, value, self._left_out(i))
 
@@ -137,8 +138,8 @@ class Figures:
         else:
             drawn = self._bootstrapped(j) - self._bootstrapped(i)
             interval = _bca(drawn, value, self._left_out(j) - self._left_out(i))
-            if drawn.min() == drawn.max():
-                interval = paired_shares(wins, losses, self.rows)
+            if _alike(drawn):
+                interval = _changed(pairs) if self._mean else paired_shares(wins, losses, self.rows)
             p = self._exchanged(i, j)
         return Test(value, interval, p, wins, losses, self.rows - wins - losses)
 
@@ -194,6 +195,17 @@ class Figures:
             as_far += int((np.abs(found) >= observed - 1e-12).sum())
             total += size
         return (as_far + 1) / (total + 1)
+
+
+def _alike(drawn: Any) -> bool:
+    """Whether replicates differ by no more than rounding."""
+    return bool(drawn.max() - drawn.min() < 1e-9)
+
+
+def _changed(pairs: Sequence[tuple[float, float]]) -> Interval:
+    """Of a mean change on rows that all change alike: that of the changes as scores, -1 read as 0."""
+    found = averaged([(1 + b - a) / 2 for a, b in pairs])
+    return Interval(2 * found.low - 1, 2 * found.high - 1)
 
 
 def _chunks(rows: int) -> list[int]:

@@ -4,10 +4,13 @@ from shoal.evaluation.comparing.result import Comparison, Difference
 from shoal.traces import words
 
 LEVEL = 0.05
+FAILED = "Every row failed, so that nothing was measured."
 
 
 def significance(comparison: Comparison) -> str:
     """Which arms differ from the first by more than chance explains, at 5 % for all of them together."""
+    if not any(arm.answered for arm in comparison.arms):
+        return FAILED
     if len(comparison.arms) < 2:
         return "Nothing was compared with it."
     first = comparison.arms[0].name

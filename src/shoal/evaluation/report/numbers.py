@@ -67,7 +67,7 @@ def is_share(comparison: Comparison) -> bool:
 
 
 def tokens_per_row(arm: Arm) -> float:
-    return (arm.prompt_tokens + arm.completion_tokens) / arm.rows if arm.rows else 0.0
+    return (arm.prompt_tokens + arm.completion_tokens) / arm.costed if arm.costed else 0.0
 
 
 def value(comparison: Comparison, number: float) -> str:

@@ -70,7 +70,7 @@ def _tokens(arm: Arm) -> str:
 
 
 def _calls(arm: Arm) -> str:
-    return f"{arm.calls / arm.rows:,.4g}" if arm.rows else ""
+    return f"{arm.calls / arm.costed:,.4g}" if arm.costed else ""
 
 
 def _seconds(arm: Arm) -> str:

@@ -1,6 +1,10 @@
 """What a comparison found, in sentences: which technique is best, by how much, at what price, and how sure that is."""
 
+from msgspec import structs
+
 from shoal.evaluation.comparing.result import Arm, Comparison
+from shoal.evaluation.comparing.statistics import holm
+from shoal.evaluation.comparing.wording import FAILED
 from shoal.evaluation.report import numbers
 from shoal.evaluation.report.numbers import Against, tokens_per_row
 from shoal.evaluation.report.texts import plain
@@ -12,6 +16,8 @@ def verdict(comparison: Comparison) -> list[str]:
     ranked = numbers.ranked(comparison)
     if not ranked:
         return ["Nothing was compared."]
+    if not any(arm.answered for arm in ranked):
+        return [FAILED]
     best = ranked[0]
     value = numbers.value(comparison, best.value)
     interval = f"95\N{NO-BREAK SPACE}% interval {numbers.interval(comparison, best.interval)}"
@@ -19,7 +25,7 @@ def verdict(comparison: Comparison) -> list[str]:
     metric = plain(comparison.metric, 40)
     if len(ranked) == 1:
         return [f"The {metric} of {_name(best)} is {scored}, at {_tokens(best)}. Nothing was compared with it."]
-    against = {one.other: one for one in numbers.differences(comparison) if one.one == best.name}
+    against = {one.other: one for one in _picked(comparison) if one.one == best.name}
     second = ranked[1]
     if second.value == best.value:
         equal = [arm for arm in ranked[1:] if arm.value == best.value]
@@ -34,9 +40,19 @@ def verdict(comparison: Comparison) -> list[str]:
     return [f"{first}.", *_price(comparison, ranked, against), *_as_good(ranked, against)]
 
 
+def _picked(comparison: Comparison) -> list[Against]:
+    """The differences as they may be judged where the pair was picked for its figures: p adjusted for all that it was
+    picked from, where it is not for the comparisons with the first arm already."""
+    found = numbers.differences(comparison)
+    others = [one for one in found if one.adjusted is None]
+    adjusted = holm([one.p for one in others])
+    judged = [structs.replace(one, adjusted=p) for one, p in zip(others, adjusted, strict=True)]
+    return [one for one in found if one.adjusted is not None] + judged
+
+
 def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Against]) -> list[str]:
     """What the best costs, against the cheapest where that is not the runner-up."""
-    best, cheapest = ranked[0], min(ranked, key=tokens_per_row)
+    best, cheapest = ranked[0], min((arm for arm in ranked if arm.answered), key=tokens_per_row)
     if cheapest.value == best.value:
         return [f"{_name(best)} takes {_tokens(best)}."] if tokens_per_row(best) else []
     if cheapest is ranked[1]:
@@ -50,7 +66,7 @@ def _price(comparison: Comparison, ranked: list[Arm], against: dict[str, Against
 def _as_good(ranked: list[Arm], against: dict[str, Against]) -> list[str]:
     """The cheapest of those that these rows cannot tell from the best, where it is neither best nor second."""
     best = ranked[0]
-    alike = [arm for arm in ranked[1:] if arm.name in against and not against[arm.name].sure]
+    alike = [arm for arm in ranked[1:] if arm.answered and arm.name in against and not against[arm.name].sure]
     cheaper = [arm for arm in alike if tokens_per_row(arm) < tokens_per_row(best)]
     if not cheaper:
         return []
@@ -86,7 +102,7 @@ def _tokens(arm: Arm) -> str:
     """The price of a row."""
     if not tokens_per_row(arm):
         return "no counted tokens"
-    money = f" and {numbers.dollars(arm.dollars / arm.rows)}" if arm.dollars else ""
+    money = f" and {numbers.dollars(arm.dollars / arm.costed)}" if arm.dollars else ""
     return f"{words.count(tokens_per_row(arm))} tokens{money} a row"
 
 
