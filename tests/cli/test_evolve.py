@@ -325,11 +325,8 @@ def test_a_question_without_a_column_is_refused(capsys: pytest.CaptureFixture[st
 
 
 def test_a_query_may_read_the_row_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    folder(
-        Path("g"),
-        {**TASK, "question": "-"},
-        breeder__yaml="fitness: '{{ row.text }} {{ generate_text(name=\"answer\") }}'\n",
-    )
+    query = "fitness: |-\n  {{ row.text }} {{ generate_text(name='answer') }}\n"
+    folder(Path("g"), {**TASK, "question": "-"}, breeder__yaml=query)
     assert shoal(capsys, "evolve", "g", *EVOLVE[2:], "--plan")[0] == 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -51,11 +52,19 @@ def test_both_optimizers_at_equal_rollouts(capsys: pytest.CaptureFixture[str]) -
     assert Path(climbed["program"]).exists()
 
 
+def stats_of_run() -> list[Path]:
+    return list(Path("f/good/RUN_0").glob("generation_*_stats.json"))
+
+
 def test_a_run_is_shown_and_goes_on_with_its_own_options(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = shoal(capsys, *EVOLVE, *GEPA, "--rollouts", "60")
     assert code == 0
     assert "good: at most 60 questions, 12 rows held out" in err
     assert "generation 0 of 5, best" in err
+    tried = sum(facts(str(path))["operators"].get("reflection", {"tried": 0})["tried"] for path in stats_of_run())
+    births = facts("f/good/RUN_0/result.json")["history"] - 1
+    assert tried > births  # not all join the pool
+    assert re.search(rf"^reflection +{tried} ", err, re.MULTILINE)
     before = facts("f/good/RUN_0/result.json")
     again = ("evolve", "f", "--task", "good", "--continue_run_number", "0", "-m", "scripted/m.py:says")
     code, _, err = shoal(capsys, *again)

@@ -109,6 +109,12 @@ def test_at_the_beginning_there_is_little_to_say() -> None:
     assert "left" not in text
 
 
+def test_a_run_of_so_many_rollouts_counts_questions() -> None:
+    text = "\n".join(shown(80, population=1, questions=300, rollouts=1200))
+    assert "━━━╌╌╌╌╌╌╌╌╌  300 of 1,200 questions" in text
+    assert "units scored" not in text
+
+
 def test_the_comparison_in_the_end() -> None:
     assert "comparing with the seed prompt" in shown(80, phase="comparing", generation=21)[0]
 

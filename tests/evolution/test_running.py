@@ -19,9 +19,11 @@ from tests.scripting import run, scripted
 from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import BadRequest, BudgetExceeded, CorruptStore, EngineError, RunError, StoreLocked, UsageError
-from shoal.evolution import Evolution, Progress, Result, Settings, breed
+from shoal.evaluation.scorers import open_scorer
+from shoal.evolution import Evolution, Progress, Result, Settings, Task, breed
 from shoal.evolution.folder import RunFolder, new_run
 from shoal.evolution.generation import Generation
+from shoal.evolution.held_out import split
 from shoal.evolution.statistics import GenerationStats, stats_of
 from shoal.evolution.unit import Scored, Unit
 from shoal.runtime.budget import Budget
@@ -483,3 +485,19 @@ def test_variants_are_each_tried_and_the_best_counts() -> None:
     assert result.stats[0].variants == {"noCoT": 0.0, "CoT": 1.0}
     assert result.comparison is not None
     assert result.comparison.variant == "CoT"
+
+
+def test_rows_that_ask_the_same_are_on_the_same_side() -> None:
+    """A suite with doublets would be held out from what it is bred on only in part."""
+    rows = [{"question": f"What is {i % 10}?", "answer": i % 10} for i in range(30)]
+    halves = split(Task("t", "Say it.", rows, "answer", open_scorer("number")), 1)
+    fit, held_out = ({row["question"] for row in side} for side in (halves.rows, halves.held_out))
+    assert not fit & held_out
+    assert (len(halves.rows), len(halves.held_out)) == (15, 15)
+
+
+def test_held_out_rows_that_are_bred_on_are_refused() -> None:
+    rows = [{"question": f"What is {i}?", "answer": i} for i in range(8)]
+    task = Task("t", "Say it.", rows[:6], "answer", open_scorer("number"), held_out=rows[4:])
+    with pytest.raises(UsageError, match="2 of 4 held-out rows are among those that prompts are bred on"):
+        breed(task, model=scripted(lambda _: "1")[0])

@@ -17,7 +17,7 @@ from shoal.cli.evolving import operators_table
 from shoal.evaluation.report.texts import plain, upright
 from shoal.evolution import Result, Task
 from shoal.evolution.ready import Ready
-from shoal.evolution.statistics import OperatorStats, by_operator
+from shoal.evolution.statistics import of_all
 from shoal.traces import words
 
 _ENDS = {
@@ -45,7 +45,7 @@ def print_result(result: Result, seed: str, report: Sequence[Path] = (), *, cons
         console.print(Text(heading, "dim"))
         console.print(Padding(Text(words.visible(upright(prompt))), (0, 0, 0, 4)))
     console.print()
-    operators = _operators(result)
+    operators = of_all(result.stats)
     if operators:
         console.print(operators_table(operators, console.width))
         console.print()
@@ -67,13 +67,6 @@ def _prompts(result: Result, seed: str) -> Iterator[tuple[str, str]]:
     many = len(unit.task_prompts)
     for number, prompt in enumerate(unit.task_prompts, 1):
         yield ("best prompt" if many == 1 else f"best prompt, {number} of {many}"), prompt
-
-
-def _operators(result: Result) -> dict[str, OperatorStats]:
-    found: dict[str, OperatorStats] = {}
-    for generation in result.history:
-        by_operator(generation.births, found)
-    return found
 
 
 def _facts(result: Result) -> Iterator[tuple[str, str]]:

@@ -114,11 +114,16 @@ def _head(progress: Progress, name: str) -> Text:
     line = Text()
     line.append(plain(name, 24), "bold").append("  ").append(_stage(progress))
     if progress.phase == "breeding":
-        whole = min(progress.generation, progress.generations) + progress.scored / progress.population
-        line.append("  ").append(_bar(whole / (progress.generations + 1), 12), "cyan").append("  ").append(
-            _units(progress)
-        )
+        line.append("  ").append(_bar(_done(progress), 12), "cyan").append("  ").append(_units(progress))
     return line
+
+
+def _done(progress: Progress) -> float:
+    """The share of the run that is done."""
+    if progress.rollouts is not None:
+        return progress.questions / progress.rollouts
+    whole = min(progress.generation, progress.generations) + progress.scored / progress.population
+    return whole / (progress.generations + 1)
 
 
 def _stage(progress: Progress) -> str:
@@ -128,6 +133,8 @@ def _stage(progress: Progress) -> str:
 
 
 def _units(progress: Progress) -> str:
+    if progress.rollouts is not None:
+        return f"{words.count(progress.questions)} of {words.count(progress.rollouts)} questions"
     return f"{progress.scored} of {progress.population} units scored"
 
 

@@ -4,7 +4,8 @@ import asyncio
 
 from msgspec import Struct, structs
 
-from shoal.errors import ShoalError
+from shoal.batch.rows import Row
+from shoal.errors import ShoalError, UsageError
 from shoal.evaluation.comparing import statistics
 from shoal.evolution.chance import chance
 from shoal.evolution.fitness import Outcome, attempt
@@ -54,13 +55,35 @@ class Comparison(Struct, frozen=True):
 
 
 def split(task: Task, seed: int) -> Task:
-    """The task with half of its rows held out, drawn by the seed, where it holds none out itself."""
+    """The task with half of its rows held out, drawn by the seed, where it holds none out itself.
+
+    Rows that ask the same are on the same side.
+    """
     if task.held_out or len(task.rows) < 2:
         return task
-    numbers = list(range(len(task.rows)))
-    chance(seed, "held out").shuffle(numbers)
-    fit, held_out = sorted(numbers[: (len(numbers) + 1) // 2]), sorted(numbers[(len(numbers) + 1) // 2 :])
-    return structs.replace(task, rows=[task.rows[i] for i in fit], held_out=[task.rows[i] for i in held_out])
+    asked = [_asked(task, row) for row in task.rows]
+    questions = list(dict.fromkeys(asked))
+    chance(seed, "held out").shuffle(questions)
+    seen = set(questions[: (len(questions) + 1) // 2])
+    fit = [row for row, question in zip(task.rows, asked, strict=True) if question in seen]
+    held_out = [row for row, question in zip(task.rows, asked, strict=True) if question not in seen]
+    return structs.replace(task, rows=fit, held_out=held_out)
+
+
+def refuse_seen(task: Task) -> None:
+    """Raise UsageError where a held-out row asks what prompts are bred on: the comparison would show nothing."""
+    seen = {_asked(task, row) for row in task.rows}
+    same = [number for number, row in enumerate(task.held_out, 1) if _asked(task, row) in seen]
+    if same:
+        raise UsageError(
+            f"task {task.name}: {len(same)} of {len(task.held_out)} held-out rows are among those that prompts are "
+            f"bred on (the first is row {same[0]}); take them out of one of both"
+        )
+
+
+def _asked(task: Task, row: Row) -> str:
+    """What a row is to a model: its question, or all of it where the question names no column."""
+    return task.question.fill(row) if task.question.names else repr(row)
 
 
 def seed_unit(task: Task) -> Unit:

@@ -5,7 +5,7 @@ from time import monotonic
 from msgspec import Struct, field
 
 from shoal.evolution.generation import Generation
-from shoal.evolution.statistics import OperatorStats, by_operator
+from shoal.evolution.statistics import GenerationStats, OperatorStats, add
 from shoal.evolution.unit import Scored, Unit
 from shoal.runtime.types import Usage
 
@@ -61,13 +61,13 @@ class Progress(Struct):
         if number == self.generation:
             self._show(self.fitness[number])
 
-    def complete(self, generation: Generation, diversity: float | None) -> None:
+    def complete(self, generation: Generation, stats: GenerationStats) -> None:
         """A generation is complete, and the next one counts."""
         self._remember(generation.best)
         self.bests.append(generation.best.fitness)
         self.means.append(generation.mean)
-        self.diversity = diversity
-        by_operator(generation.births, self.operators)
+        self.diversity = stats.diversity
+        add(stats.operators, self.operators)
         self.fitness.pop(generation.number, None)
         self.generation = generation.number + 1
         self._show(self.fitness.get(self.generation) or [scored.fitness for scored in generation.population])

@@ -19,7 +19,7 @@ from shoal.evolution.draws import Draws
 from shoal.evolution.embedding import embedder
 from shoal.evolution.folder import RunFolder
 from shoal.evolution.generation import Generation, best_of
-from shoal.evolution.held_out import Comparison, compare, split
+from shoal.evolution.held_out import Comparison, compare, refuse_seen, split
 from shoal.evolution.identity import options_of
 from shoal.evolution.planning import affordable
 from shoal.evolution.progress import Progress
@@ -135,6 +135,7 @@ class Evolution:
             settings = structs.replace(settings, generations=affordable(task, settings, rollouts))
         self.run = Breeding(task, settings, queries, prompts, styles, options.get("embed") or embedder())
         self._refuse_one_question()
+        refuse_seen(task)
         self.model = model
         self.limit = options.get("budget") or Budget()
         self.options = options
@@ -236,7 +237,7 @@ class Evolution:
     async def _keep(self, folder: RunFolder, generation: Generation, stats: GenerationStats) -> None:
         await folder.keep(generation, stats)
         await asyncio.to_thread(folder.write_generation, folder.kept[-1])
-        self._progress.complete(generation, stats.diversity)
+        self._progress.complete(generation, stats)
         self._tell()
         if (on_generation := self.options.get("on_generation")) is not None:
             on_generation(generation, stats)
@@ -247,7 +248,7 @@ class Evolution:
     def _begin(self, folder: RunFolder) -> None:
         self._progress.resumed = len(folder.kept)
         for kept in folder.kept:
-            self._progress.complete(kept.generation, kept.stats.diversity)
+            self._progress.complete(kept.generation, kept.stats)
         self._progress.started = monotonic()
 
     def _reason(self, history: Sequence[Generation]) -> str | None:

@@ -1,6 +1,6 @@
 """A generation in numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -71,9 +71,9 @@ def stats_of(
     )
 
 
-def by_operator(births: Sequence[Birth], into: dict[str, OperatorStats] | None = None) -> dict[str, OperatorStats]:
-    """What each operator did, in the order of their names; added to `into`, where that is given."""
-    found = {} if into is None else into
+def by_operator(births: Sequence[Birth]) -> dict[str, OperatorStats]:
+    """What each operator did, in the order of their names."""
+    found: dict[str, OperatorStats] = {}
     for birth in sorted(births, key=lambda birth: birth.operator):
         stats = found.setdefault(birth.operator, OperatorStats())
         stats.tried += 1
@@ -81,6 +81,27 @@ def by_operator(births: Sequence[Birth], into: dict[str, OperatorStats] | None =
         stats.fell_back += birth.fell_back
         stats.failed += birth.child is None
     return found
+
+
+def of_all(stats: Iterable[GenerationStats]) -> dict[str, OperatorStats]:
+    """What each operator did in several generations, in the order of their names.
+
+    By their statistics: of GEPA's reflections those count too whose text did not join the pool.
+    """
+    found: dict[str, OperatorStats] = {}
+    for generation in stats:
+        add(generation.operators, found)
+    return dict(sorted(found.items()))
+
+
+def add(operators: Mapping[str, OperatorStats], into: dict[str, OperatorStats]) -> None:
+    """Add what operators did in a generation."""
+    for name, one in operators.items():
+        stats = into.setdefault(name, OperatorStats())
+        stats.tried += one.tried
+        stats.better += one.better
+        stats.fell_back += one.fell_back
+        stats.failed += one.failed
 
 
 def _means(population: Sequence[Scored]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from shoal.errors import CorruptStore, UsageError
 from shoal.evolution.folder import Kept, new_mutation_prompts
 from shoal.evolution.generation import Birth, Generation, best_of
 from shoal.evolution.held_out import Comparison
-from shoal.evolution.statistics import GenerationStats, OperatorStats, by_operator
+from shoal.evolution.statistics import GenerationStats, OperatorStats, of_all
 from shoal.evolution.unit import Scored, Unit
 
 T = TypeVar("T")
@@ -87,10 +87,7 @@ class Run(Struct, frozen=True):
 
     def operators(self) -> dict[str, OperatorStats]:
         """What each operator did in the whole run."""
-        found: dict[str, OperatorStats] = {}
-        for generation in self.generations:
-            by_operator(generation.births, found)
-        return dict(sorted(found.items()))
+        return of_all(self.stats)
 
     def new_mutation_prompts(self) -> list[Unit]:
         """For each mutation prompt that founders did not have, the first unit that had it, in order."""
