@@ -21,7 +21,7 @@ from shoal.evolution.folder import RunFolder
 from shoal.evolution.generation import Generation, best_of
 from shoal.evolution.held_out import Comparison, compare, split
 from shoal.evolution.identity import options_of
-from shoal.evolution.planning import affordable
+from shoal.evolution.planning import affordable, plan_calls
 from shoal.evolution.progress import Progress
 from shoal.evolution.queries import Queries
 from shoal.evolution.settings import Settings
@@ -183,12 +183,13 @@ class Evolution:
     async def _breed(self, folder: RunFolder, draws: Draws) -> str:
         """Breed until the end, or the budget's; why it ended."""
         self._begin(folder)
-        reserve = self._reserve()
+        reserve = self._reserve(founded=bool(folder.kept))
         try:
             return await self._generations(folder, draws)
         except BudgetExceeded as error:
             if not folder.kept:
-                raise BudgetExceeded(f"{error}, before the first generation was complete") from None
+                goes_on = f"; {folder.path} goes on from what is done" if self.options.get("run_dir") else ""
+                raise BudgetExceeded(f"{error}, before the first generation was complete{goes_on}") from None
             return self._cut_short()
         finally:
             if self.limit.calls is not None:
@@ -241,10 +242,11 @@ class Evolution:
             return "plateau"
         return None
 
-    def _reserve(self) -> int:
-        """Calls put aside for the held-out rows, where the budget has that many."""
-        wanted = len(self.run.task.held_out) * (1 + self.run.settings.prompts_per_unit)
-        if self.limit.calls is None or self.limit.calls <= wanted:
+    def _reserve(self, *, founded: bool) -> int:
+        """Calls put aside for the held-out rows, where the budget has that many beside those that the founders need."""
+        plan = plan_calls(self.run.task, structs.replace(self.run.settings, generations=0))
+        wanted, first = plan.held_out, 0 if founded else plan.founders + plan.fitness
+        if self.limit.calls is None or self.limit.calls < wanted + max(first, 1):
             return 0
         self.limit.calls -= wanted
         return wanted
