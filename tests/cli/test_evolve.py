@@ -341,13 +341,11 @@ def test_only_an_unknown_model_may_be_weights(
     assert "Hugging Face" not in err
 
 
-def test_a_budget_that_is_too_small_says_what_was_put_aside_and_what_is_kept(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_a_budget_that_is_too_small_says_what_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = shoal(capsys, *EVOLVE, "--budget", "calls=60")
     assert code == 1
     assert "note: finished calls are kept; --run-dir f/good/RUN_0 goes on from there" in err
-    assert "the budget of 24 calls is spent (36 more are put aside for the held-out rows), before the first" in err
+    assert "the budget of 60 calls is spent, before the first generation was complete" in err
 
 
 def test_no_run_is_begun_by_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:

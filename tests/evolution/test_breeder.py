@@ -1,6 +1,7 @@
 """Evolution as the paper has it, on scripted models: who survives and who is overwritten."""
 
 import asyncio
+import gc
 import re
 import zlib
 from itertools import pairwise
@@ -8,11 +9,15 @@ from itertools import pairwise
 import pytest
 from msgspec import structs
 from tests.evolution.breeding import ROWS, Decoders, bred, breeding, ones, task
-from tests.scripting import scripted
+from tests.scripting import run, scripted
 
 from shoal.batch.rows import Row
+from shoal.errors import AuthenticationFailed
 from shoal.evaluation.scorers import open_scorer
+from shoal.evolution.breeder import Breeder
+from shoal.evolution.generation import Generation
 from shoal.evolution.tournament import pairing
+from shoal.runtime import registry
 from shoal.runtime.types import Request
 
 SAMPLED = Decoders(inducer={"temperature": 1.0}, evaluator={"temperature": 1.0})
@@ -191,3 +196,31 @@ def test_a_reply_that_is_no_text_does_not_end_the_run() -> None:
     history = bred(model, breeding(task(), generations=3))
     assert len(history) == 4
     assert any(scored.failed for scored in history[0].population)
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_what_ends_a_run_as_a_generation_begins_leaves_nothing_unstarted(turns: int) -> None:
+    complete = asyncio.Event()
+    asked = 0
+
+    async def script(request: Request) -> str:
+        nonlocal asked
+        asked += 1
+        if asked > 8 + 8 * 5:  # the second generation, under way while the first is kept
+            await complete.wait()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            raise AuthenticationFailed("the key is gone")
+        return ones(request)
+
+    async def kept(generation: Generation) -> None:
+        complete.set()
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+    breeder = Breeder(breeding(task(decoders=SAMPLED)))
+    breeder.on_generation = kept
+    with registry.using(scripted(script)[0]), pytest.raises(AuthenticationFailed):
+        run(breeder.execute())
+    gc.collect()

@@ -179,6 +179,19 @@ def test_a_run_whose_budget_is_spent_again_and_again_repeats_no_call(tmp_path: P
     assert files(tmp_path / "parts") == files(tmp_path / "whole")
 
 
+def test_calls_are_put_aside_for_held_out_rows_only_beside_what_the_founders_need(tmp_path: Path) -> None:
+    """A run that could not even score its founders once kept calls back for comparing what there was not."""
+    with pytest.raises(BudgetExceeded, match=r"of 12 calls is spent, before the first .*parts goes on from what is"):
+        bred(tmp_path / "parts", budget=Budget(calls=12))
+    result = bred(tmp_path / "parts", budget=Budget(calls=12))
+    assert (result.ended, len(result.history) > 0) == ("budget", True)
+    at_once = bred(budget=Budget(calls=30))
+    assert (at_once.ended, at_once.usage.calls, at_once.comparison) == ("budget", 30, None)
+    enough = bred(budget=Budget(calls=50))
+    assert enough.ended == "budget"
+    assert enough.comparison is not None
+
+
 def test_the_same_seed_is_the_same_run_whatever_finishes_first(tmp_path: Path) -> None:
     """Fitness once went to units in the order in which replies came."""
     for seed in range(4):

@@ -115,3 +115,11 @@ def test_parse_says_what_is_wrong(text: str, said: str) -> None:
 def test_no_budget_costs_nothing() -> None:
     model, _ = scripted(lambda r: r.text)
     assert [c.text for c in run(gather(model("a"), model("b")))] == ["a", "b"]
+
+
+def test_equal_draws_that_wait_for_the_budget_are_one() -> None:
+    """The second, who fitted only when the first had its answer, asked the same draw again and paid for it."""
+    model, backend = scripted(lambda r: "yes")
+    budget = Budget(tokens=60)
+    assert kinds(spend(budget, model, ["other", "same", "same"], max_tokens=40)) == ["Completion"] * 3
+    assert budget.spent.calls == len(backend.requests) == 2

@@ -130,9 +130,11 @@ class Journal:
             last = page[-1][0]
 
     async def keep_draw(self, key: bytes, owner: int, completion: Completion) -> None:
+        """Keep a draw. Of several who shared it, the one who paid owns it, whoever of them comes first."""
         value = _encode(completion)
-        statement = "INSERT OR IGNORE INTO draw VALUES (?, ?, ?, ?)"
-        await self.store.write((statement, (key, owner, checksum(key, value), value)))
+        statement = "INSERT OR REPLACE" if completion.usage.calls else "INSERT OR IGNORE"
+        values = (key, owner, checksum(key, value), value)
+        await self.store.write((f"{statement} INTO draw VALUES (?, ?, ?, ?)", values))
 
     def keys(self) -> set[bytes]:
         """The keys of all draws kept."""

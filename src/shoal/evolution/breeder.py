@@ -8,7 +8,7 @@ depends on what finishes first: chance is drawn by name, and mutations see the s
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -122,10 +122,10 @@ class Breeder:
         ]
 
     def _slot(
-        self, group: asyncio.TaskGroup, number: int, slot: int, who: Awaitable[_Standing], snapshot: Snapshot
+        self, group: asyncio.TaskGroup, number: int, slot: int, who: Coroutine[Any, Any, _Standing], snapshot: Snapshot
     ) -> _Slot:
         """A slot at work. `snapshot` is of the generation before, which mutants made ahead read."""
-        standing = group.create_task(_run(who))
+        standing = group.create_task(who)
         scored = group.create_task(self._score(number, slot, standing))
         settings = self.run.settings
         if not settings.speculate or number >= settings.generations:
@@ -270,10 +270,6 @@ def _done(group: asyncio.TaskGroup, scored: Scored) -> "asyncio.Task[Scored]":
         return scored
 
     return group.create_task(known())
-
-
-async def _run(who: Awaitable[_Standing]) -> _Standing:
-    return await who
 
 
 def _first(failure: BaseException) -> BaseException:

@@ -35,19 +35,20 @@ class Draws:
         """What was spent on generations that are not complete."""
         return total(usage for draws in self._open.values() for usage in draws.values())
 
-    def count(self, key: bytes, number: int, usage: Usage) -> None:
-        """Generation `number` needs a draw."""
+    def count(self, key: bytes, number: int, usage: Usage) -> int:
+        """Generation `number` needs a draw; the generation that it counts in."""
         for other, draws in self._open.items():
             if key in draws:
                 paid = usage if usage.calls > draws[key].calls else draws[key]
                 if other <= number:
                     draws[key] = paid
-                    return
+                    return other
                 del draws[key]
                 self._claims.setdefault(number, []).append(key)
                 usage = paid
                 break
         self._open.setdefault(number, {})[key] = usage
+        return number
 
     def count_kept(self, key: bytes, number: int, owner: int, usage: Usage) -> bool:
         """Generation `number` needs a draw that was kept before; whether it counts as paid for by it."""
@@ -81,10 +82,10 @@ class GenerationRecorder(RowRecorder):
     async def record(self, identity: str, request: Request, completion: Completion) -> None:
         key = self._key(identity, request)
         self.draws.spent = self.draws.spent + completion.usage
-        self.draws.count(key, self.number, completion.usage)
+        owner = self.draws.count(key, self.number, completion.usage)
         self.draws.writing[key] = completion
         try:
-            await self.journal.keep_draw(key, self.number, completion)
+            await self.journal.keep_draw(key, owner, completion)
             self.draws.kept.add(key)
         finally:
             self.draws.writing.pop(key, None)

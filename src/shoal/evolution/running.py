@@ -21,7 +21,7 @@ from shoal.evolution.folder import RunFolder
 from shoal.evolution.generation import Generation, best_of
 from shoal.evolution.held_out import Comparison, compare, refuse_seen, split
 from shoal.evolution.identity import options_of
-from shoal.evolution.planning import affordable
+from shoal.evolution.planning import affordable, plan_calls
 from shoal.evolution.progress import Progress
 from shoal.evolution.queries import Queries
 from shoal.evolution.settings import Settings
@@ -202,13 +202,12 @@ class Evolution:
     async def _breed(self, folder: RunFolder, draws: Draws) -> str:
         """Breed until the end, or the budget's; why it ended."""
         self._begin(folder)
-        reserve = self._reserve()
+        reserve = self._reserve(founded=bool(folder.kept))
         try:
             return await self._generations(folder, draws)
         except BudgetExceeded as error:
             if not folder.kept:
-                aside = f" ({reserve} more are put aside for the held-out rows)" if reserve else ""
-                raise BudgetExceeded(f"{error}{aside}, before the first generation was complete") from None
+                raise BudgetExceeded(f"{error}, before the first generation was complete") from None
             return self._cut_short()
         finally:
             if self.limit.calls is not None:
@@ -261,10 +260,11 @@ class Evolution:
             return "plateau"
         return None
 
-    def _reserve(self) -> int:
-        """Calls put aside for the held-out rows, where the budget has that many."""
-        wanted = len(self.run.task.held_out) * (1 + self.run.settings.prompts_per_unit)
-        if self.limit.calls is None or self.limit.calls <= wanted:
+    def _reserve(self, *, founded: bool) -> int:
+        """Calls put aside for the held-out rows, where the budget has that many beside those that the founders need."""
+        plan = plan_calls(self.run.task, structs.replace(self.run.settings, generations=0))
+        wanted, first = plan.held_out, 0 if founded else plan.founders + plan.fitness
+        if self.limit.calls is None or self.limit.calls < wanted + max(first, 1):
             return 0
         self.limit.calls -= wanted
         return wanted

@@ -1,7 +1,7 @@
 """The steps of a run under way, so that a run whose budget is spent ends without cutting one off."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from shoal.errors import BudgetExceeded
@@ -12,8 +12,8 @@ T = TypeVar("T")
 class Steps:
     """Steps (a question, a prompt being written) of which each may make several calls.
 
-    Where the budget is spent, a step that needs more waits for ever; `unless_spent` ends once none is under way that
-    could still finish, so that every call that was made is kept. `questions` counts those answered.
+    Where the budget is spent, a step that needs more waits for ever, and none begins; `unless_spent` ends once none is
+    under way that could still finish, so that every call that was made is kept. `questions` counts those answered.
     """
 
     def __init__(self) -> None:
@@ -22,8 +22,11 @@ class Steps:
         self._stopped: BudgetExceeded | None = None
         self._quiet = asyncio.Event()
 
-    async def do(self, step: Awaitable[T]) -> T:
+    async def do(self, step: Coroutine[Any, Any, T]) -> T:
         """The result of a step, unless there is no budget for it: then the run ends and nobody waits for this."""
+        if self._stopped is not None:
+            step.close()
+            await asyncio.Event().wait()
         self.under_way += 1
         try:
             return await step

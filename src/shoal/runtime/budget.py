@@ -116,15 +116,15 @@ class Budgeted:
 
     def __init__(self, model: Shares) -> None:
         self.model = model
+        self._waiting: dict[tuple[Budget, Request], asyncio.Future[None]] = {}  # until the first has its reservation
 
     async def __call__(self, request: Request, /) -> Completion:
         budget = current.get()
         if budget is None:
             return await self.model(request)
-        if self.model.has_under_way(request):  # shared with the caller who pays for it
-            return await self.model(request)
         tokens = expected_tokens(request) if budget.tokens is not None else 0
-        await budget.reserve(tokens)
+        if not await self._reserved(budget, request, tokens):  # shared with the caller who pays for it
+            return await self.model(request)
         usage = Usage()
         timer = asyncio.timeout(budget.seconds_left())
         try:
@@ -138,3 +138,18 @@ class Budgeted:
             raise BudgetExceeded(f"the budget of {budget.seconds:g} seconds is spent") from None
         finally:
             budget.settle(tokens, usage)
+
+    async def _reserved(self, budget: Budget, request: Request, tokens: int) -> bool:
+        """Take a call from the budget; False where another caller pays for this very draw, also once both waited."""
+        place = budget, request
+        while (first := self._waiting.get(place)) is not None:
+            await asyncio.wait((first,))
+        if self.model.has_under_way(request):
+            return False
+        mine = self._waiting[place] = asyncio.get_running_loop().create_future()
+        try:
+            await budget.reserve(tokens)
+        finally:
+            del self._waiting[place]
+            mine.set_result(None)
+        return True

@@ -1,6 +1,7 @@
 """Whether a short answer is the one that was wanted: 1.0 or 0.0."""
 
 import re
+from functools import lru_cache
 
 from shoal.batch.rows import Row
 from shoal.errors import UsageError
@@ -11,6 +12,7 @@ from shoal.prompting.answers import extract, normalise
 from shoal.prompting.answers import number as number_in
 
 _NOT_YES = ("no", "false", "0")
+_SHORT = 1000  # characters; nothing longer is held in memory
 
 
 def exact() -> Scorer:
@@ -55,7 +57,7 @@ async def _same_text(output: str, answer: str | None, target: object, _: Row) ->
 
 async def _same_number(output: str, answer: str | None, target: object, _: Row) -> float:
     wanted = gold(target, "number")
-    given = extract(answer or output, "number")
+    given = _stated(answer or output, "number")
     if given is None or wanted is None:
         return 0.0
     value = number_in(given)
@@ -64,7 +66,7 @@ async def _same_number(output: str, answer: str | None, target: object, _: Row) 
 
 async def _same_choice(output: str, answer: str | None, target: object, _: Row) -> float:
     wanted = _letter(target)
-    given = extract(answer or output, "choice")
+    given = _stated(answer or output, "choice")
     return float(given is not None and given == wanted)
 
 
@@ -75,7 +77,7 @@ def _letter(target: object) -> str | None:
 
 
 async def _same_decision(output: str, answer: str | None, target: object, _: Row) -> float:
-    given = extract(answer or output, "boolean")
+    given = _stated(answer or output, "boolean")
     return float(given is not None and target is not None and (given == "yes") is affirms(target))
 
 
@@ -105,5 +107,13 @@ def gold(target: object, kind: str) -> str | None:
     if isinstance(target, bool):
         return "yes" if target else "no"
     text = str(target)
-    stated = extract(text, kind) if kind != "auto" or "####" in text or r"\boxed" in text else text
+    stated = _stated(text, kind) if kind != "auto" or "####" in text or r"\boxed" in text else text
     return stated or None
+
+
+def _stated(text: str, kind: str) -> str | None:
+    """`extract` for targets and short answers, which come again and again: half the work of a score."""
+    return _remembered(text, kind) if len(text) <= _SHORT else extract(text, kind)
+
+
+_remembered = lru_cache(maxsize=2048)(extract)
