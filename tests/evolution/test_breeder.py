@@ -224,3 +224,16 @@ def test_what_ends_a_run_as_a_generation_begins_leaves_nothing_unstarted(turns: 
     with registry.using(scripted(script)[0]), pytest.raises(AuthenticationFailed):
         run(breeder.execute())
     gc.collect()
+
+
+@pytest.mark.parametrize("prompts", [1, 2])
+def test_the_seed_prompt_may_be_one_of_the_founders(prompts: int) -> None:
+    """The others, and all chance, are as they are without it."""
+    toy = task(seed_prompt="1111100000")
+    options = {"generations": 0, "prompts_per_unit": prompts}
+    without, with_it = (
+        bred(scripted(ones)[0], breeding(toy, seed_founder=given, **options))[0].population for given in (False, True)
+    )
+    assert [one.unit.task_prompts[0] for one in with_it].count("1111100000") == 1
+    assert with_it[0].unit.task_prompts == ("1111100000", *without[0].unit.task_prompts[1:])
+    assert [one.unit for one in with_it[1:]] == [one.unit for one in without[1:]]

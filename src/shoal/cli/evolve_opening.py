@@ -98,6 +98,7 @@ def settings_of(task: Task, options: dict[str, Any]) -> Settings:
         num_eda_samples=options["num_eda_samples"],
         num_lamarckian_reasonings=options["num_lamarckian_reasonings"],
         variants=variants or ("",),
+        seed_founder=bool(options["seed_founder"]),
         speculate=bool(options["speculate"]),
         seed=options["seed"],
     )

@@ -108,6 +108,7 @@ _OPTIONS = (
     click.option("--operators", metavar="NAME=WEIGHT,...", help="Which mutate, and how often; default all alike."),
     click.option("--crossover", type=click.FloatRange(0, 1), help="Chance of a foreign task prompt; default 0.1."),
     _number("--few-shot", least=0, help="Right workings shown before a question; default 0."),
+    _flag("--seed-founder", help="One founder has the seed prompt, so that it competes too."),
     _flag("--speculate", help="Mutate before it is known who wins: faster, dearer."),
     click.option("--embedder", metavar="lexical|SPEC", help="What tells alike prompts; default wordllama."),
     click.option("--scorer", metavar="SCORER", help="In place of the task's fitness_scorer."),

@@ -45,6 +45,10 @@ class Breeds:
         prompts = tuple(prompt or run.task.seed for prompt in written)
         changed = structs.replace(unit, task_prompts=prompts, unwritten=sum(not prompt for prompt in written))
         founder = run.genome.unseen(changed, unit)
+        if (
+            slot == 0 and run.settings.seed_founder
+        ):  # what was written is not used: a call less is not worth a rule more
+            founder = structs.replace(founder, task_prompts=(run.task.seed, *founder.task_prompts[1:]))
         return structs.replace(founder, system_prompt=around.system_prompt or founder.system_prompt)
 
     async def _initial(self, around: Surroundings, i: int, mutation_prompt: str, style: str) -> str:

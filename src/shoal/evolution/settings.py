@@ -26,6 +26,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     fitness_sharing    in tournaments, fitness is divided by how many units are alike; pairs then wait for each other
     prefix_diversity   50 random characters before all that the Redescriber is asked
     variants           ways to ask, as the fitness query knows them; the best counts
+    seed_founder       one founder has the seed prompt as its first task prompt, which the paper's founders have not
     speculate          mutate before it is known who wins, from the state one generation earlier: faster, dearer
     seed               of all chance: the same seed is the same run, whatever finishes first
     """
@@ -46,6 +47,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     fitness_sharing: bool = False
     prefix_diversity: bool = False
     variants: tuple[str, ...] = ("",)
+    seed_founder: bool = False
     speculate: bool = False
     seed: int = 42
 
