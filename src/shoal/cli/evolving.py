@@ -61,7 +61,7 @@ class EvolveProgress:
 
     def __enter__(self) -> "EvolveProgress":
         if self.live is not None:
-            self.live.start()
+            self.live.start(refresh=True)  # at once: a quick run is over before the first tick
         else:
             run, most = self.evolution.run, self.evolution.progress.rollouts
             each = f"{words.plural(run.settings.population_size, 'unit')}, {words.plural(run.batch, 'question')} each"
