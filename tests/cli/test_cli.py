@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from shoal.cli import main
+from tests.cli.shell import Shell
 
 SCRIPT = """
 import asyncio
@@ -34,23 +33,6 @@ ROWS = [{"id": f"r{i}", "question": f"What is {i} plus {i} ?", "gold": str(2 * i
 def files(at_home: Path) -> None:
     (at_home / "s.py").write_text(SCRIPT)
     (at_home / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-
-
-class Shell:
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self.capture = capture
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        with pytest.raises(SystemExit) as exit_:
-            main(arguments)
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, *self.capture.readouterr()
-
-
-@pytest.fixture
-def shoal(capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(capsys)
 
 
 def records(path: Path) -> list[dict[str, Any]]:
@@ -314,3 +296,21 @@ def test_a_second_ctrl_c_cuts_calls_off() -> None:
     assert process.returncode == 130
     assert "interrupted with 1 rows left" in err
     assert [r["id"] for r in records(Path("out.jsonl"))] == [0]
+
+
+def test_a_first_row_that_cannot_be_asked_is_one_record_with_a_technique_too(shoal: Shell) -> None:
+    Path("m.jsonl").write_text('{"messages": 5}\n{"messages": [{"role": "user", "content": "What is 1 plus 1 ?"}]}\n')
+    ask = ("run", "m.jsonl", "--messages", "messages", "-m", "scripted/s.py:sums", "-t", "self_consistency(n=2)")
+    code, _, err = shoal(*ask, "--run-dir", "r", "--quiet")
+    assert (code, err) == (1, "")
+    first, second = records(Path("r/output.jsonl"))
+    assert "messages must be a non-empty list" in first["error"]["message"]
+    assert second["error"] is None
+
+
+def test_options_that_cannot_work_are_refused_for_programs_too(shoal: Shell) -> None:
+    Path("p.jinja").write_text("{{ question }} {{ generate_text() }}")
+    code, _, err = shoal(
+        "run", "data.jsonl", "--program", "p.jinja", "-m", "scripted/s.py:sums", "-t", "self_consistency(n=0)"
+    )
+    assert (code, err) == (2, "shoal: self_consistency(n=0): n=0: must be at least 1\n")

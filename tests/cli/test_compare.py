@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from shoal.cli import main
+from tests.cli.shell import Shell
 
 SCRIPT = """
 import asyncio, os, random
@@ -40,23 +39,6 @@ def files(at_home: Path) -> None:
 def write(*questions: str) -> None:
     rows = [{"q": question, "gold": len(question)} for question in questions]
     Path("data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-class Shell:
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self.capture = capture
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        with pytest.raises(SystemExit) as exit_:
-            main(arguments)
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, *self.capture.readouterr()
-
-
-@pytest.fixture
-def shoal(capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(capsys)
 
 
 COMPARE = ("compare", "data.jsonl", "-p", "{q}", "--answer", "gold", "--scorer", "number", "-m", "scripted/s.py:guess")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from tests.batch.echo_server import echo_server
-from tests.cli.test_compare import Shell
+from tests.cli.shell import Shell
 
 SCRIPT = """
 import os
@@ -30,11 +30,6 @@ def files(at_home: Path) -> None:
     (at_home / "s.py").write_text(SCRIPT)
     rows = [{"q": f"question {'x' * (i % 4)} {i:02}", "gold": 12 + i % 4} for i in range(24)]
     (at_home / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-@pytest.fixture
-def shoal(capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(capsys)
 
 
 def lines(name: str) -> int:

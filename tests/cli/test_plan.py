@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-
-from shoal.cli import main
+from tests.cli.shell import Shell
 
 SCRIPT = """
 from pathlib import Path
@@ -38,17 +37,7 @@ def files(at_home: Path) -> None:
     )
 
 
-class Shell:
-    def __init__(self, capture: pytest.CaptureFixture[str]) -> None:
-        self.capture = capture
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        """Exit code, standard output, standard error."""
-        with pytest.raises(SystemExit) as exit_:
-            main(arguments)
-        assert isinstance(exit_.value.code, int)
-        return exit_.value.code, *self.capture.readouterr()
-
+class Planning(Shell):
     def plan(self, *arguments: str, command: str = "plan") -> dict[str, object]:
         code, out, err = self(command, *arguments, "--json", *(["--plan"] if command == "run" else []))
         assert (code, err) == (0, "")
@@ -57,8 +46,8 @@ class Shell:
 
 
 @pytest.fixture
-def shoal(capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(capsys)
+def shoal(capsys: pytest.CaptureFixture[str]) -> Planning:
+    return Planning(capsys)
 
 
 def ends(figure: object) -> tuple[float, float]:
@@ -69,7 +58,7 @@ def ends(figure: object) -> tuple[float, float]:
 PLAN = ("data.jsonl", "-p", "{question}", "-m", MODEL, "-t", "self_consistency(n=4)")
 
 
-def test_nothing_is_asked_and_nothing_written(shoal: Shell, at_home: Path) -> None:
+def test_nothing_is_asked_and_nothing_written(shoal: Planning, at_home: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in at_home.rglob("*")}
     code, out, err = shoal("plan", *PLAN)
     assert (code, err) == (0, "")
@@ -79,13 +68,13 @@ def test_nothing_is_asked_and_nothing_written(shoal: Shell, at_home: Path) -> No
     assert {path: path.stat().st_mtime_ns for path in at_home.rglob("*") if "__pycache__" not in str(path)} == before
 
 
-def test_run_with_plan_says_the_same_and_runs_nothing(shoal: Shell, at_home: Path) -> None:
+def test_run_with_plan_says_the_same_and_runs_nothing(shoal: Planning, at_home: Path) -> None:
     assert shoal.plan(*PLAN) == shoal.plan(*PLAN, command="run")
     assert not (at_home / "runs").exists()
     assert not (at_home / "asked.txt").exists()
 
 
-def test_what_was_planned_is_what_the_run_does(shoal: Shell) -> None:
+def test_what_was_planned_is_what_the_run_does(shoal: Planning) -> None:
     told = shoal.plan(*PLAN)
     code, out, _ = shoal("run", *PLAN, "--json")
     assert code == 0
@@ -97,7 +86,7 @@ def test_what_was_planned_is_what_the_run_does(shoal: Shell) -> None:
     assert shoal("plan", *PLAN)[1].startswith("nothing is left to do")
 
 
-def test_a_run_half_done_is_planned_from_where_it_is(shoal: Shell, at_home: Path) -> None:
+def test_a_run_half_done_is_planned_from_where_it_is(shoal: Planning, at_home: Path) -> None:
     code, _, _ = shoal("run", *PLAN, "--run-dir", "r", "--budget", "calls=18", "--no-cache", "--quiet")
     assert code == 1
     told = shoal.plan(*PLAN, "--run-dir", "r")
@@ -110,21 +99,21 @@ def test_a_run_half_done_is_planned_from_where_it_is(shoal: Shell, at_home: Path
     assert len((at_home / "asked.txt").read_text().splitlines()) == 48
 
 
-def test_draws_of_another_run_come_from_the_cache(shoal: Shell) -> None:
+def test_draws_of_another_run_come_from_the_cache(shoal: Planning) -> None:
     shoal("run", *PLAN[:-1], "self_consistency(n=3)", "--quiet")
     told = shoal.plan(*PLAN)
     assert (told["kept"], ends(told["calls"])) == (36, (12, 12))
     assert ends(shoal.plan(*PLAN, "--no-cache")["calls"]) == (48, 48)
 
 
-def test_another_run_in_the_directory_is_told_as_the_run_would(shoal: Shell) -> None:
+def test_another_run_in_the_directory_is_told_as_the_run_would(shoal: Planning) -> None:
     shoal("run", *PLAN, "--run-dir", "r", "--quiet")
     code, _, err = shoal("plan", *PLAN, "--temperature", "0.5", "--run-dir", "r")
     assert code == 2
     assert "r holds a run with temperature=null, now temperature=0.5" in err
 
 
-def test_a_server_that_is_not_there_and_has_no_key(shoal: Shell) -> None:
+def test_a_server_that_is_not_there_and_has_no_key(shoal: Planning) -> None:
     code, out, err = shoal("plan", *PLAN[:3], "-m", "lab/m", "--max-tokens", "100")
     assert (code, err) == (0, "")
     assert "$1.00 in, $10.00 out a million ([prices])" in out
@@ -138,12 +127,12 @@ def test_a_server_that_is_not_there_and_has_no_key(shoal: Shell) -> None:
     assert (code, "needs OPENAI_API_KEY" in err) == (2, True)
 
 
-def test_a_row_for_each_model(shoal: Shell) -> None:
+def test_a_row_for_each_model(shoal: Planning) -> None:
     _, out, _ = shoal("plan", *PLAN[:5], "-t", "best_of_n(n=2,judge=lab/m)")
     assert [line.split()[0] for line in out.splitlines() if line.startswith(("lab/m", "scripted/"))] == [MODEL, "lab/m"]
 
 
-def test_a_pilot_is_run_and_kept(shoal: Shell, at_home: Path) -> None:
+def test_a_pilot_is_run_and_kept(shoal: Planning, at_home: Path) -> None:
     arguments = (*PLAN[:-1], "self_consistency(n=6,stop=settled)", "--pilot", "4")
     code, out, err = shoal("plan", *arguments)
     assert (code, err) == (0, "")
@@ -158,7 +147,7 @@ def test_a_pilot_is_run_and_kept(shoal: Shell, at_home: Path) -> None:
     assert least <= len((at_home / "asked.txt").read_text().splitlines()) - asked <= most
 
 
-def test_programs_and_templates_are_planned(shoal: Shell, at_home: Path) -> None:
+def test_programs_and_templates_are_planned(shoal: Planning, at_home: Path) -> None:
     told = shoal.plan("data.jsonl", "--program", "p.py:twice", "-m", MODEL)
     assert (ends(told["calls"]), told["path"]) == ((24, 24), {"least": 1, "most": 2, "source": "dry run"})
     template = ("--template", "{question}", "--args", "args.jsonl", "--samples", "3", "-m", MODEL)
@@ -182,18 +171,18 @@ def test_programs_and_templates_are_planned(shoal: Shell, at_home: Path) -> None
         ((*PLAN, "--pilot", "2"), "--pilot"),
     ],
 )
-def test_mistakes_are_one_clear_line(shoal: Shell, arguments: tuple[str, ...], message: str) -> None:
+def test_mistakes_are_one_clear_line(shoal: Planning, arguments: tuple[str, ...], message: str) -> None:
     code, out, err = shoal("plan", *arguments)
     assert (code, out) == (2, "")
     assert message in err.splitlines()[-1]
 
 
-def test_a_pilot_belongs_to_a_plan(shoal: Shell) -> None:
+def test_a_pilot_belongs_to_a_plan(shoal: Planning) -> None:
     code, _, err = shoal("run", *PLAN, "--pilot", "4")
     assert (code, "--pilot is for --plan" in err) == (2, True)
 
 
-def test_a_judge_that_asks_a_model_is_planned_too(shoal: Shell, at_home: Path) -> None:
+def test_a_judge_that_asks_a_model_is_planned_too(shoal: Planning, at_home: Path) -> None:
     rated = ("--answer", "gold", "--scorer", f"judge(model={MODEL})")
     (at_home / "two.py").write_text(SCRIPT)
     told = shoal.plan(*PLAN, "--answer", "gold", "--scorer", "judge(model=scripted/two.py:asked)")

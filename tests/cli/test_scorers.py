@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cli.test_cli import Shell, records
-from tests.cli.test_cli import shoal as shoal  # the fixture
+from tests.cli.shell import Shell
+from tests.cli.test_cli import records
 
 SCRIPT = """
 def sure(request):

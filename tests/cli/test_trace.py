@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.cli.test_cli import ROWS, RUN, SCRIPT, Shell
+from tests.cli.shell import Shell
+from tests.cli.test_cli import ROWS, RUN, SCRIPT
 
 from shoal.traces.data import decode
 
@@ -22,11 +23,6 @@ def files(at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (at_home / "s.py").write_text(SCRIPT)
     bad = {"id": "bad", "question": "fail", "gold": "0"}
     (at_home / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, bad]))
-
-
-@pytest.fixture
-def shoal(capsys: pytest.CaptureFixture[str]) -> Shell:
-    return Shell(capsys)
 
 
 def test_the_rows_of_a_run(shoal: Shell) -> None:

@@ -41,7 +41,7 @@ from shoal.errors import StoreError, UsageError
 from shoal.evaluation.scorers import Scorer, unscored
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
-from shoal.runtime.model import Model
+from shoal.runtime.model import Applied, Model
 from shoal.techniques.opening import bases
 
 
@@ -111,10 +111,10 @@ async def _execute(
     models = [model, *(scorer.models if scorer else ())]
     if scorer:
         await scorer.need()
-    if not options["program"]:  # which may do more than ask
+    if isinstance(model, Applied):
         from shoal.planning.checking import refuse_impossible
 
-        await refuse_impossible(model, lambda: program(next(iter(batch.rows))))
+        await refuse_impossible(model)
     task = asyncio.ensure_future(batch.execute(program, budget))
     stop_on_signals(batch, models, task)
     try:

@@ -13,7 +13,6 @@ from msgspec import Meta, Struct
 
 from shoal.backends import BaseModel
 from shoal.backends.config import Config
-from shoal.backends.openai import OpenAIBackend
 from shoal.backends.router import Router
 from shoal.backends.tables import tables_as
 from shoal.planning.places import in_process
@@ -85,6 +84,8 @@ def quote(base: BaseModel, prices: Mapping[str, Price]) -> Quote | NoPrice:
         return _of_several([quote(member.model, prices) for member in backend.members])
     if in_process(base):
         return Quote(_FREE, _FREE, "runs on this machine")
+    from shoal.backends.openai import OpenAIBackend  # and aiohttp with it, which models on this machine do without
+
     if not isinstance(backend, OpenAIBackend):
         return NoPrice(f"{base.name}: price unknown; {_advice(base.name)}")
     return _listed(base.name, backend.base_url)

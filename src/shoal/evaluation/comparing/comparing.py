@@ -1,7 +1,6 @@
 """One comparison from what is wanted to what was found, in its directory."""
 
 from contextlib import ExitStack, nullcontext
-from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -94,9 +93,8 @@ class Comparing:
         the budget is spent or the work interrupted: the same comparison goes on from there.
         """
         await self.work.asked.scorer.need()
-        first = self.work.asked.request_of(next(iter(self.work.asked.rows)))
         for candidate in self.candidates:
-            await refuse_impossible(candidate.model, partial(candidate.model, first))
+            await refuse_impossible(candidate.model)
         try:
             with scope.setting(replay.offline, True) if self.settings.offline else nullcontext():
                 comparison = await self._run()
