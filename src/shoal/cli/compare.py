@@ -72,9 +72,9 @@ def compare(data: str, **options: Any) -> int:
         (shlex.join(["shoal", *sys.argv[1:]]),) if sys.argv[1:2] == ["compare"] else (),
     )
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        if options["plan"]:
-            return _plan(_asked(data, Path(scratch), config, options), wanted, (directory, settings), options)
         asked = _asked(data, Path(scratch), config, options)
+        if options["plan"]:
+            return _plan(asked, wanted, (directory, settings), options)
         with Comparing(asked, wanted, directory, settings) as comparing:
             return run_program(_execute(comparing, options))
 

@@ -5,13 +5,12 @@ from pathlib import Path
 import click
 import msgspec
 from msgspec import structs
-from rich.console import Console
 from rich.table import Table
 
 from shoal.backends.config import without_keys
 from shoal.backends.loop import run as run_program
 from shoal.batch.directory import refuse_other_run
-from shoal.cli.plan_table import amount, dollars, print_plan
+from shoal.cli.plan_table import amount, dollars, print_plan, standard_output
 from shoal.errors import UsageError
 from shoal.evaluation.comparing.arms import Wanted, candidates
 from shoal.evaluation.comparing.budgeting import Pilot as SizePilot
@@ -89,9 +88,7 @@ def print_comparison_plan(plan: ComparisonPlan, *, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.encode(plan))
         return
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)
+    console = standard_output()
     console.print(_arms(plan))
     console.print()
     if plan.sizing is not None:

@@ -22,14 +22,18 @@ _SOURCES = {
 }
 
 
+def standard_output() -> Console:
+    """Where plans are printed: as wide as the terminal, and wide enough for whole lines where there is none."""
+    console = Console(highlight=False, markup=False)
+    return console if console.is_terminal else Console(highlight=False, markup=False, width=160)
+
+
 def print_plan(plan: Plan, *, as_json: bool = False, of_rows: bool = True) -> None:
     """Print a plan on standard output; one that is not `of_rows` is of a run as a whole."""
     if as_json:
         click.echo(msgspec.json.encode(plan))
         return
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)
+    console = standard_output()
     console.print(headline(plan), style="bold")
     console.print()
     facts = Table(box=None, show_header=False, pad_edge=False)
