@@ -35,9 +35,13 @@ class BaseModel:
     From the outside in: trace, journal, cache, budget, scheduler, backend. A journalled or cached draw costs nothing
     and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows; `relay` passes requests on
     to the server as they are, where there is one. A router over several models is scheduler and backend in one.
+    `discount` is what a token costs as it is asked for here, as a part of its price: 1.0, but `batch_price` where
+    calls go by the provider's batch API.
     """
 
     relay: "Relays | None" = None
+    discount = 1.0
+    batch_price = 0.5
 
     def __init__(
         self,
@@ -196,6 +200,7 @@ def _openai(  # all that an endpoint's model is made of
     model = BaseModel(backend, cache=cache, limits=limits, retry=retry)
     assert isinstance(model.scheduler, Scheduler)
     model.relay = Relay(backend, model.scheduler.admission)
+    model.batch_price = endpoint.batch_price
     return model
 
 
