@@ -104,7 +104,7 @@ def test_parse() -> None:
         ("calls=many", "not a number"),
         ("tokens=-1", "at least 0"),
         ("seconds=inf", "finite"),
-        ("", "known: calls, seconds, tokens"),
+        ("", "known: calls, dollars, seconds, tokens"),
     ],
 )
 def test_parse_says_what_is_wrong(text: str, said: str) -> None:

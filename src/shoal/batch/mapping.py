@@ -25,7 +25,7 @@ from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.runtime.program import Program
 from shoal.runtime.types import Completion, Request, SamplingParams
-from shoal.techniques.opening import bases, identities, names, opened
+from shoal.techniques.opening import bases, identities, names, opened, refuse_unpriced
 
 Score = Callable[[Completion, Row], float | Awaitable[float]]
 
@@ -126,6 +126,7 @@ async def _map(
     model: Model, program: RowProgram, items: Iterable[Row], options: MapOptions, identity: dict[str, Any]
 ) -> list[Record]:
     rater, run_dir = _rater(options), options.get("run_dir")
+    refuse_unpriced(options.get("budget"), model)
     judge = rater.against(options.get("target")) if rater else _judge(options)
     with ExitStack() as scopes:
         scratch = scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))

@@ -16,16 +16,20 @@ NOTHING = Usage()
 
 
 class RowUsage(Struct, frozen=True):
-    """What a row cost; as in `Usage`."""
+    """What a row cost; as in `Usage`. Tokens by a batch API are said only where there were such."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_calls: int = 0
     calls: int = 0
+    batch_prompt_tokens: int | UnsetType = UNSET
+    batch_completion_tokens: int | UnsetType = UNSET
 
     @classmethod
     def of(cls, usage: Usage) -> "RowUsage":
-        return cls(usage.prompt_tokens, usage.completion_tokens, usage.cached_calls, usage.calls)
+        by_batch = usage.batch_prompt_tokens, usage.batch_completion_tokens
+        said = by_batch if any(by_batch) else ()
+        return cls(usage.prompt_tokens, usage.completion_tokens, usage.cached_calls, usage.calls, *said)
 
 
 class Record(Struct, frozen=True):

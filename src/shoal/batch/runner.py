@@ -47,7 +47,10 @@ class Progress(Struct):
 
 
 class Summary(Struct):
-    """A run in numbers. `finished` rows have a result, `failed` ones an error; `score` is the mean over scored rows."""
+    """A run in numbers. `finished` rows have a result, `failed` ones an error; `score` is the mean over scored rows.
+
+    `usage` is what the rows cost, as their records say.
+    """
 
     rows: int
     finished: int = 0
@@ -59,6 +62,19 @@ class Summary(Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    batch_prompt_tokens: int = 0
+    batch_completion_tokens: int = 0
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.calls,
+            self.cached_calls,
+            batch_prompt_tokens=self.batch_prompt_tokens,
+            batch_completion_tokens=self.batch_completion_tokens,
+        )
 
     @property
     def score(self) -> float | None:
@@ -74,6 +90,8 @@ class Summary(Struct):
         self.cached_calls += record.usage.cached_calls
         self.prompt_tokens += record.usage.prompt_tokens
         self.completion_tokens += record.usage.completion_tokens
+        self.batch_prompt_tokens += record.usage.batch_prompt_tokens or 0
+        self.batch_completion_tokens += record.usage.batch_completion_tokens or 0
 
 
 _LEAST_WINDOW, _WIDEST_WINDOW = 64, 4096

@@ -10,6 +10,7 @@ import click
 
 from shoal.backends.config import load_config, without_keys
 from shoal.backends.loop import run as run_program
+from shoal.backends.prices import prices_of
 from shoal.batch.directory import refuse_other_run
 from shoal.batch.journal import Journal
 from shoal.batch.rows import Input, Row
@@ -38,7 +39,6 @@ from shoal.evaluation.scorers import unscored
 from shoal.planning import Pilot, Plan
 from shoal.planning import plan as planned
 from shoal.planning.dry_run import Kept
-from shoal.planning.prices import prices_of
 from shoal.runtime import registry
 from shoal.runtime.cache import DrawCache, default_cache_path
 from shoal.runtime.types import Completion
@@ -53,7 +53,7 @@ from shoal.techniques.spec import OpenBase
 @sampling_options
 @score_options
 @pilot_options
-@click.option("--budget", metavar="calls=,tokens=,seconds=", help="What a pilot may spend.")
+@click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="What a pilot may spend.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(data: str | None, **options: Any) -> int:

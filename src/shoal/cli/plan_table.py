@@ -7,9 +7,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from shoal.backends.prices import Price
 from shoal.planning import Figure, ModelPlan, Plan
-from shoal.planning.prices import Price
 from shoal.traces import words
+from shoal.traces.words import dollars
 
 Shown = Callable[[float], str]
 _SOURCES = {
@@ -142,9 +143,3 @@ def amount(figure: Figure, shown: Shown = words.count) -> str:
 
 def _some(figure: Figure, noun: str) -> str:
     return f"{amount(figure)} {noun}" if figure.most == 1 else f"{amount(figure)} {noun}s"
-
-
-def dollars(number: float) -> str:
-    if number == 0:
-        return "$0"
-    return f"${number:,.2f}" if number >= 0.1 else f"${number:.2g}"

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import UNSET, structs
 
 from shoal.backends.loop import run as run_program
+from shoal.backends.prices import paid
 from shoal.batch.directory import RunDirectory
 from shoal.batch.records import decode
 from shoal.batch.rows import Input
@@ -42,7 +43,7 @@ from shoal.evaluation.scorers import Scorer, unscored
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied, Model
-from shoal.techniques.opening import bases
+from shoal.techniques.opening import bases, refuse_unpriced
 
 
 @click.command()
@@ -54,7 +55,7 @@ from shoal.techniques.opening import bases
 @score_options
 @click.option("--plan", is_flag=True, help="Say what the run will cost, and run nothing.")
 @pilot_options
-@click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
+@click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
 @click.option("--trace", "traced", is_flag=True, help="Keep each row's call tree, for `shoal trace`.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
@@ -89,6 +90,7 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     program = program_of(rows, model, options)
     scorer = scorer_of(rows, options, open_base)
     judge = scorer.against(options["answer"]) if scorer else unscored
+    refuse_unpriced(budget, [model, *(scorer.models if scorer else ())])
     identity = identity_of(options, model, program, scorer)
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
@@ -128,7 +130,7 @@ async def _execute(
     finally:
         for base in bases(models):
             await base.aclose()
-    return _report(batch, scorer, options, quiet=quiet)
+    return _report(batch, model, scorer, options, quiet=quiet)
 
 
 def _progress(batch: BatchRun, models: list[Model]) -> Any:
@@ -137,7 +139,7 @@ def _progress(batch: BatchRun, models: list[Model]) -> Any:
     return RunProgress(batch, models)
 
 
-def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, quiet: bool) -> int:
+def _report(batch: BatchRun, model: Model, scorer: Scorer | None, options: dict[str, Any], *, quiet: bool) -> int:
     """Write the output, say what came of the run, and give the exit code."""
     kept = batch.directory.path / "output.jsonl"
     batch.write_output(kept)
@@ -148,15 +150,17 @@ def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, 
     elif output:
         batch.write_output(Path(output))
     summary = batch.summary()
+    dollars = paid(bases(model), summary.usage)
     metric = _metric(batch, scorer, options["answer"])
     if options["as_json"]:
-        facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept)}
+        facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept), "dollars": dollars}
         facts |= {"metric": metric[0], "value": metric[1]} if metric else {}
         click.echo(msgspec.json.encode(facts), err=output == "-")
     if not quiet:
         from shoal.cli.show import print_run
 
-        print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"], metric)
+        place = str(output if output and output != "-" else kept)
+        print_run(batch, summary, place, options["answer"], metric, dollars)
     unscored = summary.finished - summary.scored
     if scorer and unscored:
         click.echo(f"{options['scorer']} came to no score for {unscored} of {summary.finished} answers", err=True)

@@ -80,7 +80,12 @@ class RunProgress:
 
 
 def print_run(
-    run: BatchRun, summary: Summary, output: str, target: str | None, metric: tuple[str, float] | None = None
+    run: BatchRun,
+    summary: Summary,
+    output: str,
+    target: str | None,
+    metric: tuple[str, float] | None = None,
+    dollars: float | None = None,
 ) -> None:
     """The first answers, then the run in numbers and where its output lies."""
     answers = Table(box=None, header_style="bold", pad_edge=False)
@@ -97,7 +102,7 @@ def print_run(
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
-    for name, value in _facts(run, summary, output, metric):
+    for name, value in _facts(run, summary, output, metric, dollars):
         facts.add_row(name, value)
     errors.print()
     errors.print(facts)
@@ -125,7 +130,9 @@ def _mark(record: Record) -> Text:
     )
 
 
-def _facts(run: BatchRun, summary: Summary, output: str, metric: tuple[str, float] | None) -> list[tuple[str, str]]:
+def _facts(
+    run: BatchRun, summary: Summary, output: str, metric: tuple[str, float] | None, dollars: float | None
+) -> list[tuple[str, str]]:
     facts = [("rows", f"{words.count(summary.finished)} of {words.count(summary.rows)}")]
     if summary.failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in run.errors.most_common(3))
@@ -140,6 +147,7 @@ def _facts(run: BatchRun, summary: Summary, output: str, metric: tuple[str, floa
             "tokens",
             f"{words.count(summary.prompt_tokens)} prompt + {words.count(summary.completion_tokens)} completion",
         ),
+        *([("dollars", words.dollars(dollars))] if dollars else []),
         ("seconds", _rate(run, summary)),
         ("output", output),
     ]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from shoal.planning.prices import Quote
+from shoal.backends.prices import Quote
 
 # From the surest: counted call by call in a dry run of every row; by the catalogue's formulas; scaled up from some of
 # the rows; as the program went on stand-in replies; predicted from a pilot; assumed.

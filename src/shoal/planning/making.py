@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import structs
 
+from shoal.backends.prices import Price
 from shoal.batch.rows import Row
 from shoal.batch.runner import RowProgram
 from shoal.errors import UsageError
@@ -14,7 +15,6 @@ from shoal.planning.narrowing import measured_seconds, narrowed, narrowed_calls
 from shoal.planning.notes import notes
 from shoal.planning.pilot import Measured, rows_for, run_pilot
 from shoal.planning.predicting import FEWEST_ROWS
-from shoal.planning.prices import Price
 from shoal.planning.reckoning import Formulas, Reckoning, priced
 from shoal.planning.sharing import Rates, dollar_rates, shared_total
 from shoal.planning.times import assumed_seconds, limited
