@@ -55,17 +55,21 @@ class BaseModel:
         self.name = backend.name
         self.cache = cache
         self.limits = limits or Limits()
-        self.scheduler: Scheduler | Router
-        if isinstance(backend, Router):
-            self.limits, self.scheduler = backend.limits, backend
-        else:
-            self.scheduler = Scheduler(backend, limits=self.limits, retry=retry)
-        model: Model = Online(Budgeted(self.scheduler), backend.name)
-        if cache is not None:
-            model = Cached(model, cache, backend.identity)
         self._retry = retry or RetryPolicy()
         self._retry_budget = RetryBudget()
-        self._model = Observed(Recorded(model, backend.identity), backend.name)
+        if isinstance(backend, Router):
+            self.limits = backend.limits
+            self.stand_on(backend)
+        else:
+            self.stand_on(Scheduler(backend, limits=self.limits, retry=retry))
+
+    def stand_on(self, scheduler: Scheduler | Router) -> None:
+        """Ask by this scheduler from here on: one of the same backend's, whose answers pass for each other's."""
+        self.scheduler = scheduler
+        model: Model = Online(Budgeted(scheduler), self.name)
+        if self.cache is not None:
+            model = Cached(model, self.cache, self.backend.identity)
+        self._model = Observed(Recorded(model, self.backend.identity), self.name)
 
     async def __call__(self, request: Request | str, /) -> Completion:
         if isinstance(request, str):
