@@ -159,24 +159,31 @@ def test_draws_by_batch_are_reserved_and_paid_at_its_price() -> None:
     assert budget.spent_dollars == pytest.approx(4 * 0.000055)
 
 
-def test_calls_of_the_tail_may_go_live_and_stay_within() -> None:
-    """Three at a time may cost the live price though the batch's was reserved: that much is held back."""
-    under_way = 0
+def test_calls_that_may_go_live_are_reserved_at_the_live_price() -> None:
+    """With --tail-live nobody knows before a wave leaves which calls go live; what scores a reply always does."""
 
-    async def tail(_: Request) -> Completion:
-        nonlocal under_way
-        under_way += 1
-        live = under_way <= 3
+    async def tail(request: Request) -> Completion:
         await asyncio.sleep(0)
         usage = Usage(36, 100, 1)
-        return Completion("x", usage=usage if live else usage.by_batch())
+        return Completion("x", usage=usage if int(request.text) % 3 else usage.by_batch())
 
     model, backend = model_of(tail, Price(1.0, 1.0))
     model.discount, model.tail_live = 0.5, 3
     budget = Budget(dollars=0.001)
     spend(budget, asked(model, 40, max_tokens=100))
     assert 0.0008 < budget.spent_dollars <= 0.001
-    assert len(backend.requests) > 8
+    assert len(backend.requests) >= 8
+    model.tail_live = 0
+    scoring = Request.of("Q", logprobs=True, choices=["yes"])
+    assert model.tariff(Request.of("Q")).by_batch
+    assert not model.tariff(scoring).by_batch
+
+
+def test_thousands_may_wait_for_money() -> None:
+    model, backend = model_of(costing(1, 1), Price(1.0, 1.0))
+    budget = Budget(dollars=0.01)
+    assert exceeded(spend(budget, asked(model, 5000, max_tokens=64))) == 5000 - len(backend.requests)
+    assert budget.spent_dollars > 0.0099
 
 
 @settings(max_examples=150, deadline=None)

@@ -15,7 +15,7 @@ from shoal.backends.router import Router
 from shoal.backends.routing import PROVIDERS, Route
 from shoal.errors import Unsupported, UsageError, did_you_mean
 from shoal.runtime import dry
-from shoal.runtime.backend import Backend, CountsTokens, Embeds, refuse_unsupported
+from shoal.runtime.backend import Backend, CountsTokens, Embeds, refuse_unsupported, scores
 from shoal.runtime.budget import Budgeted, Rates, Tariff
 from shoal.runtime.cache import Cached, DrawCache
 from shoal.runtime.frames import placed
@@ -38,8 +38,8 @@ class BaseModel:
     and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows; `relay` passes requests on
     to the server as they are, where there is one. A router over several models is scheduler and backend in one.
     `discount` is what a token costs as it is asked for here, as a part of its price: 1.0, but `batch_price` where
-    calls go by the provider's batch API, of which `tail_live` at a time may be asked live all the same. `prices` are
-    those of the configuration.
+    calls go by the provider's batch API; so many of these as `tail_live` says may be asked live all the same. `prices`
+    are those of the configuration.
     """
 
     relay: "Relays | None" = None
@@ -60,18 +60,22 @@ class BaseModel:
         self.name = backend.name
         self.cache = cache
         self.limits = limits or Limits()
-        self.scheduler: Scheduler | Router
-        if isinstance(backend, Router):
-            self.limits, self.scheduler = backend.limits, backend
-        else:
-            self.scheduler = Scheduler(backend, limits=self.limits, retry=retry)
         self._rates: Rates | None = None
-        model: Model = Online(Budgeted(self.scheduler, self.tariff), backend.name)
-        if cache is not None:
-            model = Cached(model, cache, backend.identity)
         self._retry = retry or RetryPolicy()
         self._retry_budget = RetryBudget()
-        self._model = Observed(Recorded(model, backend.identity), backend.name)
+        if isinstance(backend, Router):
+            self.limits = backend.limits
+            self.stand_on(backend)
+        else:
+            self.stand_on(Scheduler(backend, limits=self.limits, retry=retry))
+
+    def stand_on(self, scheduler: Scheduler | Router) -> None:
+        """Ask by this scheduler from here on: one of the same backend's, whose answers pass for each other's."""
+        self.scheduler = scheduler
+        model: Model = Online(Budgeted(scheduler, self.tariff), self.name)
+        if self.cache is not None:
+            model = Cached(model, self.cache, self.backend.identity)
+        self._model = Observed(Recorded(model, self.backend.identity), self.name)
 
     async def __call__(self, request: Request | str, /) -> Completion:
         if isinstance(request, str):
@@ -80,14 +84,18 @@ class BaseModel:
         standing_in = dry.stand_in.get()
         return await (self._model if standing_in is None else standing_in(self))(placed(request))
 
-    def tariff(self) -> Tariff:
-        """What calls cost, at the most where it depends. UsageError where no price is known, saying how to give one."""
+    def tariff(self, request: Request | None = None) -> Tariff:
+        """What a call costs, at the most where it depends. UsageError where no price is known, saying how to give one.
+
+        A call that may be asked live all the same, as those of a tail and those that score a reply, is so dear.
+        """
         if self._rates is None:
             rates = rates_of(self, self.prices)
             if isinstance(rates, NoPrice):
                 raise UsageError(f"a budget in dollars needs prices: {rates.reason}")
             self._rates = rates
-        return Tariff(self._rates, self.discount < 1.0, self.tail_live)
+        live = self.tail_live or request is None or scores(request)
+        return Tariff(self._rates, by_batch=self.discount < 1.0 and not live)
 
     def with_cache(self, cache: DrawCache | None) -> "BaseModel":
         """A model over the same backend that keeps its draws in `cache`, if any. Whoever made the backend closes it."""

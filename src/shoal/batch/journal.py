@@ -112,6 +112,10 @@ class Journal:
             raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
         return owner, _decode(value)
 
+    def has(self, key: bytes) -> bool:
+        """Whether a draw is kept."""
+        return bool(self.store.rows("SELECT 1 FROM draw WHERE key = ?", (key,)))
+
     def completion(self, key: bytes) -> Completion | None:
         """A kept draw by itself."""
         kept = self.draw(key)

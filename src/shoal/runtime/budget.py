@@ -1,6 +1,7 @@
 """A bound on what a run may spend: calls, tokens, seconds, dollars. Cached and shared draws cost nothing."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from decimal import Decimal
@@ -36,19 +37,22 @@ class Rates(Struct, frozen=True):
 
 
 class Tariff(Struct, frozen=True):
-    """What a model's calls cost. They go `by_batch`, but `tail_live` of them at a time may be asked live instead."""
+    """What a call costs; one that surely goes `by_batch` has its price reserved, any other the live price."""
 
     rates: Rates
     by_batch: bool = False
-    tail_live: int = 0
 
 
 class Reservation(Struct, frozen=True):
-    """What a call may cost: tokens and picodollars. `margin` is how much dearer all calls that go live may become."""
+    """What calls may cost."""
 
     tokens: int = 0
     picodollars: int = 0
-    margin: int = 0
+    calls: int = 1
+
+    def __add__(self, other: "Reservation") -> "Reservation":
+        calls = self.calls + other.calls
+        return Reservation(self.tokens + other.tokens, self.picodollars + other.picodollars, calls)
 
 
 class Budget:
@@ -73,11 +77,11 @@ class Budget:
         self.dollars = dollars
         self.spent = Usage()
         self.on_spent: Callable[[Usage], None] | None = None  # told of what each call cost when it ends
-        self._reserved_calls = self._reserved_tokens = self._reserved_picodollars = 0
+        self._reserved = Reservation(calls=0)
         self._most_picodollars = None if dollars is None else int(Decimal(str(dollars)) * _PICO)
-        self._spent_picodollars = self._margin = 0
+        self._spent_picodollars = 0
         self._deadline: float | None = None
-        self._returns: list[asyncio.Future[None]] = []
+        self._waiting: deque[tuple[Reservation, asyncio.Future[str | None]]] = deque()
         self._stopped: str | None = None
 
     @classmethod
@@ -119,45 +123,57 @@ class Budget:
         return left is not None and left <= 0
 
     async def reserve(self, what: Reservation) -> None:
-        """Take one call from the budget, waiting for what other calls may give back."""
-        while (short := self._short_of(what)) is not None:
-            if not self._reserved_calls or self._stopped or self._out_of_time():
-                raise BudgetExceeded(short)
-            back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._returns.append(back)
-            await back
-        self._reserved_calls += 1
-        self._reserved_tokens += what.tokens
-        self._reserved_picodollars += what.picodollars
-        self._margin = max(self._margin, what.margin)
+        """Take a call from the budget, waiting for what other calls may give back."""
+        short = self._taken(what)
+        if short is not None and self._may_come_back():
+            told: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+            self._waiting.append((what, told))
+            try:
+                short = await told
+            except asyncio.CancelledError:
+                if not told.cancelled() and told.result() is None:
+                    self._give_back(what)
+                self._wake()
+                raise
+        if short is not None:
+            raise BudgetExceeded(short)
+
+    def _taken(self, what: Reservation) -> str | None:
+        """Reserve it; or why the budget has not that much left."""
+        short = self._short_of(what)
+        if short is None:
+            self._reserved = self._reserved + what
+        return short
+
+    def _give_back(self, what: Reservation) -> None:
+        held = self._reserved
+        left = held.tokens - what.tokens, held.picodollars - what.picodollars, held.calls - what.calls
+        self._reserved = Reservation(*left)
+
+    def _may_come_back(self) -> bool:
+        return bool(self._reserved.calls) and not self._stopped and not self._out_of_time()
 
     def _short_of(self, what: Reservation) -> str | None:
+        """Why the budget has not that much left; None where it has."""
         if self._stopped is not None:
             return self._stopped
         if self._out_of_time():
             return f"the budget of {self.seconds:g} seconds is spent"
-        if self.calls is not None and self.spent.calls + self._reserved_calls >= self.calls:
+        taken, spent = self._reserved + what, self.spent
+        if self.calls is not None and spent.calls + taken.calls > self.calls:
             return f"the budget of {self.calls} calls is spent"
-        if self.tokens is not None and self.spent.total_tokens + self._reserved_tokens + what.tokens > self.tokens:
-            spent = self.spent.total_tokens
-            return f"the budget of {self.tokens} tokens is spent ({spent} used, the next call may need {what.tokens})"
-        return self._short_of_dollars(what)
-
-    def _short_of_dollars(self, what: Reservation) -> str | None:
-        if self._most_picodollars is None:
-            return None
-        margin = max(self._margin, what.margin)
-        taken = self._spent_picodollars + self._reserved_picodollars
-        if not what.picodollars or taken + what.picodollars + margin <= self._most_picodollars:
-            return None
-        spent, next_ = _shown(self._spent_picodollars), _shown(what.picodollars + margin)
-        return f"the budget of ${self.dollars:,.10g} is spent ({spent} used, the next call may need {next_})"
+        if self.tokens is not None and spent.total_tokens + taken.tokens > self.tokens:
+            total = spent.total_tokens
+            return f"the budget of {self.tokens} tokens is spent ({total} used, the next call may need {what.tokens})"
+        most = self._most_picodollars
+        if most is not None and what.picodollars and self._spent_picodollars + taken.picodollars > most:
+            used, next_ = _shown(self._spent_picodollars), _shown(what.picodollars)
+            return f"the budget of {_shown(most)} is spent ({used} used, the next call may need {next_})"
+        return None
 
     def settle(self, what: Reservation, usage: Usage, rates: Rates | None = None) -> None:
         """Give back a reservation and note what was really spent."""
-        self._reserved_calls -= 1
-        self._reserved_tokens -= what.tokens
-        self._reserved_picodollars -= what.picodollars
+        self._give_back(what)
         self.spent = self.spent + usage
         if rates is not None:
             self._spent_picodollars += rates.of(usage)
@@ -166,10 +182,15 @@ class Budget:
         self._wake()
 
     def _wake(self) -> None:
-        returns, self._returns = self._returns, []
-        for back in returns:
-            if not back.done():
-                back.set_result(None)
+        """Tell those who wait, in their order, that they have what they asked for, or that nothing will come back."""
+        while self._waiting:
+            what, told = self._waiting[0]
+            if not told.done():
+                short = self._taken(what)
+                if short is not None and self._may_come_back():
+                    return
+                told.set_result(short)
+            self._waiting.popleft()
 
 
 def _shown(picodollars: int) -> str:
@@ -189,10 +210,10 @@ class Shares(Protocol):
 class Budgeted:
     """A scheduler that spends from the budget in scope, where there is one.
 
-    `tariff` says what calls cost, and raises UsageError where nobody knows; it is asked where a budget is in dollars.
+    `tariff` says what a call costs, and raises UsageError where nobody knows; it is asked where a budget is in dollars.
     """
 
-    def __init__(self, model: Shares, tariff: Callable[[], Tariff] = lambda: Tariff(Rates())) -> None:
+    def __init__(self, model: Shares, tariff: Callable[[Request], Tariff] = lambda _: Tariff(Rates())) -> None:
         self.model = model
         self.tariff = tariff
         self._waiting: dict[tuple[Budget, Request], asyncio.Future[None]] = {}  # until the first has its reservation
@@ -201,7 +222,7 @@ class Budgeted:
         budget = current.get()
         if budget is None:
             return await self.model(request)
-        tariff = self.tariff() if budget.dollars is not None else None
+        tariff = self.tariff(request) if budget.dollars is not None else None
         what = _reservation(budget, request, tariff)
         if not await self._reserved(budget, request, what):  # shared with the caller who pays for it
             return await self.model(request)
@@ -240,7 +261,5 @@ def _reservation(budget: Budget, request: Request, tariff: Tariff | None) -> Res
     if tariff is None:
         return Reservation(tokens)
     most = most_tokens(request)
-    live, batch = tariff.rates.of(Usage(*most)), tariff.rates.batch(*most)
-    if not tariff.by_batch:
-        return Reservation(tokens, live)
-    return Reservation(tokens, batch, tariff.tail_live * max(0, live - batch))
+    rates = tariff.rates
+    return Reservation(tokens, rates.batch(*most) if tariff.by_batch else rates.of(Usage(*most)))
