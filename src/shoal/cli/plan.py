@@ -14,6 +14,7 @@ from shoal.backends.prices import prices_of
 from shoal.batch.directory import refuse_other_run
 from shoal.batch.journal import Journal
 from shoal.batch.rows import Input, Row
+from shoal.batch.waves import of_one_endpoint
 from shoal.cli.options import (
     model_options,
     named_model,
@@ -34,11 +35,13 @@ from shoal.cli.row_runs import (
     scorer_of,
 )
 from shoal.cli.templates import check_options
+from shoal.cli.wave_options import batch_api_options, window_of
 from shoal.errors import UsageError
 from shoal.evaluation.scorers import unscored
 from shoal.planning import Pilot, Plan
 from shoal.planning import plan as planned
 from shoal.planning.dry_run import Kept
+from shoal.planning.waves import Travel, in_waves, window_seconds
 from shoal.runtime import registry
 from shoal.runtime.cache import DrawCache, default_cache_path
 from shoal.runtime.types import Completion
@@ -53,6 +56,7 @@ from shoal.techniques.spec import OpenBase
 @sampling_options
 @score_options
 @pilot_options
+@batch_api_options
 @click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="What a pilot may spend.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
@@ -83,6 +87,7 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
     program, scorer = program_of(rows, model, options), scorer_of(rows, options, open_base)
     judges = list(scorer.models) if scorer else []
     judge = scorer.against(options["answer"]) if scorer and judges else unscored
+    travel = _travel([model, *judges], options)
     resumed = refuse_other_run(directory, identity_of(options, model, program, scorer), rows)
 
     async def row(row: Row) -> Completion:
@@ -95,9 +100,10 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
         prices = prices_of(load_config(options["config"]))
         steady = not options["program"] and not judges  # a judge whose mark cannot be read is asked again
         try:
-            return await planned(
+            told = await planned(
                 row, rows, models=[model, *judges], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
             )
+            return in_waves(told, bases([model, *judges]), prices, travel) if travel else told
         finally:
             for base in bases([model, *judges]):
                 await base.aclose()
@@ -106,6 +112,14 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
         sample_as_told(options)
         with spending(options):
             return run_program(made(done, kept))
+
+
+def _travel(models: list[Any], options: dict[str, Any]) -> Travel | None:
+    """How the run's calls travel, where that is by a batch API."""
+    if window_of(options) is None:
+        return None
+    names = {base.name for base in of_one_endpoint(models)}
+    return Travel(names, options["tail_live"], options["batch_rows"], window_seconds(options["batch_window"]))
 
 
 def _opener(options: dict[str, Any]) -> OpenBase:
