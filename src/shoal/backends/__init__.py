@@ -27,6 +27,7 @@ from shoal.runtime.types import Completion, Request
 
 if TYPE_CHECKING:
     from shoal.backends.relay import Relays
+    from shoal.backends.waves import WaveScheduler
 
 
 class BaseModel:
@@ -36,10 +37,11 @@ class BaseModel:
     and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows; `relay` passes requests on
     to the server as they are, where there is one. A router over several models is scheduler and backend in one.
     `discount` is what a token costs as it is asked for here, as a part of its price: 1.0, but `batch_price` where
-    calls go by the provider's batch API.
+    calls go by the provider's batch API; then `waves` is the scheduler.
     """
 
     relay: "Relays | None" = None
+    waves: "WaveScheduler | None" = None
     discount = 1.0
     batch_price = 0.5
 
