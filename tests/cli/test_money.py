@@ -127,3 +127,29 @@ def test_what_a_plan_says_by_batch_beside_live(shoal: Shell) -> None:
     code, _, err = shoal("plan", "data.jsonl", "-p", "{q}", "-m", "local", "--batch-api")
     assert (code, "--batch-api needs a server" in err) == (2, True)
     assert not paid(Path())
+
+
+def test_a_run_by_batch_pays_and_tells_the_batch_price(shoal: Shell) -> None:
+    told = json.loads(shoal(*RUN, "--batch-api", "--budget", "dollars=1", "--json")[1])
+    assert len(paid(Path())) == 12 == sum(each.batch is not None for each in paid(Path()))
+    assert told["dollars"] == pytest.approx(cost() / 2)
+    assert told["batch_prompt_tokens"] == told["prompt_tokens"] > 0
+    by_batch = Path("r/output.jsonl").read_bytes()
+    shoal(*RUN, "--run-dir", "live", "--no-cache")
+    assert Path("live/output.jsonl").read_bytes() == by_batch
+
+
+def test_a_tail_that_goes_live_is_told_at_the_live_price(shoal: Shell) -> None:
+    told = json.loads(shoal(*RUN, "--batch-api", "--tail-live", "12", "--budget", "dollars=1", "--json")[1])
+    assert all(each.batch is None for each in paid(Path()))
+    assert told["dollars"] == pytest.approx(cost())
+    assert told["batch_prompt_tokens"] == 0
+
+
+def test_a_budget_by_batch_is_not_exceeded(shoal: Shell) -> None:
+    """One call fits at its most, and when it is back for less, another follows."""
+    code, out, err = shoal(*RUN, "--batch-api", "--budget", "dollars=0.0005", "--json")
+    assert code == 1
+    assert "the budget of $0.0005 is spent" in err
+    assert 0.0002 < cost() / 2 <= 0.0005
+    assert json.loads(out)["dollars"] == pytest.approx(cost() / 2)

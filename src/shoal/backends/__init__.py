@@ -29,6 +29,7 @@ from shoal.runtime.types import Completion, Request
 
 if TYPE_CHECKING:
     from shoal.backends.relay import Relays
+    from shoal.backends.waves import WaveScheduler
 
 
 class BaseModel:
@@ -38,11 +39,12 @@ class BaseModel:
     and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows; `relay` passes requests on
     to the server as they are, where there is one. A router over several models is scheduler and backend in one.
     `discount` is what a token costs as it is asked for here, as a part of its price: 1.0, but `batch_price` where
-    calls go by the provider's batch API; so many of these as `tail_live` says may be asked live all the same. `prices`
-    are those of the configuration.
+    calls go by the provider's batch API, with `waves` as the scheduler; so many of these as `tail_live` says may be
+    asked live all the same. `prices` are those of the configuration.
     """
 
     relay: "Relays | None" = None
+    waves: "WaveScheduler | None" = None
     discount = 1.0
     batch_price = 0.5
     tail_live = 0

@@ -13,7 +13,7 @@ from shoal.backends import BaseModel
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.journal import RowRecorder
 from shoal.batch.programs import Returned
-from shoal.batch.records import Record, decode, encode, failed, succeeded
+from shoal.batch.records import Record, as_output, decode, encode, failed, succeeded
 from shoal.batch.rows import Input, Row
 from shoal.errors import BudgetExceeded, NotCached, StoreError
 from shoal.runtime import budget, replay, scope
@@ -217,12 +217,12 @@ class BatchRun:
         """A record a row. Rows that a spent budget left undone say so; those of an interrupted run are missing."""
         kept = self.directory.journal.records()
         if self.stopped is None or self.interrupted:
-            yield from (line for number, line in kept if number < self.rows.count)
+            yield from (as_output(line) for number, line in kept if number < self.rows.count)
             return
         number_kept, line = next(kept, (-1, b""))
         for number, row in enumerate(self.rows):
             if number == number_kept:
-                yield line
+                yield as_output(line)
                 number_kept, line = next(kept, (-1, b""))
             else:
                 yield encode(failed(number, row, self.stopped, model=self.model, technique=self.technique))

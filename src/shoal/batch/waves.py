@@ -1,26 +1,32 @@
 """Runs whose calls travel by the provider's batch API: the waves of a run are kept in its directory."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from shoal.backends import BaseModel
-from shoal.backends.openai import OpenAIBackend
 from shoal.backends.router import Router
-from shoal.backends.waves import FILE, Wave, WaveScheduler, WaveSettings, WaveStore
 from shoal.batch.directory import RunDirectory
 from shoal.errors import RunError, UsageError
-from shoal.runtime.model import Applied, Model
+from shoal.runtime.model import Applied
 from shoal.techniques.opening import bases
+
+if TYPE_CHECKING:  # what runs without waves need not import
+    from shoal.backends.waves import Wave, WaveScheduler, WaveSettings, WaveStore
 
 WITH_PROVIDER = ("creating", "out")
 
 
 @asynccontextmanager
 async def by_batch_api(
-    models: list[Model], directory: RunDirectory, settings: WaveSettings | None
+    models: Sequence[object],
+    directory: RunDirectory,
+    settings: "WaveSettings | None",
+    tell: "Callable[[Wave], None] | None" = None,
 ) -> AsyncIterator[None]:
     """In the body the first model's calls travel in waves, and those of other models at the same endpoint.
 
+    `tell` is called when a wave has left and when it is back.
     Without settings all is asked live; RunError where waves hold answers that would be paid a second time.
     Raises UsageError where the model has no batch API.
     """
@@ -28,10 +34,14 @@ async def by_batch_api(
         refuse_waiting_waves(directory)
         yield
         return
+    from shoal.backends.waves import WaveStore
+
     travelling = of_one_endpoint(models)
     store = WaveStore(directory.path)
-    before = [(base, base.scheduler, base.discount) for base in travelling]
+    before = [(base, base.scheduler) for base in travelling]
     schedulers = [_in_waves(base, store, settings) for base in travelling]
+    for scheduler in schedulers:
+        scheduler.backend.tell = tell
     try:
         for scheduler in schedulers:
             await scheduler.backend.begin()
@@ -41,14 +51,16 @@ async def by_batch_api(
     finally:
         for scheduler in schedulers:
             await scheduler.backend.leave()
-        for base, live, discount in before:
+        for base, live in before:
             base.stand_on(live)
-            base.discount = discount
+            base.discount, base.tail_live, base.waves = 1.0, 0, None
         store.close()
 
 
-def of_one_endpoint(models: list[Model]) -> list[BaseModel]:
+def of_one_endpoint(models: Sequence[object]) -> list[BaseModel]:
     """The base models at the endpoint of the first model's; UsageError where that can have no batch API."""
+    from shoal.backends.openai import OpenAIBackend
+
     model = models[0]
     while isinstance(model, Applied):
         model = model.model
@@ -63,20 +75,25 @@ def of_one_endpoint(models: list[Model]) -> list[BaseModel]:
     ]
 
 
-def _in_waves(base: BaseModel, store: WaveStore, settings: WaveSettings) -> WaveScheduler:
+def _in_waves(base: BaseModel, store: "WaveStore", settings: "WaveSettings") -> "WaveScheduler":
+    from shoal.backends.openai import OpenAIBackend
+    from shoal.backends.waves import WaveScheduler
+
     assert isinstance(base.backend, OpenAIBackend)
     live = base.scheduler
     assert not isinstance(live, Router)
     scheduler = WaveScheduler(base.backend, live, store, settings)
     base.stand_on(scheduler)
-    base.discount = base.batch_price
+    base.discount, base.tail_live, base.waves = base.batch_price, settings.tail_live, scheduler
     return scheduler
 
 
-def waves_of(directory: RunDirectory) -> list[Wave]:
+def waves_of(directory: RunDirectory) -> "list[Wave]":
     """The waves of a run that hold what the run still needs: they are with the provider, or nobody took them yet."""
-    if not (directory.path / FILE).exists():
+    if not (directory.path / "waves.sqlite").exists():
         return []
+    from shoal.backends.waves import WaveStore
+
     store = WaveStore(directory.path, read_only=True)
     try:
         landed = [

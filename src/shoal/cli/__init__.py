@@ -22,6 +22,7 @@ _COMMANDS = {
     "serve": ("shoal.cli.serve", "Serve models and techniques to OpenAI clients, and a page to try them."),
     "key": ("shoal.cli.key", "Make a key for the server."),
     "trace": ("shoal.cli.trace", "Show what a traced run did, call by call."),
+    "waves": ("shoal.cli.waves", "Show what a run sent by a batch API, or cancel it."),
     "models": ("shoal.cli.catalogue", "List what can stand in a model spec."),
     "techniques": ("shoal.cli.catalogue", "List the techniques, their options and what they cost."),
     "scorers": ("shoal.cli.catalogue", "List how answers can be rated."),

@@ -38,6 +38,7 @@ from shoal.cli.row_runs import (
 )
 from shoal.cli.stopping import stop_on_signals
 from shoal.cli.templates import check_options
+from shoal.cli.wave_options import batch_api_options, in_waves, tell_of_waves, window_of
 from shoal.errors import StoreError, UsageError
 from shoal.evaluation.scorers import Scorer, unscored
 from shoal.runtime import registry
@@ -56,6 +57,7 @@ from shoal.techniques.opening import bases, refuse_unpriced
 @click.option("--plan", is_flag=True, help="Say what the run will cost, and run nothing.")
 @pilot_options
 @click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent.")
+@batch_api_options
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
 @click.option("--trace", "traced", is_flag=True, help="Keep each row's call tree, for `shoal trace`.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
@@ -95,7 +97,8 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
         sample_as_told(options)
-        window = window_for(bases(model))  # a judge comes after the model: it holds no row back
+        # A judge comes after the model: it holds no row back.
+        window = window_of(options) or window_for(bases(model))
         batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
         batch.traced = options["traced"]
         return run_program(_execute(batch, model, program, scorer, budget, options))
@@ -117,11 +120,12 @@ async def _execute(
         from shoal.planning.checking import refuse_impossible
 
         await refuse_impossible(model)
-    task = asyncio.ensure_future(batch.execute(program, budget))
-    stop_on_signals(batch, models, task)
     try:
-        with nullcontext() if quiet else _progress(batch, models):
-            await task
+        async with in_waves(models, batch.directory, options):
+            task = asyncio.ensure_future(batch.execute(program, budget))
+            stop_on_signals(batch, models, task)
+            with nullcontext() if quiet else _progress(batch, models):
+                await task
     except asyncio.CancelledError:
         if not batch.interrupted:
             raise
@@ -130,7 +134,9 @@ async def _execute(
     finally:
         for base in bases(models):
             await base.aclose()
-    return _report(batch, model, scorer, options, quiet=quiet)
+    code = _report(batch, model, scorer, options, quiet=quiet)
+    tell_of_waves(batch.directory, options)
+    return code
 
 
 def _progress(batch: BatchRun, models: list[Model]) -> Any:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from shoal.backends import BaseModel
 from shoal.batch.records import Record
 from shoal.batch.runner import BatchRun, Summary
 from shoal.errors import ShoalError
@@ -60,7 +61,7 @@ class RunProgress:
         facts = [
             f"{words.count(usage.calls)} calls",
             f"{words.count(usage.completion_tokens / seconds)} tokens/s",
-            f"{sum(base.scheduler.in_flight for base in self.bases)} in flight",
+            _under_way(self.bases),
         ]
         if usage.cached_calls:
             facts.append(f"{words.count(usage.cached_calls)} cached")
@@ -77,6 +78,14 @@ class RunProgress:
 
     def __exit__(self, *_: object) -> None:
         self.bar.stop()
+
+
+def _under_way(models: Iterable[BaseModel]) -> str:
+    """Calls in flight; where they travel by a batch API, how their waves stand."""
+    models = list(models)
+    waves = [words.short(base.waves.standing(), 100) for base in models if base.waves is not None]
+    flying = sum(base.scheduler.in_flight for base in models if base.waves is None)
+    return " · ".join([*waves, *([f"{flying} in flight"] if flying or not waves else [])])
 
 
 def print_run(

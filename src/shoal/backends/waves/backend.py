@@ -15,7 +15,17 @@ from shoal.backends.openai import OpenAIBackend
 from shoal.backends.waves.api import Batch, BatchApi
 from shoal.backends.waves.collecting import Collecting
 from shoal.backends.waves.gathering import Gathering
-from shoal.backends.waves.lines import Landed, Line, Reply, Turn, cancelled, drawn, endpoint_of, failure
+from shoal.backends.waves.lines import (
+    Landed,
+    Line,
+    Reply,
+    Turn,
+    at_batch_price,
+    cancelled,
+    drawn,
+    endpoint_of,
+    failure,
+)
 from shoal.backends.waves.patience import persist
 from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import OPEN, Wave, WaveStore
@@ -43,7 +53,8 @@ _UNLIMITED = 1 << 30
 class WaveBackend:
     """The batch API of the server behind `backend`. What it cannot do, and tails, are asked of `live`.
 
-    `waves` holds the waves under way as they stand, oldest first, by their numbers.
+    `waves` holds the waves under way as they stand, oldest first, by their numbers; `tell` is called when one has left
+    and when it is back.
     """
 
     def __init__(self, backend: OpenAIBackend, live: Model, store: WaveStore, settings: WaveSettings) -> None:
@@ -51,6 +62,7 @@ class WaveBackend:
         can = backend.capabilities
         self.capabilities = structs.replace(can, max_batch=1, max_in_flight=_UNLIMITED, stream=False)
         self.waves: dict[int, Wave] = {}
+        self.tell: Callable[[Wave], None] | None = None
         self._backend = backend
         self._live = live
         self._store = store
@@ -158,7 +170,8 @@ class WaveBackend:
         elif isinstance(landed, Reply):
             if not drawn(landed):
                 return failure(landed, self._backend.server)
-            outcome = self._backend.read_reply(Draws(request, len(line.keys)), landed.status, bytes(landed.body))
+            reply = self._backend.read_reply(Draws(request, len(line.keys)), landed.status, bytes(landed.body))
+            outcome = at_batch_price(reply)
         elif isinstance(landed, ModelError):
             return copy(landed)
         else:
@@ -302,7 +315,9 @@ class WaveBackend:
     async def _brought(self, wave: Wave, *, again: bool = False) -> None:
         """Follow a wave to its end; what brought no reply has its reason. `again`: it was sent by another process."""
         self._changed(wave)
+        self._told(wave)
         wave, batch = await self._collecting.follow(wave)
+        self._told(wave)
         left = self._lines.get(wave.number, {})
         if batch.status == "failed":
             self._refused(wave, batch, left)
@@ -367,6 +382,10 @@ class WaveBackend:
     def _changed(self, wave: Wave) -> None:
         if wave.number in self._lines:
             self.waves[wave.number] = wave
+
+    def _told(self, wave: Wave) -> None:
+        if self.tell is not None:
+            self.tell(wave)
 
     # Ending
 

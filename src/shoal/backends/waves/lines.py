@@ -6,11 +6,11 @@ from hashlib import blake2b
 from typing import Any, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
 from shoal.backends.openai_wire import Server, error_of
 from shoal.errors import DeadlineExceeded, ModelError, ShoalError
-from shoal.runtime.backend import Draws
+from shoal.runtime.backend import Draws, Outcome
 from shoal.runtime.types import Request
 
 Endpoint = Literal["/v1/chat/completions", "/v1/completions"]
@@ -120,3 +120,10 @@ class Line:
     def land(self, outcome: Landed) -> None:
         if not self.landed.done():
             self.landed.set_result(outcome)
+
+
+def at_batch_price(outcome: Outcome) -> Outcome:
+    """The answers of a line, with usages that say how they were asked for."""
+    if isinstance(outcome, ModelError):
+        return outcome
+    return [structs.replace(completion, usage=completion.usage.by_batch()) for completion in outcome]

@@ -22,6 +22,17 @@ class WaveScheduler(Scheduler):
         self.window = settings.rows
         super().__init__(WaveBackend(backend, live, store, settings), retry=_NO_DEADLINE)
 
+    def standing(self) -> str:
+        """In a few words: which waves are out, how far they are, and what waits for the next."""
+        waves = list(self.backend.waves.values())
+        done = sum(wave.done + wave.failed for wave in waves)
+        names = f"wave {waves[0].number} {waves[0].status or waves[0].state}" if len(waves) == 1 else ""
+        said = [f"{names or f'{len(waves)} waves'} {done} of {sum(w.requests for w in waves)}"] if waves else []
+        if self.backend.gathering:
+            said.append(f"{self.backend.gathering} gathering")
+        said += [wave.note for wave in waves if wave.note][:1]
+        return " · ".join(said) or "no wave out"
+
     def refuse_waiting(self, error: ShoalError) -> None:
         """Raise `error` in the callers of all draws, also of those whose wave is out."""
         super().refuse_waiting(error)

@@ -24,6 +24,7 @@ from shoal.errors import CorruptStore
 from shoal.runtime.store import Statement, Store, checksum
 
 FILE = "waves.sqlite"
+FILES = "shoal-wave-*.jsonl"
 State = Literal["writing", "written", "creating", "out", "landed", "settled", "dropped"]
 OPEN = ("writing", "written", "creating", "out")
 _VERSION = 1
@@ -93,6 +94,9 @@ class WaveStore:
         self.directory = directory
         schema = None if read_only else _SCHEMA
         self.store = Store(directory / FILE, kind="run's waves", version=_VERSION, schema=schema, durable=True)
+        if not read_only:
+            for left in directory.glob(FILES):  # of a process that was killed: what it sent is with the provider
+                left.unlink()
         self._last = self._most("SELECT max(id) FROM line")
         self._number = self._most("SELECT max(number) FROM wave")
 

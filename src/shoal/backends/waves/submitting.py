@@ -142,7 +142,6 @@ class Submitting:
             ids = [wave.file_id] if wave.file_id else await self._api.files_named(wave.file_name)
             for id_ in ids:
                 await self._api.delete(id_)
-        (self._store.directory / wave.file_name).unlink(missing_ok=True)
         return await self._store.keep(wave, forget=True, state="dropped", note=why)
 
     def _note(self, wave: Wave, said: str) -> None:
