@@ -49,7 +49,7 @@ class Progress(Struct):
 class Summary(Struct):
     """A run in numbers. `finished` rows have a result, `failed` ones an error; `score` is the mean over scored rows.
 
-    `usage` is what the rows cost, as their records say.
+    `usage` is what the rows cost, as their records say, and `dollars` its price where somebody looked it up.
     """
 
     rows: int
@@ -64,6 +64,7 @@ class Summary(Struct):
     seconds: float = 0.0
     batch_prompt_tokens: int = 0
     batch_completion_tokens: int = 0
+    dollars: float | None = None
 
     @property
     def usage(self) -> Usage:

@@ -156,17 +156,16 @@ def _report(batch: BatchRun, model: Model, scorer: Scorer | None, options: dict[
     elif output:
         batch.write_output(Path(output))
     summary = batch.summary()
-    dollars = paid(bases(model), summary.usage)
+    summary.dollars = paid(bases(model), summary.usage)
     metric = _metric(batch, scorer, options["answer"])
     if options["as_json"]:
-        facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept), "dollars": dollars}
+        facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept)}
         facts |= {"metric": metric[0], "value": metric[1]} if metric else {}
         click.echo(msgspec.json.encode(facts), err=output == "-")
     if not quiet:
         from shoal.cli.show import print_run
 
-        place = str(output if output and output != "-" else kept)
-        print_run(batch, summary, place, options["answer"], metric, dollars)
+        print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"], metric)
     unscored = summary.finished - summary.scored
     if scorer and unscored:
         click.echo(f"{options['scorer']} came to no score for {unscored} of {summary.finished} answers", err=True)

@@ -89,12 +89,7 @@ def _under_way(models: Iterable[BaseModel]) -> str:
 
 
 def print_run(
-    run: BatchRun,
-    summary: Summary,
-    output: str,
-    target: str | None,
-    metric: tuple[str, float] | None = None,
-    dollars: float | None = None,
+    run: BatchRun, summary: Summary, output: str, target: str | None, metric: tuple[str, float] | None = None
 ) -> None:
     """The first answers, then the run in numbers and where its output lies."""
     answers = Table(box=None, header_style="bold", pad_edge=False)
@@ -111,7 +106,7 @@ def print_run(
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
-    for name, value in _facts(run, summary, output, metric, dollars):
+    for name, value in _facts(run, summary, output, metric):
         facts.add_row(name, value)
     errors.print()
     errors.print(facts)
@@ -139,9 +134,7 @@ def _mark(record: Record) -> Text:
     )
 
 
-def _facts(
-    run: BatchRun, summary: Summary, output: str, metric: tuple[str, float] | None, dollars: float | None
-) -> list[tuple[str, str]]:
+def _facts(run: BatchRun, summary: Summary, output: str, metric: tuple[str, float] | None) -> list[tuple[str, str]]:
     facts = [("rows", f"{words.count(summary.finished)} of {words.count(summary.rows)}")]
     if summary.failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in run.errors.most_common(3))
@@ -156,7 +149,7 @@ def _facts(
             "tokens",
             f"{words.count(summary.prompt_tokens)} prompt + {words.count(summary.completion_tokens)} completion",
         ),
-        *([("dollars", words.dollars(dollars))] if dollars else []),
+        *([("dollars", words.dollars(summary.dollars))] if summary.dollars else []),
         ("seconds", _rate(run, summary)),
         ("output", output),
     ]
