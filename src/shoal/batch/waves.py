@@ -47,6 +47,7 @@ async def by_batch_api(
             await scheduler.backend.begin()
         yield
         for scheduler in schedulers:
+            await scheduler.backend.come_in()
             await scheduler.backend.settle(directory.journal.has)
     finally:
         for scheduler in schedulers:

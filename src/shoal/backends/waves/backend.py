@@ -64,6 +64,8 @@ class WaveBackend:
         self._lines: dict[int, dict[int, Line]] = {}  # lines that somebody waits for, by wave and by their ids
         self._tasks: set[asyncio.Task[None]] = set()  # one for each wave on its way
         self._no_room: set[asyncio.Task[None]] = set()  # of those, whose wave the provider had no room for
+        self._coming_in: set[asyncio.Task[None]] = set()  # whose wave has ended
+        self._found: set[int] = set()  # waves that an earlier process sent
         self._most_n = can.max_n
         self._begun: asyncio.Task[None] | None = None
 
@@ -93,6 +95,7 @@ class WaveBackend:
             if wave.state in ("writing", "written"):
                 await self._submitting.forget(wave, "the run ended before it was sent")
             else:
+                self._found.add(wave.number)
                 self._follow_again(wave)
 
     def _follow_again(self, wave: Wave) -> None:
@@ -107,6 +110,7 @@ class WaveBackend:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._coming_in.discard(task)
         if task in self._no_room:
             self._no_room.discard(task)
         else:
@@ -204,7 +208,7 @@ class WaveBackend:
         known: dict[int, tuple[Line, dict[int, int]]] = {}
         new: list[int] = []
         for place in missing:
-            found = None if place in afresh else self._found(keys[place])
+            found = None if place in afresh else self._left_with(keys[place])
             if found is None:
                 new.append(place)
             else:
@@ -218,7 +222,7 @@ class WaveBackend:
             self._gathering.add(line)
         return lines
 
-    def _found(self, key: bytes) -> tuple[Line, int] | None:
+    def _left_with(self, key: bytes) -> tuple[Line, int] | None:
         """The line that a draw left with, where that is on its way or brought an answer."""
         kept = self._store.find(key)
         if kept is None:
@@ -281,7 +285,7 @@ class WaveBackend:
             if wave.state == "creating":
                 wave = await self._looked_for(wave)
             if wave.state == "out":
-                await self._brought(wave, again=True)
+                await self._brought(wave)
             else:
                 self._land_all(wave.number, Turn.AGAIN)
         except Exception as error:  # noqa: BLE001 - as above
@@ -301,19 +305,22 @@ class WaveBackend:
                 return await self._submitting.forget(wave, "the run ended before its batch was made")
             await asyncio.sleep(pace.poll)
 
-    async def _brought(self, wave: Wave, *, again: bool = False) -> None:
-        """Follow a wave to its end; what brought no reply has its reason. `again`: it was sent by another process."""
+    async def _brought(self, wave: Wave) -> None:
+        """Follow a wave to its end; what brought no reply has its reason."""
         self._changed(wave)
         self._told(wave)
-        wave, batch = await self._collecting.follow(wave)
+        wave, batch = await self._collecting.ended(wave)
+        task = asyncio.current_task()
+        assert task is not None
+        self._coming_in.add(task)
+        wave = await self._collecting.collect(wave, batch)
         self._told(wave)
         left = self._lines.get(wave.number, {})
         if batch.status == "failed":
             self._refused(wave, batch, left)
-        elif batch.status == "cancelled" and not again:
-            self._land_all(wave.number, cancelled(self._backend.server))
-        elif batch.status == "cancelled":  # and the run was begun again since
-            self._land_all(wave.number, Turn.AGAIN)
+        elif batch.status == "cancelled":
+            again = wave.number in self._found
+            self._land_all(wave.number, Turn.AGAIN if again else cancelled(self._backend.server))
         elif batch.status == "expired":
             what = "not answered within the batch's completion window"
             self._land_all(wave.number, DeadlineExceeded(what, endpoint=self.name))
@@ -325,9 +332,7 @@ class WaveBackend:
         """A batch that failed as a whole, which costs nothing: lines at fault fail, the others travel again."""
         faults = batch.faults
         if any("token_limit" in (fault.code or "") for fault in faults):
-            task = asyncio.current_task()
-            assert task is not None
-            self._no_room.add(task)
+            self._no_room.update(self._tasks & {asyncio.current_task()})
             self._gathering.no_room(wave.requests, others=len(self._tasks) > 1)
             self._land_all(wave.number, Turn.AGAIN)
             return
@@ -347,7 +352,9 @@ class WaveBackend:
     def _arrived(self, wave: Wave, id_: int, reply: Reply) -> None:
         line = self._lines.get(wave.number, {}).get(id_)
         if line is not None:
-            line.land(reply)
+            # Cancelled, and the run was begun again since: what was not done is wanted after all.
+            again = wave.number in self._found and reply.code == "batch_cancelled"
+            line.land(Turn.AGAIN if again else reply)
 
     def _land_all(self, number: int, outcome: Landed) -> None:
         """What becomes of the lines of a wave that have not landed."""
@@ -384,6 +391,11 @@ class WaveBackend:
             line.land(error)
         for number in list(self._lines):
             self._land_all(number, error)
+
+    async def come_in(self) -> None:
+        """Wait for the waves that have ended: those whose answers are here, or on their way."""
+        if self._coming_in:
+            await asyncio.wait(self._coming_in)
 
     async def settle(self, is_kept: Callable[[bytes], bool]) -> None:
         """Forget waves all of whose answers are kept elsewhere, each by its draw's key."""
