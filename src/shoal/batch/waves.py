@@ -41,17 +41,17 @@ async def by_batch_api(
     before = [(base, base.scheduler) for base in travelling]
     schedulers = [_in_waves(base, store, settings) for base in travelling]
     for scheduler in schedulers:
-        scheduler.backend.tell = tell
+        scheduler.waves.tell = tell
     try:
         for scheduler in schedulers:
-            await scheduler.backend.begin()
+            await scheduler.waves.begin()
         yield
         for scheduler in schedulers:
-            await scheduler.backend.come_in()
-            await scheduler.backend.settle(directory.journal.has)
+            await scheduler.waves.come_in()
+            await scheduler.waves.settle(directory.journal.has)
     finally:
         for scheduler in schedulers:
-            await scheduler.backend.leave()
+            await scheduler.waves.leave()
         for base, live in before:
             base.stand_on(live)
             base.discount, base.waves = 1.0, None

@@ -15,7 +15,7 @@ from shoal.backends.waves.lines import Reply, read_line
 from shoal.backends.waves.patience import persist
 from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import Wave, WaveStore
-from shoal.errors import MalformedResponse, ModelError
+from shoal.errors import BadRequest, MalformedResponse, ModelError
 
 _CHUNK = 1000  # replies in one transaction
 _LONGEST_LINE = 64 << 20
@@ -60,7 +60,7 @@ class Collecting:
         assert wave.batch_id is not None
         pause = self._pace.poll
         while True:
-            batch = await persist(partial(self._api.batch, wave.batch_id), self._pace, partial(self._note, wave))
+            batch = await self._standing(wave, wave.batch_id)
             stands: dict[str, Any] = {
                 "status": batch.status,
                 "done": batch.counts.completed,
@@ -76,6 +76,15 @@ class Collecting:
                 return wave, batch
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, self._pace.longest)
+
+    async def _standing(self, wave: Wave, id_: str) -> Batch:
+        try:
+            return await persist(partial(self._api.batch, id_), self._pace, partial(self._note, wave))
+        except BadRequest as error:
+            advice = (
+                f"if {id_} is gone for good, `shoal waves {self._store.directory} --forget` has its calls made anew"
+            )
+            raise BadRequest(f"{error}; {advice}", status=error.status) from None
 
     async def _collected(self, wave: Wave, file_id: str) -> bool:
         """Take a file's replies; whether all its lines could be read. A download that breaks off begins again."""
