@@ -17,7 +17,6 @@ class WaveScheduler(Scheduler):
 
     def __init__(self, backend: OpenAIBackend, live: Scheduler, store: WaveStore, settings: WaveSettings) -> None:
         self.live = live
-        self.window = settings.rows
         asked = WaveBackend(backend, live, store, settings)
         self.waves = asked.waves
         super().__init__(asked, retry=_NO_DEADLINE)
