@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -49,9 +50,17 @@ def run_directory() -> tuple[int, list[str]]:
     return len(Path("run/output.jsonl").read_text().splitlines()), [p.name for p in Path("run").glob("shoal-wave-*")]
 
 
-async def started(server: FaultyBatches) -> asyncio.subprocess.Process:
+async def started(server: FaultyBatches, most_bytes: int | None = None) -> asyncio.subprocess.Process:
+    """The program in a process of its own. Its files may not grow beyond `most_bytes`: to it a full disk."""
+
+    def limit() -> None:
+        if most_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
     with log() as file:
-        return await asyncio.create_subprocess_exec(sys.executable, "program.py", server.base_url, stderr=file)
+        return await asyncio.create_subprocess_exec(
+            sys.executable, "program.py", server.base_url, stderr=file, preexec_fn=limit
+        )
 
 
 async def killed(process: asyncio.subprocess.Process) -> None:
@@ -114,6 +123,19 @@ def test_killed_again_and_again(seed: int) -> None:
                 await events[0]
                 events[1].cancel()
                 await asyncio.wait(events)
+            await finished(server)
+
+    run(main())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("most_bytes", [40_000, 90_000, 200_000])
+def test_a_full_disk_stops_the_run_by_name_and_nothing_is_paid_twice(most_bytes: int) -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            process = await started(server, most_bytes)
+            assert await process.wait() == 1
+            assert "StoreError: run/" in logged().splitlines()[-1]
             await finished(server)
 
     run(main())

@@ -158,7 +158,7 @@ async def _map(
         batch = BatchRun(directory, rows, model=base, technique=technique, window=window, judge=judge)
         batch.on_progress = options.get("on_progress")
         batch.traced = options.get("trace", False)
-        async with by_batch_api([model], directory, waves):
+        async with by_batch_api([model, *getattr(rater, "models", ())], directory, waves):
             await batch.execute(program, options.get("budget"))
         batch.write_output(place / "output.jsonl")
         return [decode(line) for line in batch.lines()]

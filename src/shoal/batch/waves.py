@@ -4,6 +4,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from shoal.backends import BaseModel
 from shoal.backends.router import Router
 from shoal.batch.directory import RunDirectory
@@ -41,16 +43,17 @@ async def by_batch_api(
     before = [(base, base.scheduler) for base in travelling]
     schedulers = [_in_waves(base, store, settings) for base in travelling]
     for scheduler in schedulers:
-        scheduler.backend.tell = tell
+        scheduler.waves.tell = tell
     try:
         for scheduler in schedulers:
-            await scheduler.backend.begin()
+            await scheduler.waves.begin()
         yield
         for scheduler in schedulers:
-            await scheduler.backend.settle(directory.journal.has)
+            await scheduler.waves.come_in()
+            await scheduler.waves.settle(directory.journal.has)
     finally:
         for scheduler in schedulers:
-            await scheduler.backend.leave()
+            await scheduler.waves.leave()
         for base, live in before:
             base.stand_on(live)
             base.discount, base.tail_live, base.waves = 1.0, 0, None
@@ -104,10 +107,16 @@ def waves_of(directory: RunDirectory) -> "list[Wave]":
         store.close()
 
 
+def _finished(directory: RunDirectory) -> bool:
+    """Whether no row needs more work: what is left of waves then are draws that a technique did without."""
+    rows = msgspec.json.decode((directory.path / "config.json").read_bytes())["rows"]
+    return len(directory.journal.done()) >= int(rows)
+
+
 def refuse_waiting_waves(directory: RunDirectory) -> None:
     """RunError where answers of a run are on their way by the batch API."""
     waves = waves_of(directory)
-    if waves:
+    if waves and not _finished(directory):
         requests = sum(wave.requests for wave in waves)
         raise RunError(
             f"{directory.path} waits for {requests} calls sent by the batch API; add --batch-api to collect them, or "

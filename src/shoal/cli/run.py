@@ -87,6 +87,7 @@ def run(data: str | None, **options: Any) -> int:
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
+    asleep = window_of(options)
     open_base = opener_from(options, options["max_in_flight"], options["queries_per_batch"])
     model = named_model(options, open_base)
     program = program_of(rows, model, options)
@@ -98,7 +99,7 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
         sample_as_told(options)
         # A judge comes after the model: it holds no row back.
-        window = window_of(options) or window_for(bases(model))
+        window = asleep or window_for(bases(model))
         batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
         batch.traced = options["traced"]
         return run_program(_execute(batch, model, program, scorer, budget, options))

@@ -24,7 +24,9 @@ batch_api_options = stacked(
 
 
 def window_of(options: dict[str, Any]) -> int | None:
-    """Rows under way at once where calls travel in waves: all that may sleep."""
+    """Rows under way at once where calls travel in waves: all that may sleep. UsageError for options that clash."""
+    if options["batch_api"] and options["replay"]:
+        raise UsageError("--replay asks nothing; leave --batch-api out")
     if options["batch_api"]:
         return int(options["batch_rows"])
     for name in ("tail_live", "batch_window", "batch_rows"):
@@ -37,8 +39,6 @@ def window_of(options: dict[str, Any]) -> int | None:
 def _settings(options: dict[str, Any]) -> "WaveSettings | None":
     if not options["batch_api"]:
         return None
-    if options["replay"]:
-        raise UsageError("--replay asks nothing; leave --batch-api out")
     from shoal.backends.waves import WaveSettings
 
     return WaveSettings(tail_live=options["tail_live"], window=options["batch_window"], rows=options["batch_rows"])

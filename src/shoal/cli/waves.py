@@ -1,5 +1,6 @@
 """`shoal waves`: what a run sent by its provider's batch API."""
 
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -102,7 +103,8 @@ def _print(found: list[Wave]) -> None:
             *(words.count(wave.done), words.count(wave.failed), _time(wave.created_at), _time(wave.expires_at)),
             *(words.short(wave.batch_id or "", 40), words.short(wave.note, 60)),
         )
-    Console(highlight=False).print(table)
+    # A pipe has no width to keep to.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _state(wave: Wave) -> str:

@@ -15,9 +15,9 @@ from shoal.backends.waves.lines import Reply, read_line
 from shoal.backends.waves.patience import persist
 from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import Wave, WaveStore
-from shoal.errors import MalformedResponse, ModelError
+from shoal.errors import BadRequest, MalformedResponse, ModelError
 
-_CHUNK = 256  # replies in one transaction
+_CHUNK = 1000  # replies in one transaction
 _LONGEST_LINE = 64 << 20
 _READINGS = 3  # of files that hold less than they should
 
@@ -39,10 +39,8 @@ class Collecting:
         self._changed = changed
         self._landed = landed
 
-    async def follow(self, wave: Wave) -> tuple[Wave, Batch]:
-        """Returns when the wave has ended and all that came back is on disk."""
-        wave, batch = await self._ended(wave)
-        self._changed(wave)
+    async def collect(self, wave: Wave, batch: Batch) -> Wave:
+        """Returns when all that came back with a wave that has ended is on disk, and nothing of it at the provider."""
         for reading in range(1, _READINGS + 1):
             whole = True
             for file_id in (batch.output_file_id, batch.error_file_id):
@@ -55,14 +53,14 @@ class Collecting:
             await asyncio.sleep(self._pace.pause)
         wave = await self._store.keep(wave, state="landed", ended_at=time.time(), note="")
         await self._tidied(wave)
-        return wave, batch
+        return wave
 
-    async def _ended(self, wave: Wave) -> tuple[Wave, Batch]:
+    async def ended(self, wave: Wave) -> tuple[Wave, Batch]:
         """Ask how the wave stands until it has ended."""
         assert wave.batch_id is not None
         pause = self._pace.poll
         while True:
-            batch = await persist(partial(self._api.batch, wave.batch_id), self._pace, partial(self._note, wave))
+            batch = await self._standing(wave, wave.batch_id)
             stands: dict[str, Any] = {
                 "status": batch.status,
                 "done": batch.counts.completed,
@@ -78,6 +76,15 @@ class Collecting:
                 return wave, batch
             await asyncio.sleep(pause)
             pause = min(1.5 * pause, self._pace.longest)
+
+    async def _standing(self, wave: Wave, id_: str) -> Batch:
+        try:
+            return await persist(partial(self._api.batch, id_), self._pace, partial(self._note, wave))
+        except BadRequest as error:
+            advice = (
+                f"if {id_} is gone for good, `shoal waves {self._store.directory} --forget` has its calls made anew"
+            )
+            raise BadRequest(f"{error}; {advice}", status=error.status) from None
 
     async def _collected(self, wave: Wave, file_id: str) -> bool:
         """Take a file's replies; whether all its lines could be read. A download that breaks off begins again."""
