@@ -31,6 +31,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, options: dict[str, Any], rows: Input) -> None:
         self.path = path
+        if rows.shard is not None:
+            _make_private(path.parent, "a run directory")  # where the shards will be one run
         self._lock = DirectoryLock(path, "a run directory")
         try:
             hold_config(path, options, rows)
@@ -134,8 +136,8 @@ class DirectoryLock:
     """An advisory lock that the kernel lets go when its process ends, however it ends. `what` the directory is for."""
 
     def __init__(self, directory: Path, what: str) -> None:
+        _make_private(directory, what)
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = (directory / "lock").open("a+")
         except OSError as error:
             raise StoreError(f"{directory}: cannot be used as {what} ({error.strerror})") from error
@@ -156,6 +158,13 @@ class DirectoryLock:
     def release(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
+
+
+def _make_private(directory: Path, what: str) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be used as {what} ({error.strerror})") from error
 
 
 @contextlib.contextmanager
