@@ -23,6 +23,10 @@ def sums(request):
 def yes(request):
     return "yes" if "3" in request.text else "no"
 
+def moody(request):
+    with open("mood") as mood:
+        return mood.read()
+
 def rate(output, target):
     raise AssertionError("imported, and never to be called by a merge")
 """
@@ -203,6 +207,28 @@ def test_mistakes_are_one_line(shoal: Shell) -> None:
         code, _, err = shoal(*arguments)
         assert (code, "run/shard-1-of-2 is in use by process" in err) == (1, True)
     lock.release()
+
+
+def test_results_that_differ_are_told_and_one_is_taken(shoal: Shell) -> None:
+    """A shard that was thought lost had been finished: somewhere else, by a model that samples."""
+    command = ("run", "data.jsonl", "-p", "{question}", "-m", "scripted/s.py:moody")
+    for mood in ("glum", "cheerful"):
+        Path("mood").write_text(mood)
+        shards(shoal, command, 1, mood)
+    for into, order in (("one", ("glum", "cheerful")), ("two", ("cheerful", "glum"))):
+        code, _, err = shoal("merge", *order, "--run-dir", into, "--quiet")
+        assert code == 0
+        assert (
+            err == "10 rows and 10 draws were made in several runs, not with the same result; one of them was taken\n"
+        )
+        assert {row["output"] for row in records(f"{into}/output.jsonl")} == {"cheerful"}
+
+
+def test_the_output_goes_to_standard_output(shoal: Shell) -> None:
+    shards(shoal, RUN, 2)
+    code, out, err = shoal("merge", "run", "-o", "-", "--json")
+    assert (code, out) == (0, Path("run/output.jsonl").read_text())
+    assert json.loads(err)["merged"] == ["run/shard-0-of-2", "run/shard-1-of-2"]
 
 
 def test_shards_leave_the_users_cache_alone_unless_it_is_named(

@@ -43,14 +43,14 @@ class Merged(Struct):
 class MergedRun:
     """A run directory with others united into it, held until the end of `merging`."""
 
-    def __init__(self, path: Path, config: RunConfig, journal: Journal, shards: Sequence[Shard]) -> None:
+    def __init__(self, path: Path, config: RunConfig, journal: Journal, shards: Sequence[Shard], began: float) -> None:
         self.path = path
         self.config = config
         self.journal = journal
         self.shards = shards
         self.runs: tuple[Path, ...] = ()
         self.differing = (0, 0)
-        self._began = monotonic()
+        self._began = began  # by the monotonic clock
 
     def records(self) -> Iterator[tuple[int, bytes]]:
         """The rows kept, by number, as they stand in the output."""
@@ -109,6 +109,7 @@ def merge(runs: Iterable[Path | str] | Path | str, into: Path | str | None = Non
 @contextlib.contextmanager
 def merging(runs: Sequence[Path], into: Path | None = None) -> Iterator[MergedRun]:
     """`merge`, with the united run for the body; nobody else can work in its directory meanwhile."""
+    began = monotonic()
     found = _found(runs)
     _joined(found)
     path = into or _home(runs, list(found))
@@ -124,7 +125,7 @@ def merging(runs: Sequence[Path], into: Path | None = None) -> Iterator[MergedRu
             config.write(path)
             journal = Journal(path / _JOURNAL)
             undo.callback(journal.close)
-            merged = MergedRun(path, config, journal, shards)
+            merged = MergedRun(path, config, journal, shards, began)
             merged.runs = tuple(run for run in found if run.resolve() != path.resolve())
             with uniting(journal) as union:
                 for run in merged.runs:
@@ -191,15 +192,13 @@ def _config(path: Path) -> RunConfig | None:
 def _home(runs: Sequence[Path], found: Sequence[Path]) -> Path:
     """Where runs are united when nothing else is said."""
     parents = {path.resolve().parent for path in found}
-    if len(parents) == 1 and all(path.resolve() in _shard_paths(path.parent) for path in found):
-        return found[0].parent
+    if len(parents) == 1:
+        shards = {path.resolve() for _, path in shards_in(found[0].resolve().parent)}
+        if all(path.resolve() in shards for path in found):
+            return found[0].parent
     if len(runs) == 1:
         return runs[0]
     raise UsageError("these runs are not shards that lie in one directory; say where to unite them (--run-dir)")
-
-
-def _shard_paths(directory: Path) -> set[Path]:
-    return {path.resolve() for _, path in shards_in(directory)}
 
 
 def _joined(configs: dict[Path, RunConfig]) -> RunConfig:

@@ -121,7 +121,7 @@ class Shard(Struct, frozen=True):
     @property
     def folder(self) -> str:
         """The name of its directory in that of the run."""
-        return f"shard-{self.index:0{len(str(self.count - 1))}}-of-{self.count}"
+        return f"shard-{self.index}-of-{self.count}"
 
 
 class Input:
