@@ -100,7 +100,7 @@ WORKS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(WORKS, st.randoms(use_true_random=False))
 def test_a_merge_is_the_same_in_any_order_in_steps_and_again(works: list[Work], chance: random.Random) -> None:
     with TemporaryDirectory() as folder:
@@ -210,11 +210,13 @@ def test_rows_added_at_the_end_since_are_known_to_be_so(tmp_path: Path) -> None:
     opened(tmp_path / "late", 4)
     opened(tmp_path / "late", 6)
     opened(tmp_path / "other", 6)
-    merge([tmp_path / "late", tmp_path / "early"], tmp_path / "into")
-    config = RunConfig.read(tmp_path / "into")
-    assert config is not None
-    assert config.rows == 6
-    merge([tmp_path / "early"], tmp_path / "into")  # it is known there from now on
+    merge([tmp_path / "late", tmp_path / "early"], tmp_path / "both")
+    merge([tmp_path / "late"], tmp_path / "into")
+    merge([tmp_path / "early"], tmp_path / "into")  # what was known of the later one is known there
+    for into in ("both", "into"):
+        config = RunConfig.read(tmp_path / into)
+        assert config is not None
+        assert (config.rows, [rows for rows, _ in config.earlier]) == (6, [4])
     with pytest.raises(RunError, match="not known to begin with them"):
         merge([tmp_path / "other", tmp_path / "early"], tmp_path / "into2")
     assert not (tmp_path / "into2").exists()
