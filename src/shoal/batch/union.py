@@ -25,8 +25,7 @@ _DIFFERING = """
 class Union:
     """A journal to which others are added, one at a time. Use through `uniting`.
 
-    `added` counts the journals' rows, `differing_rows` and `differing_draws` those that are finished in two places, not
-    with the same result.
+    `differing_rows` and `differing_draws` count what is finished in several of them, not with the same result.
     """
 
     def __init__(self, journal: Journal, write: sqlite3.Connection) -> None:
