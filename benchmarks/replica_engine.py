@@ -11,7 +11,7 @@ Left out: preemption (room for the whole reply is kept from the beginning), and 
 import asyncio
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -217,7 +217,7 @@ class Engine:
         self.prefilling = still + self.prefilling[seen:]
         return done, chunks, attended
 
-    def _running_or_admitted(self):  # type: ignore[no-untyped-def]
+    def _running_or_admitted(self) -> Iterator[Draw]:
         yield from list(self.prefilling)
         running = len(self.prefilling) + len(self.decoding)
         while self.waiting and running < self.hardware.max_num_seqs and self.blocks.admit(self.waiting[0]):

@@ -8,11 +8,8 @@ from zlib import crc32
 
 from benchmarks import technique_mock
 
-_WORDS = (
-    "so the quays that are counted first give the number which all the others must add to and nothing is left out "
-    "when the boats at each of them are taken together with those before while the rest stays as it was"
-).split()
-_FILLER = " ".join(random.Random(0).choices(_WORDS, k=20_000))
+_PHRASE = "so the quays counted first give the number which all others add to, with the boats at each taken together, "
+_FILLER = " ".join(random.Random(0).choices(_PHRASE.split(), k=20_000))
 _MEDIAN, _SIGMA, _MOST = 150, 0.6, 1000  # tokens a reply: log-normal
 
 

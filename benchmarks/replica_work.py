@@ -9,7 +9,7 @@ from shoal.runtime.model import then
 from shoal.runtime.types import Completion, Message, Request
 from shoal.techniques.opening import from_bases
 
-_PLACES = "harbour marina fjord lagoon estuary island canal delta reef bay".split()
+_PLACES = ("harbour", "marina", "fjord", "lagoon", "estuary", "island", "canal", "delta", "reef", "bay")
 Program = Callable[[Request], Awaitable[Completion]]
 
 

@@ -13,15 +13,15 @@ import asyncio
 import json
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import count
 from typing import Any
+from zlib import crc32
 
 from benchmarks.replica_engine import Replica, tokens_of
 from benchmarks.replica_replies import rendered, reply
 from benchmarks.replica_work import WORKS, Work
 from tests.virtual_time import run_virtually
-from zlib import crc32
 
 from shoal.backends import BaseModel
 from shoal.backends.member import Member
@@ -31,14 +31,24 @@ from shoal.runtime import scope
 from shoal.runtime.backend import Capabilities, Draws, Outcome
 from shoal.runtime.concurrency import map_bounded
 from shoal.runtime.limits import Limits
-from shoal.runtime.types import Completion, Request, Usage
+from shoal.runtime.types import Completion, Delta, Request, Usage
 
 REPLICAS = 4
 _IN_FLIGHT = 1024  # what the client of OpenAI's API allows itself
 _T = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # t, 95 %, by samples
 
 
-class ReplicaBackend:
+class NotStreaming:
+    """What the backends here have in common."""
+
+    async def stream(self, request: Request) -> AsyncIterator[Delta | Completion]:
+        raise NotImplementedError
+        yield
+
+    async def aclose(self) -> None: ...
+
+
+class ReplicaBackend(NotStreaming):
     """One replica, in this process."""
 
     def __init__(self, name: str, replica: Replica, *, fused: bool) -> None:
@@ -60,10 +70,8 @@ class ReplicaBackend:
             ]
         ]
 
-    async def aclose(self) -> None: ...
 
-
-class Spread:
+class Spread(NotStreaming):
     """All replicas as one endpoint: what stands before them sends a request wherever `choose` says."""
 
     def __init__(self, replicas: list[ReplicaBackend], choose: Callable[[], int]) -> None:
@@ -75,8 +83,6 @@ class Spread:
 
     async def generate(self, batch: Sequence[Draws]) -> list[Outcome]:
         return await self.replicas[self.choose()].generate(batch)
-
-    async def aclose(self) -> None: ...
 
 
 def opened(policy: str, work: Work, replicas: list[ReplicaBackend], seed: int) -> BaseModel:
