@@ -234,12 +234,21 @@ class Replica:
     def __init__(self, hardware: Hardware | None = None, *, scale: float = 1.0, slowness: float = 1.0) -> None:
         self.engine = Engine(hardware or Hardware())
         self.scale = scale * slowness
+        self.slowness = slowness
+        self.dead = False
         self.late_s = 0.0  # by which steps ended too late, because the process had no time
         self._work: asyncio.Task[None] | None = None
+
+    @property
+    def busy_s(self) -> float:
+        """Simulated seconds at work."""
+        return self.engine.counts.busy_s * self.slowness
 
     async def draw(self, prompt: str, replies: list[str]) -> list[Draw]:
         """The draws of one request, when all have ended."""
         loop = asyncio.get_running_loop()
+        if self.dead:
+            raise ConnectionRefusedError("the replica died")
         self.engine.counts.requests += 1
         hashes = hashes_of(prompt)
         draws = [Draw(prompt, reply, hashes, loop.create_future()) for reply in replies]
@@ -247,7 +256,17 @@ class Replica:
             self.engine.add(draw)
         if self._work is None:
             self._work = loop.create_task(self._run())
-        return [await draw.over for draw in draws]
+        return await asyncio.gather(*(draw.over for draw in draws))
+
+    def die(self) -> None:
+        """As a process that is killed: what is under way ends with an error, and all that comes too."""
+        self.dead = True
+        if self._work is not None:
+            self._work.cancel()
+        waiting = [*self.engine.waiting, *self.engine.prefilling, *(draw for _, _, draw in self.engine.decoding)]
+        for draw in waiting:
+            if not draw.over.done():
+                draw.over.set_exception(ConnectionResetError("the replica died"))
 
     async def _run(self) -> None:
         clock: Callable[[], float] = asyncio.get_running_loop().time

@@ -90,7 +90,9 @@ async def serve(replica: Replica) -> None:
         return web.Response(text="".join(f'{name}{{model_name="m"}} {value}\n' for name, value in values.items()))
 
     async def counts(_: web.Request) -> web.Response:
-        return web.json_response(dataclasses.asdict(replica.engine.counts) | {"late_s": replica.late_s})
+        return web.json_response(
+            dataclasses.asdict(replica.engine.counts) | {"busy_s": replica.busy_s, "late_s": replica.late_s}
+        )
 
     async def models(_: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "m", "object": "model"}]})

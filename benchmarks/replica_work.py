@@ -18,7 +18,8 @@ class Work:
     """Rows made from a seed, and what is done with each: a technique, or a conversation of some `turns`.
 
     `fused` is whether the servers give several draws a request; `limit` the requests at once at each (None: the
-    client's own).
+    client's own). `slowness` is how many times longer the first replica takes for everything,
+    `dies_s` when it dies.
     """
 
     name: str
@@ -27,6 +28,9 @@ class Work:
     turns: int = 1
     fused: bool = True
     limit: int | None = None
+    slowness: float = 1.0
+    dies_s: float | None = None
+    policies: tuple[str, ...] = ()
 
     def program(self, base: BaseModel) -> Program:
         model = from_bases(f"{self.technique}@replicas" if self.technique else "replicas", lambda _: base)
@@ -84,16 +88,28 @@ def hot(share: float, prefixes: int, long: int, rows: int, tokens: int) -> Calla
 
 
 _VOTE = "self_consistency(n=8)"
+_PLAIN = ("affinity", "least loaded", "round-robin")
+_SPREAD = (*_PLAIN, "random")
+_BOUND = (*_PLAIN, "one cache")
+_LATE = ("affinity", "round-robin")
+_ALONE = alone(600, 500)
+
 WORKS = [
-    Work("vote of 8, n=8", alone(600, 500), _VOTE),
-    Work("vote of 8, a request a draw", alone(600, 500), _VOTE, fused=False),
-    Work("beam_search", alone(200, 500), "beam_search"),
-    Work("mcts", alone(200, 500), "mcts"),
-    Work("rstar", alone(100, 500), "rstar"),
-    Work("one system prompt of 4,000", under(1, 4000, 2000, 100)),
-    Work("96 system prompts of 6,000", under(96, 6000, 1500, 100)),
-    Work("96 of 6,000, 16 at once", under(96, 6000, 1500, 100), limit=16),
-    Work("conversations of 8 turns", under(1, 1000, 600, 300), turns=8),
-    Work("conversations, 32 at once", under(1, 1000, 600, 300), turns=8, limit=32),
-    Work("one of 32 prompts is hot (70 %)", hot(0.7, 32, 6000, 1500, 100)),
+    Work("beam_search", alone(200, 500), "beam_search", policies=_BOUND),
+    Work("96 of 6,000, 16 at once", under(96, 6000, 1500, 100), limit=16, policies=_BOUND),
+    Work("conversations of 8 turns", under(1, 1000, 600, 300), turns=8, policies=_BOUND),
+    Work("vote of 8, a request a draw", _ALONE, _VOTE, fused=False, policies=_BOUND),
+    Work("96 system prompts of 6,000", under(96, 6000, 1500, 100), policies=_SPREAD),
+    Work("vote of 8, n=8", _ALONE, _VOTE, policies=_SPREAD),
+    Work("hot, 16 at once", hot(0.7, 32, 6000, 1500, 100), limit=16, policies=_PLAIN),
+    Work("one of 32 prompts is hot (70 %)", hot(0.7, 32, 6000, 1500, 100), policies=_PLAIN),
+    Work("mcts", alone(200, 500), "mcts", policies=_BOUND),
+    Work("rstar", alone(100, 500), "rstar", policies=_BOUND),
+    Work("conversations, 32 at once", under(1, 1000, 600, 300), turns=8, limit=32, policies=_PLAIN),
+    Work("one system prompt of 4,000", under(1, 4000, 2000, 100), policies=_PLAIN),
+    Work("vote of 8, 64 at once", _ALONE, _VOTE, limit=64, policies=_LATE),
+    Work("vote, one replica 4 x slower", _ALONE, _VOTE, slowness=4.0, policies=_LATE),
+    Work("the same, 64 at once", _ALONE, _VOTE, limit=64, slowness=4.0, policies=_LATE),
+    Work("vote, one replica dies after 14 s", _ALONE, _VOTE, dies_s=14.0, policies=("affinity",)),
+    Work("the same death, 64 at once", _ALONE, _VOTE, limit=64, dies_s=14.0, policies=("affinity",)),
 ]

@@ -1,11 +1,11 @@
-"""Four replicas behind shoal's router: prompt tokens computed and makespan, beside round-robin and random spreading.
+"""Four simulated replicas behind shoal's router: prompt tokens computed and makespan, beside round-robin and random.
 
-python -m benchmarks.replicas [--seeds 5] [--only NAME]   in simulated time: exact, the same every time
-python -m benchmarks.replicas --http [--scale 0.1]        against server processes on loopback, in real time
-python -m benchmarks.replicas --faults                    one replica killed half-way; one that is slow
+python -m benchmarks.replicas [--seeds 5] [--only NAME]    some 20 minutes for all; exact, the same every time
 
-One JSON line for each workload and policy; figures are means over seeds, with what they are to round-robin in the same
-seed and its 95 % interval. docs/scale.md says what they mean.
+The router, the techniques and the runner's window are shoal's own, on a clock that jumps from event to event; the
+replicas are `replica_engine`, in this process (`replicas_http` asks the same of server processes). One JSON line for
+each workload and policy: means over seeds, and what prompt tokens and makespan are to round-robin's of the same seed,
+each with half its 95 % interval. `one cache` is a bound: all work on one replica whose cache never fills.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from itertools import count
 from typing import Any
 from zlib import crc32
 
-from benchmarks.replica_engine import Replica, tokens_of
+from benchmarks.replica_engine import Hardware, Replica, tokens_of
 from benchmarks.replica_replies import rendered, reply
 from benchmarks.replica_work import WORKS, Work
 from tests.virtual_time import run_virtually
@@ -27,8 +27,9 @@ from shoal.backends import BaseModel
 from shoal.backends.member import Member
 from shoal.backends.router import Router
 from shoal.batch.runner import window_for
+from shoal.errors import ConnectionFailed
 from shoal.runtime import scope
-from shoal.runtime.backend import Capabilities, Draws, Outcome
+from shoal.runtime.backend import Backend, Capabilities, Draws, Outcome
 from shoal.runtime.concurrency import map_bounded
 from shoal.runtime.limits import Limits
 from shoal.runtime.types import Completion, Delta, Request, Usage
@@ -61,7 +62,10 @@ class ReplicaBackend(NotStreaming):
         messages = [{"role": message.role, "content": message.content} for message in asked.request.messages]
         paths = asked.samples or (asked.request.sample,)
         said = [reply(messages, crc32(repr(path).encode()) % 1000) for path in paths]
-        draws = await self.replica.draw(rendered(messages), said)
+        try:
+            draws = await self.replica.draw(rendered(messages), said)
+        except ConnectionError as error:
+            raise ConnectionFailed(str(error), endpoint=self.name) from error
         prompt = draws[0].tokens
         return [
             [
@@ -74,7 +78,7 @@ class ReplicaBackend(NotStreaming):
 class Spread(NotStreaming):
     """All replicas as one endpoint: what stands before them sends a request wherever `choose` says."""
 
-    def __init__(self, replicas: list[ReplicaBackend], choose: Callable[[], int]) -> None:
+    def __init__(self, replicas: Sequence[Backend], choose: Callable[[], int]) -> None:
         self.name = self.identity = "spread"
         self.replicas = replicas
         self.choose = choose
@@ -85,28 +89,29 @@ class Spread(NotStreaming):
         return await self.replicas[self.choose()].generate(batch)
 
 
-def opened(policy: str, work: Work, replicas: list[ReplicaBackend], seed: int) -> BaseModel:
-    if policy in ("round-robin", "random"):
+def opened(policy: str, work: Work, replicas: Sequence[Backend], seed: int) -> BaseModel:
+    """The replicas as one model."""
+    if policy not in ("affinity", "least loaded"):
         turns, chance = count(), random.Random(seed)
-        choose = (lambda: next(turns) % REPLICAS) if policy == "round-robin" else (lambda: chance.randrange(REPLICAS))
+        if policy == "random":
+            choose = lambda: chance.randrange(len(replicas))  # noqa: E731
+        else:
+            choose = lambda: next(turns) % len(replicas)  # noqa: E731
         limits = Limits(max_in_flight=work.limit * REPLICAS if work.limit else None)
         return BaseModel(Spread(replicas, choose), limits=limits)
     members = [Member(BaseModel(replica, limits=Limits(max_in_flight=work.limit))) for replica in replicas]
     return BaseModel(Router("replicas", members, affinity=policy == "affinity"))
 
 
-POLICIES = ("affinity", "least loaded", "round-robin", "random")
-
-
 async def simulated(work: Work, policy: str, seed: int) -> dict[str, float]:
-    replicas = [ReplicaBackend(f"replica{i}", Replica(), fused=work.fused) for i in range(REPLICAS)]
-    base = opened(policy, work, replicas, seed)
-    seconds = await timed(work, base, seed)
-    counts = [backend.replica.engine.counts for backend in replicas]
-    return figures(
-        seconds,
-        [vars(each) for each in counts],
-    )
+    hardware = [Replica(slowness=work.slowness if i == 0 else 1.0) for i in range(REPLICAS)]
+    if policy == "one cache":
+        hardware = [Replica(Hardware(kv_tokens=1 << 30))]
+    replicas = [ReplicaBackend(f"replica{i}", each, fused=work.fused) for i, each in enumerate(hardware)]
+    if work.dies_s is not None:
+        asyncio.get_running_loop().call_later(work.dies_s, hardware[0].die)
+    seconds = await timed(work, opened(policy, work, replicas, seed), seed)
+    return figures(seconds, [vars(each.engine.counts) | {"busy_s": each.busy_s} for each in hardware])
 
 
 async def timed(work: Work, base: BaseModel, seed: int) -> list[float]:
@@ -154,7 +159,7 @@ def interval(values: list[float]) -> tuple[float, float]:
 def report(work: Work, policy: str, runs: list[dict[str, float]], against: list[dict[str, float]]) -> None:
     row: dict[str, Any] = {"benchmark": "replicas", "workload": work.name, "policy": policy}
     row |= {name: float(f"{statistics.mean(run[name] for run in runs):.4g}") for name in runs[0]}
-    for name in ("prefill_tokens", "makespan_s"):
+    for name in ("prefill_tokens", "makespan_s") if against else ():
         ratios = [one[name] / other[name] for one, other in zip(runs, against, strict=True)]
         mean, half = interval(ratios)
         row[f"{name}_to_round_robin"] = [round(mean, 3), round(half, 3)]
@@ -165,17 +170,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, choices=range(1, 11))
     parser.add_argument("--only", default="")
-    parser.add_argument("--policies", default=",".join(POLICIES))
     given = parser.parse_args()
     for work in WORKS:
         if given.only not in work.name:
             continue
-        runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in given.policies.split(",")}
+        runs: dict[str, list[dict[str, float]]] = {policy: [] for policy in work.policies}
         for seed in range(given.seeds):
             for policy, each in runs.items():
                 each.append(run_virtually(simulated(work, policy, seed)))
         for policy, each in runs.items():
-            report(work, policy, each, runs.get("round-robin", each))
+            report(work, policy, each, runs.get("round-robin", []))
 
 
 if __name__ == "__main__":
