@@ -91,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", type=float, action="append")
     parser.add_argument("--faults", action="store_true")
+    parser.add_argument("--only", default="")
     given = parser.parse_args()
     if given.faults:
         for limit in (64, 1024):
@@ -98,9 +99,10 @@ def main() -> None:
                 row = {"benchmark": "replicas_http", "fault": name, "at_once": limit}
                 print(json.dumps(row | faults(name, "affinity", (given.scale or [0.3])[0], limit)), flush=True)
         return
+    compared_too = [name for name in _COMPARED if given.only in name]
     for scale in given.scale or [1.0, 0.5]:
         for work in WORKS:
-            for policy in ("affinity", "round-robin") if work.name in _COMPARED else ():
+            for policy in ("affinity", "round-robin") if work.name in compared_too else ():
                 row = {"benchmark": "replicas_http", "workload": work.name, "policy": policy, "scale": scale}
                 found = compared(work, policy, scale)
                 print(json.dumps(row | {key: float(f"{value:.4g}") for key, value in found.items()}), flush=True)
