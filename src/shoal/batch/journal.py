@@ -70,8 +70,15 @@ class Journal:
         self.traced = True
 
     def done(self) -> set[int]:
-        """The numbers of the rows that need no more work: finished, and not failed."""
-        return {number for number, failed in self.outcomes().items() if not failed}
+        """The numbers of the rows that need no more work: finished, and not failed. Read in steps, as `records`."""
+        numbers: set[int] = set()
+        last = -1
+        while page := self.store.rows(
+            "SELECT number, failed FROM row WHERE number > ? ORDER BY number LIMIT 10000", (last,)
+        ):
+            numbers.update(number for number, failed in page if not failed)
+            last = page[-1][0]
+        return numbers
 
     def outcomes(self) -> dict[int, bool]:
         """Of every row kept, by its number, whether it failed."""

@@ -134,7 +134,7 @@ class BatchRun:
         """Run what is not done yet. Cancelling it stops cleanly; StoreError (a full disk) stops it too."""
         self.limit = limit or Budget()
         done = self.directory.journal.done()
-        done = {number for number in done if number < self.rows.count}
+        done -= {number for number in done if number >= self.rows.count}
         self.progress = Progress(self.rows.own, resumed=len(done), started=monotonic())
         if self.traced:
             await self.directory.journal.keep_traces()
