@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from msgspec import structs
 
 from shoal.backends.config import OPENAI_URL, Config, Endpoint, endpoint_named
+from shoal.backends.engines import loading
 from shoal.backends.member import Member
 from shoal.backends.router import Router
 from shoal.backends.routing import PROVIDERS, Route
@@ -245,9 +246,22 @@ def _scripted(spec: str, _: Config) -> Backend:
     return open_scripted(spec)
 
 
+def _transformers(name: str, config: Config) -> Backend:
+    from shoal.backends.hf import TransformersBackend
+
+    asked = loading("transformers", name, config.engines, config.file)
+    return TransformersBackend(asked.model, asked.options, asked.lora, asked.name)
+
+
 _ENGINES: dict[str, Callable[[str, Config], Backend]] = {
     "local": _local,
     "gguf": _gguf,
     "scripted": _scripted,
+    "transformers": _transformers,
 }
-_FORMS = {"local": "local", "gguf": "gguf/PATH", "scripted": "scripted/FILE.py:function"}
+_FORMS = {
+    "local": "local",
+    "gguf": "gguf/PATH",
+    "scripted": "scripted/FILE.py:function",
+    "transformers": "transformers/MODEL",
+}
