@@ -34,6 +34,8 @@ class Continuous:
         from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessor
 
         self._model = model
+        kind = model.device.partition(":")[0]
+        self._most = model.options.max_sequences or _SEQUENCES.get(kind, _SEQUENCES_ELSEWHERE)
         self._sampler = Sampler(model.vocabulary, model.defaults, model.name)
         self._rows: list[Sequence] = []  # of the step under way
         self._running: dict[str, Sequence] = {}
@@ -103,10 +105,9 @@ class Continuous:
 
         model, options = self._model, self._model.options
         known = {field.name for field in dataclasses.fields(ContinuousBatchingConfig)}
-        sequences = options.max_sequences or _SEQUENCES.get(model.device.partition(":")[0], _SEQUENCES_ELSEWHERE)
         paged = "page_size" if "page_size" in known else "block_size"
         wanted: dict[str, Any] = {
-            "max_requests_per_batch": sequences,
+            "max_requests_per_batch": self._most,
             "auto_switch_to_flash": False,  # it would fetch and run a kernel from the hub
             "use_cuda_graph": False,  # choosing tokens needs the host
             "use_async_batching": False,
@@ -119,13 +120,13 @@ class Continuous:
         return ContinuousBatchingConfig(**{name: value for name, value in wanted.items() if name in known})
 
     def _blocks(self, gigabytes: float) -> int:
-        """Pages that so much memory holds, at least those of one sequence as long as the context."""
+        """Pages that so much memory holds: at least one sequence as long as the context, at most all of them."""
         config = self._model.model.config.get_text_config()
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         a_token = 2 * config.num_hidden_layers * heads * size * self._model.model.dtype.itemsize
-        most = int(gigabytes * 2**30 / (a_token * _PAGE))
-        return max(most, 2 + -(-self._model.context * 5 // (4 * _PAGE)))  # the library keeps some free
+        a_sequence = 2 + -(-self._model.context * 5 // (4 * _PAGE))  # the library keeps some free
+        return max(a_sequence, min(int(gigabytes * 2**30 / (a_token * _PAGE)), self._most * a_sequence))
 
     # In the engine's thread
 
