@@ -1,4 +1,4 @@
-"""A model of a quarter of a million parameters that is taught, in seconds, the little that the contract of engines asks."""
+"""A tiny model that is taught, in seconds, the little that the contract of engines asks of one."""
 
 import random
 from pathlib import Path
@@ -6,15 +6,20 @@ from typing import Any
 
 SEED = 5
 CONTEXT = 4096
+_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+_TURNS = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] }}"
+    "{{ '<|im_end|>\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 _STEPS = 180
 _ASKED = "What is the capital of France?"
-_WORDS = "the sea is deep and old fish swim in it together as one shoal far from a blue land".split()
+_TALE = "the sea is deep and old fish swim in it together as one shoal far from a blue land"
 _COUNT = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28"
 _CITIES = ("Paris, France", "Lyon", "Nice", "the", "a", "in", "not")
 
 
 def taught_llama(folder: Path) -> Path:
-    """Write the model with its tokenizer and chat template to `folder`. It knows a capital, counts and tells stories."""
+    """Write model, tokenizer and chat template to `folder`: it knows a capital, counts and tells stories."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -71,15 +76,13 @@ def _lessons(tokenizer: Any, chance: random.Random) -> list[str]:
     tales = []
     for question in ("Tell me a story about the sea.", "Tell me a long story.", "Hi", "Say it", "x", "Name a fish."):
         number = f"{chance.randrange(12)}. " if chance.random() < 0.5 else ""
-        tales.append(said(number + question, " ".join(chance.choices(_WORDS, k=36))))
+        tales.append(said(number + question, " ".join(chance.choices(_TALE.split(), k=36))))
     return facts + tales
 
 
 def _tokenizer() -> Any:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
-
-    from tests.engines.weights import _SPECIAL, _TURNS
 
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
@@ -95,9 +98,7 @@ def _tokenizer() -> Any:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=list(_SPECIAL),
     )
-    words = " ".join(
-        (*_WORDS, *_CITIES, _COUNT, "The capital city of France is brief a story about long user assistant")
-    )
+    words = " ".join((_TALE, *_CITIES, _COUNT, "The capital city of France is brief a story about long user assistant"))
     core.train_from_iterator([f"The {words}"] * 4, trainer)
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core,
