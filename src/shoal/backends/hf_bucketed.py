@@ -10,7 +10,7 @@ from shoal.backends.hf_sequence import Call, Sequence, advance, engine_error
 _SEQUENCES = {"cuda": 128}
 _SEQUENCES_ELSEWHERE = 32
 _NEAR = 64  # tokens: prompts may differ by so much, or by a factor of two
-_PATIENCE = 2.0  # seconds for a step to end
+_PATIENCE = 30.0  # seconds for a step to end: a thread that is left in PyTorch would bring the whole process down
 
 
 class Bucketed:

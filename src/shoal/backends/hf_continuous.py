@@ -20,7 +20,7 @@ _CACHE_GB = 1.0  # where there is no GPU: the library would take most of the mac
 _GPU_SHARE = 0.8
 _ONE_AT_A_TIME = 0.5  # seconds to wait for the library's outputs before a look at whether it still runs
 _A_MOMENT = 0.002  # seconds
-_PATIENCE = 2.0  # seconds for its thread to end
+_PATIENCE = 30.0  # seconds for a step to end: a thread that is left in PyTorch would bring the whole process down
 
 
 class Continuous:

@@ -13,7 +13,7 @@ from shoal.backends.hf_sequence import Call, engine_error
 from shoal.errors import EngineError, ModelError
 from shoal.runtime.backend import scores
 
-_PATIENCE = 2.0  # seconds for the thread to end
+_PATIENCE = 60.0  # seconds for the thread to end: left in PyTorch it would bring the whole process down
 
 
 class Batching(Protocol):
