@@ -366,8 +366,8 @@ class TestOpening:
         for backend in (adapted, base):
             run(backend.aclose())
 
-    def test_a_model_that_continuous_batching_does_not_do_is_bucketed(self, tiny: Path) -> None:
-        backend = TransformersBackend(str(tiny), {"attention": "eager", "device": "cpu"})
+    def test_a_cpu_is_bucketed_and_what_does_not_load_says_so(self, tiny: Path) -> None:
+        backend = TransformersBackend(str(tiny), {"device": "cpu"})
         assert draw(backend, SEA)[0].usage.completion_tokens == 6
         assert backend._engine is not None
         assert type(backend._engine._batching).__name__ == "Bucketed"

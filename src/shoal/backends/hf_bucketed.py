@@ -17,8 +17,8 @@ class Bucketed:
     """Batches of prompts of like length, by the library's `generate`, in a thread of its own.
 
     A batch begins with the oldest sequence and takes others of like length, oldest first. Draws of one prompt share
-    its prefill. Sequences that are over leave a batch when no more than half of it is under way; new ones wait for its
-    end.
+    its prefill. Sequences that are over leave when no more than half of a batch is under way; then, or when as many
+    that are new wait as are under way, those join: the others' tokens are read again with the new prompts.
     """
 
     def __init__(self, model: LoadedModel) -> None:
@@ -28,6 +28,7 @@ class Bucketed:
         self._most = model.options.max_sequences or _SEQUENCES.get(kind, _SEQUENCES_ELSEWHERE)
         self._waiting: list[Sequence] = []
         self._changed = threading.Condition()
+        self._arrivals = 0
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="shoal-transformers-batches", daemon=True)
 
@@ -38,6 +39,7 @@ class Bucketed:
         """Add the call's sequences, after all that were added before."""
         with self._changed:
             self._waiting += call.sequences
+            self._arrivals += 1
             self._changed.notify()
 
     def cancel(self, call: Call) -> None:
@@ -80,17 +82,21 @@ class Bucketed:
                 if self._waiting:
                     break
                 self._changed.wait()
-            length = len(self._waiting[0].prompt)
-            low, high = min(length // 2, length - _NEAR), max(length * 2, length + _NEAR)
-            rows = [row for row in self._waiting if low <= len(row.prompt) <= high][: self._most]
+            rows = self._fitting(self._waiting[0])[: self._most]
             taken = {id(row) for row in rows}
             self._waiting = [row for row in self._waiting if id(row) not in taken]
             return rows
 
+    def _fitting(self, first: Sequence) -> list[Sequence]:
+        """Those that wait and are of like length, oldest first."""
+        length = len(_tokens(first))
+        low, high = min(length // 2, length - _NEAR), max(length * 2, length + _NEAR)
+        return [row for row in self._waiting if not row.done and low <= len(_tokens(row)) <= high]
+
     def _run(self, rows: list[Sequence]) -> None:
         import torch
 
-        ids, mask = padded([row.prompt for row in rows], self._model.device)
+        ids, mask = padded([_tokens(row) for row in rows], self._model.device)
         with torch.inference_mode():
             cache = self._shared_prefill(rows, ids, mask)
             while rows:
@@ -98,10 +104,20 @@ class Bucketed:
                 kept = [i for i, row in enumerate(rows) if not row.done]
                 where = torch.tensor(kept, dtype=torch.long, device=ids.device)
                 rows, ids = [rows[i] for i in kept], ids[where]
+                if rows and self._join(rows):
+                    return
                 if rows:
                     new = ids.shape[1] - mask.shape[1]
                     mask = torch.cat([mask[where], mask.new_ones((len(rows), new))], dim=1)
                     cache.batch_select_indices(where)
+
+    def _join(self, rows: list[Sequence]) -> bool:
+        """Put sequences under way back before those that wait, if any go with them."""
+        with self._changed:
+            joined = bool(self._fitting(rows[0]))
+            if joined:
+                self._waiting = rows + self._waiting
+            return joined
 
     def _shared_prefill(self, rows: list[Sequence], ids: Any, mask: Any) -> Any:
         """What the model keeps of the prompts but for their last tokens; equal prompts are read once."""
@@ -110,7 +126,7 @@ class Bucketed:
 
         cache = DynamicCache(config=self._model.model.config)
         places: dict[tuple[int, ...], int] = {}
-        unique = [places.setdefault(tuple(row.prompt), len(places)) for row in rows]
+        unique = [places.setdefault(tuple(_tokens(row)), len(places)) for row in rows]
         if len(places) == len(rows) or ids.shape[1] < 2:
             return cache
         first = torch.tensor([unique.index(place) for place in range(len(places))], device=ids.device)
@@ -131,7 +147,7 @@ class Bucketed:
         import torch
         from transformers import GenerationConfig
 
-        enough = len(rows) // 2
+        enough, seen = len(rows) // 2, self._arrivals
 
         def choose(_: Any, scores: Any) -> Any:
             under_way = [row for row in rows if not row.done]
@@ -140,7 +156,13 @@ class Bucketed:
             return only
 
         def over(input_ids: Any, _: Any, **__: Any) -> Any:
-            end = self._closed or sum(not row.done for row in rows) <= enough
+            nonlocal seen
+            live = [row for row in rows if not row.done]
+            end = self._closed or len(live) <= enough
+            if not end and seen != self._arrivals and len(live) < self._most:
+                seen = self._arrivals
+                with self._changed:
+                    end = len(self._fitting(live[0])) >= len(live)
             return torch.full((len(rows),), end, dtype=torch.bool, device=input_ids.device)
 
         config = GenerationConfig(
@@ -163,6 +185,10 @@ class Bucketed:
                     row.fail(engine_error("the engine was closed", self._model.name))
             advance(rows, self._model.name)
         return generated
+
+
+def _tokens(row: Sequence) -> list[int]:
+    return row.prompt + row.draft.ids
 
 
 def padded(prompts: list[list[int]], device: str) -> tuple[Any, Any]:

@@ -24,8 +24,8 @@ class Options(Struct, frozen=True):
     """`options` of an engine's table.
 
     `dtype` and `device` are PyTorch's words ("bfloat16", "cuda:1"); "auto" is what the weights are kept in, and the
-    first of cuda, mps and cpu that is there. `batching` is "continuous", "bucketed" or "auto": continuous where the
-    model allows it and it is no slower. `attention` is transformers' name of an implementation.
+    first of cuda, mps and cpu that is there. `batching` is "continuous", "bucketed" or "auto": continuous on CUDA where
+    it does the model, else bucketed. `attention` is transformers' name of an implementation.
     `max_sequences` are decoded together; `context` lowers the model's own limit in tokens; `cache_gb` is what
     continuous batching keeps of prompts and replies (keys and values), in GB. `trust_remote_code` lets the model bring
     code of its own, `pickle` lets its weights be in files that can run code when read.

@@ -124,10 +124,14 @@ class Engine:
 
 
 def batching(model: LoadedModel) -> Batching:
-    """The way of batching that the options ask for; "auto" is the continuous one unless it cannot do this model."""
-    wanted = model.options.batching
-    if wanted == "continuous" or (wanted == "auto" and model.options.attention != "eager"):
-        # Its eager attention knows no batch but its own, and scoring needs one.
+    """The way of batching that the options ask for.
+
+    "auto" is the continuous one on CUDA, unless it cannot do this model, and elsewhere the bucketed one, which draws
+    more tokens a second there: continuous batching without flash attention attends over all sequences for each.
+    """
+    wanted, attention = model.options.batching, model.options.attention
+    # Eager attention is switched to one that knows no batch but its own, and scoring needs one.
+    if wanted == "continuous" or (wanted == "auto" and model.device.startswith("cuda") and attention != "eager"):
         continuous = Continuous(model)
         try:
             continuous.start()
