@@ -4,7 +4,7 @@ import asyncio
 import datetime
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +243,26 @@ class TestTheBatch:
             assert isinstance(outcome, list)
             assert not getattr(batching, "_running", None)
             assert not getattr(batching, "_waiting", None)
+
+        run(main())
+
+    def test_a_new_call_does_not_wait_for_a_long_one(self, random_engine: TransformersBackend) -> None:
+        async def main() -> None:
+            endless = Request(prompt="the sea").with_params(max_tokens=450, extra=ENDLESS, seed=2)
+            pieces = random_engine.stream(endless)
+            assert isinstance(await anext(pieces), Delta)
+            rest = asyncio.ensure_future(collect(pieces))
+            (outcome,) = await random_engine.generate([Draws(SEA)])
+            assert isinstance(outcome, list)
+            assert not rest.done()
+            last = (await rest)[-1]
+            assert isinstance(last, Completion)
+            (alone,) = await random_engine.generate([Draws(endless)])
+            assert isinstance(alone, list)
+            assert alone[0].text == last.text
+
+        async def collect(pieces: AsyncIterator[Delta | Completion]) -> list[Delta | Completion]:
+            return [piece async for piece in pieces]
 
         run(main())
 
