@@ -96,7 +96,10 @@ def test_what_cannot_be_opened_is_named_with_its_table(text: str, said: str) -> 
 
 
 def test_an_endpoint_that_is_not_there_is_asked_for() -> None:
-    with pytest.raises(UsageError, match=r"'lab/m'; known: gguf, openai, scripted .* \[endpoints.lab\] in shoal.toml"):
+    with pytest.raises(
+        UsageError,
+        match=r"'lab/m'; known: gguf, openai, scripted, transformers, vllm .* \[endpoints.lab\] in shoal.toml",
+    ):
         open_base("lab/m", Config())
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import signal
 import sqlite3
 import subprocess
@@ -202,10 +203,15 @@ def test_catalogues(shoal: Shell) -> None:
     assert "  judge=None\n" in told
     code, _, said = shoal("techniques", "bom")
     assert (code, said) == (2, "shoal: unknown technique 'bom'; did you mean bon?\n")
-    Path("shoal.toml").write_text('[endpoints.lab]\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "${NOT_SET}"\n')
+    Path("shoal.toml").write_text(
+        '[endpoints.lab]\nbase_url = "http://127.0.0.1:1/v1"\napi_key = "${NOT_SET}"\n'
+        '[engines.big]\nengine = "vllm"\nmodel = "org/big"\n'
+    )
     _, out, _ = shoal("models", "--json")
     assert json.loads(out)["endpoints"] == {"lab": "http://127.0.0.1:1/v1"}
+    assert json.loads(out)["engines"] == {"vllm/big": "org/big"}
     assert "lab/MODEL" in shoal("models")[1]
+    assert re.search(r"^vllm/big +org/big$", shoal("models")[1], re.MULTILINE)
     assert "gguf/PATH" in shoal("models")[1]
 
 

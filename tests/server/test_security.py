@@ -644,10 +644,11 @@ def test_files_of_the_machine_are_no_models(at_home: Path) -> None:
 
     async def main(client: Client) -> list[int]:
         names = ["scripted/evil.py:f", "gguf/evil.gguf", "local", f"{os.curdir}/evil.py", "re2@scripted/evil.py:f"]
+        names += ["vllm/evil", "vllm/org/model", "re2@vllm/evil", "transformers/evil", "transformers/org/model:lora"]
         return [(await client.chat(name)).status for name in names]
 
     async def served() -> list[int]:
         async with serving({"m": scripted_model(lambda request: "x")}) as client:
             return await main(client)
 
-    assert run(served()) == [404] * 5
+    assert run(served()) == [404] * 10

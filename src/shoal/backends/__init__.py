@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 from msgspec import structs
 
 from shoal.backends.config import OPENAI_URL, Config, Endpoint, endpoint_named
+from shoal.backends.engines import loading
 from shoal.backends.member import Member
 from shoal.backends.prices import NoPrice, Price, prices_of, rates_of
 from shoal.backends.router import Router
@@ -184,7 +185,7 @@ def _one(
         if (slash and not name) or (not slash and provider != "local"):
             raise UsageError(f"model {spec!r}: expected {_FORMS[provider]}")
         limits = Limits(route.rpm, route.tpm, route.max_in_flight)
-        return BaseModel(_ENGINES[provider](name), cache=cache, limits=limits, retry=retry)
+        return BaseModel(_ENGINES[provider](name, config), cache=cache, limits=limits, retry=retry)
     endpoint = given or endpoint_named(provider, config)
     if endpoint is None or not name:
         raise _no_such(spec, config) if endpoint is None else UsageError(f"model {spec!r}: expected {provider}/MODEL")
@@ -263,23 +264,40 @@ def _routed(
     return model
 
 
-def _local(_: str) -> Backend:
+def _local(_: str, __: Config) -> Backend:
     from shoal.backends.embedded import EmbeddedBackend
 
     return EmbeddedBackend()
 
 
-def _gguf(path: str) -> Backend:
+def _gguf(path: str, _: Config) -> Backend:
     from shoal.backends.llama import LlamaBackend
 
     return LlamaBackend(Path(path))
 
 
-def _scripted(spec: str) -> Backend:
+def _scripted(spec: str, _: Config) -> Backend:
     from shoal.backends.scripted import open_scripted
 
     return open_scripted(spec)
 
 
-_ENGINES: dict[str, Callable[[str], Backend]] = {"local": _local, "gguf": _gguf, "scripted": _scripted}
-_FORMS = {"local": "local", "gguf": "gguf/PATH", "scripted": "scripted/FILE.py:function"}
+def _transformers(name: str, config: Config) -> Backend:
+    from shoal.backends.hf import TransformersBackend
+
+    asked = loading("transformers", name, config.engines, config.file)
+    return TransformersBackend(asked.model, asked.options, asked.lora, asked.name)
+
+
+_ENGINES: dict[str, Callable[[str, Config], Backend]] = {
+    "local": _local,
+    "gguf": _gguf,
+    "scripted": _scripted,
+    "transformers": _transformers,
+}
+_FORMS = {
+    "local": "local",
+    "gguf": "gguf/PATH",
+    "scripted": "scripted/FILE.py:function",
+    "transformers": "transformers/MODEL",
+}

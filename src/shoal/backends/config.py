@@ -1,4 +1,4 @@
-"""Where models are: endpoints named in `shoal.toml` or by environment variables, and routers over them.
+"""Where models are: endpoints named in `shoal.toml` or by environment variables, engines, and routers over them.
 
 [endpoints.lab]
 base_url = "http://10.0.0.7:8000/v1"
@@ -6,6 +6,10 @@ api_key = "${LAB_KEY}"      # taken from the environment, never written here
 rpm = 600
 tpm = 200_000
 max_in_flight = 256
+
+[engines.big]               # see engines.py
+engine = "vllm"
+model = "Qwen/Qwen3-8B"
 
 [models.small]              # one name for several
 endpoints = ["lab/qwen", { model = "openai/gpt-x", fallback = true }]
@@ -19,6 +23,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, structs
 
+from shoal.backends.engines import EngineTable, engine_tables
 from shoal.backends.routing import PROVIDERS, Routing, routing
 from shoal.backends.tables import known_keys, tables_as
 from shoal.errors import UsageError
@@ -59,6 +64,7 @@ class Config(Struct, frozen=True):
 
     endpoints: dict[str, Endpoint] = {}
     models: dict[str, Routing] = {}
+    engines: dict[str, EngineTable] = {}
     server: dict[str, Any] = {}
     presets: dict[str, Any] = {}
     prices: dict[str, Any] = {}
@@ -87,6 +93,7 @@ def load_config(path: Path | None = None) -> Config:
     return Config(
         tables_as(Endpoint, data.get("endpoints", {}), f"{file} [endpoints"),
         {name: routing(name, table, f"{file} [models.{name}]") for name, table in data.get("models", {}).items()},
+        engine_tables(data.get("engines", {}), str(file)),
         data.get("server", {}),
         data.get("presets", {}),
         data.get("prices", {}),
@@ -94,7 +101,7 @@ def load_config(path: Path | None = None) -> Config:
     )
 
 
-_SECTIONS = ("endpoints", "models", "server", "presets", "prices")
+_SECTIONS = ("endpoints", "models", "engines", "server", "presets", "prices")
 
 
 def _expand(value: str, where: str) -> str:

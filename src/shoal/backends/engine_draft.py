@@ -14,16 +14,21 @@ class Draft:
         self.finish_reason = ""
         self._pieces = pieces
         self._stops = [stop.encode() for stop in stops if stop]
-        self._logprobs: list[float] = []
+        self.logprobs: list[float] = []
         self._raw = bytearray()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._shown = 0
 
     def extend(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         self.ids += ids
-        self._logprobs += logprobs
+        self.logprobs += logprobs
         for token in ids:
             self._raw += self._pieces[token]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string is there."""
+        return bool(self._stops) and self._cut() is not None
 
     def new_text(self) -> str:
         """What has come since the last time and can no longer become part of a stop string or of a character."""
@@ -38,7 +43,20 @@ class Draft:
         cut = self._cut()
         text = bytes(self._raw[:cut]).decode("utf-8", "replace")
         reason = self.finish_reason if cut is None else "stop"
-        return Output(text, reason, len(self.ids), self._named(cut) if logprobs else None)
+        return Output(text, reason, len(self.ids), self._named() if logprobs else None)
+
+    def shown(self) -> list[int]:
+        """Which of the tokens are in the text, in part at least."""
+        cut, place, shown = self._cut(), 0, []
+        for i, token in enumerate(self.ids):
+            piece = self._pieces[token]
+            if piece and (cut is None or place < cut):
+                shown.append(i)
+            place += len(piece)
+        return shown
+
+    def _named(self) -> list[tuple[str, float]]:
+        return [(self._pieces[self.ids[i]].decode("utf-8", "replace"), self.logprobs[i]) for i in self.shown()]
 
     def _cut(self) -> int | None:
         """Where the first stop string begins."""
@@ -49,15 +67,6 @@ class Draft:
         if self.finish_reason:
             return 0
         return max((_overlap(self._raw, stop) for stop in self._stops), default=0)
-
-    def _named(self, cut: int | None) -> list[tuple[str, float]]:
-        named, place = [], 0
-        for token, logprob in zip(self.ids, self._logprobs, strict=True):
-            piece = self._pieces[token]
-            if piece and (cut is None or place < cut):
-                named.append((piece.decode("utf-8", "replace"), logprob))
-            place += len(piece)
-        return named
 
 
 def _overlap(raw: bytearray, stop: bytes) -> int:

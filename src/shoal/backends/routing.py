@@ -23,7 +23,14 @@ from msgspec import Struct
 from shoal.backends.tables import table_as
 from shoal.errors import UsageError
 
-PROVIDERS = ("local", "gguf", "openai", "scripted")  # what stands before the slash without being configured
+PROVIDERS = (
+    "local",
+    "gguf",
+    "vllm",
+    "transformers",
+    "openai",
+    "scripted",
+)  # what stands before the slash without being configured
 _NAME = re.compile(r"\w[\w.:+-]*")
 
 

@@ -59,8 +59,8 @@ class _Commands(click.Group):
 def shoal() -> None:
     """Run LLM programs in bulk and spend test-time compute well.
 
-    MODEL is `local`, `gguf/PATH`, `openai/NAME`, `ENDPOINT/NAME` or `scripted/FILE.py:function`, with techniques before
-    it: `self_consistency(n=8)@openai/gpt-x`.
+    MODEL is `local`, `gguf/PATH`, `vllm/MODEL`, `openai/NAME`, `ENDPOINT/NAME` or `scripted/FILE.py:function`, with
+    techniques before it: `self_consistency(n=8)@openai/gpt-x`.
     """
 
 

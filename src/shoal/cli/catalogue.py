@@ -15,6 +15,7 @@ from shoal.techniques.spec import describe_options
 _FORMS = {
     "local": "the embedded model, SmolLM2-135M-Instruct, on this machine",
     "gguf/PATH": "any GGUF file, in this process (llama.cpp)",
+    "vllm/MODEL": "a directory or downloaded hub id, or [engines.MODEL] in shoal.toml, on this machine (vLLM)",
     "openai/MODEL": "OPENAI_API_KEY, and OPENAI_BASE_URL for another server",
     "NAME/MODEL": "NAME_BASE_URL and NAME_API_KEY, or [endpoints.NAME] in shoal.toml",
     "scripted/FILE.py:function": "answers from a Python function of yours",
@@ -29,16 +30,20 @@ def models(config: Path | None, as_json: bool) -> None:
     """List what can stand in a model spec, and the endpoints and routers configured here."""
     found_here = load_config(config)
     endpoints = found_here.endpoints
+    engines = {f"{each.engine}/{name}": each.model for name, each in found_here.engines.items()}
     routers = {name: [route.model for route in each.endpoints] for name, each in found_here.models.items()}
     if as_json:
         found = {name: endpoint.base_url for name, endpoint in endpoints.items()}
-        click.echo(msgspec.json.encode({"forms": _FORMS, "endpoints": found, "models": routers}))
+        listed = {"forms": _FORMS, "endpoints": found, "engines": engines, "models": routers}
+        click.echo(msgspec.json.encode(listed))
         return
     width = max(map(len, _FORMS))
     for form, meaning in _FORMS.items():
         click.echo(f"{form:<{width}}  {meaning}")
     for name, endpoint in endpoints.items():
         click.echo(f"{name + '/MODEL':<{width}}  {endpoint.base_url}")
+    for spec, model in engines.items():
+        click.echo(f"{spec:<{width}}  {model}")
     for name, members in routers.items():
         click.echo(f"{name:<{width}}  {', '.join(members)}")
 

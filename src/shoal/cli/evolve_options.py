@@ -43,7 +43,7 @@ _OF_THE_PROCESS = (
 )  # fmt: skip
 # A folder may come from somebody else, with its runs: what is run or loaded, and whether anything is sent to others
 # than the model, is for the command line to say.
-_FILES = re.compile(r"scripted/|gguf/|\.gguf|\.py:")
+_FILES = re.compile(r"scripted/|gguf/|vllm/|transformers/|\.gguf|\.py:")
 
 
 class Lenient(click.Command):
