@@ -121,7 +121,7 @@ class BatchRun:
         self.technique = technique
         self.window = window
         self.judge = judge
-        self.progress = Progress(rows.count)
+        self.progress = Progress(rows.own)
         self.errors: Counter[str] = Counter()
         self.stopped: BudgetExceeded | None = None
         self.interrupted = False
@@ -134,11 +134,11 @@ class BatchRun:
         """Run what is not done yet. Cancelling it stops cleanly; StoreError (a full disk) stops it too."""
         self.limit = limit or Budget()
         done = self.directory.journal.done()
-        done = {number for number in done if number < self.rows.count}
-        self.progress = Progress(self.rows.count, resumed=len(done), started=monotonic())
+        done -= {number for number in done if number >= self.rows.count}
+        self.progress = Progress(self.rows.own, resumed=len(done), started=monotonic())
         if self.traced:
             await self.directory.journal.keep_traces()
-        todo = ((number, row) for number, row in enumerate(self.rows) if number not in done and not self.stopped)
+        todo = ((number, row) for number, row in self.rows.numbered() if number not in done and not self.stopped)
 
         async def one(item: tuple[int, Row]) -> None:
             await self._row(*item, program)
@@ -208,7 +208,7 @@ class BatchRun:
 
     def summary(self) -> "Summary":
         """The whole run so far, earlier processes included."""
-        summary = Summary(rows=self.rows.count, seconds=self.progress.seconds)
+        summary = Summary(rows=self.rows.own, seconds=self.progress.seconds)
         for number, line in self.directory.journal.records():
             if number < self.rows.count:
                 summary.add(decode(line))
@@ -221,7 +221,7 @@ class BatchRun:
             yield from (as_output(line) for number, line in kept if number < self.rows.count)
             return
         number_kept, line = next(kept, (-1, b""))
-        for number, row in enumerate(self.rows):
+        for number, row in self.rows.numbered():
             if number == number_kept:
                 yield as_output(line)
                 number_kept, line = next(kept, (-1, b""))

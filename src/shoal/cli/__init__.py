@@ -15,6 +15,7 @@ from shoal.errors import ShoalError, UsageError, did_you_mean, told
 _COMMANDS = {
     "ask": ("shoal.cli.ask", "Ask one question and print the answer."),
     "run": ("shoal.cli.run", "Run a prompt over every row of a data file."),
+    "merge": ("shoal.cli.merge", "Put the shards of a run together."),
     "plan": ("shoal.cli.plan", "Say what a run will cost, before it runs."),
     "compare": ("shoal.cli.compare", "Compare techniques on your data, with confidence intervals."),
     "evolve": ("shoal.cli.evolve", "Breed prompts for a task of a Day Care folder."),

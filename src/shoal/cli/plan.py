@@ -27,12 +27,15 @@ from shoal.cli.options import (
 from shoal.cli.plan_table import print_plan
 from shoal.cli.row_runs import (
     identity_of,
+    place_of,
     program_of,
     rows_of,
     run_name,
     sample_as_told,
     score_options,
     scorer_of,
+    shard_option,
+    with_shard,
 )
 from shoal.cli.templates import check_options
 from shoal.cli.wave_options import batch_api_options, window_of
@@ -57,6 +60,7 @@ from shoal.techniques.spec import OpenBase
 @score_options
 @pilot_options
 @batch_api_options
+@shard_option
 @click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="What a pilot may spend.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
@@ -65,6 +69,7 @@ def plan(data: str | None, **options: Any) -> int:
 
     The program is followed over the rows on stand-ins: no model is asked, no key is needed, nothing is written. With
     --pilot K, K rows are run for real (and kept in the draw cache), and tell how many tokens and seconds rows take.
+    With --shard it is the plan of that shard alone.
     """
     return plan_run(data, options)
 
@@ -74,7 +79,7 @@ def plan_run(data: str | None, options: dict[str, Any]) -> int:
     check_options(data, options)
     if options["replay"]:
         raise UsageError("--replay asks nothing, so there is nothing to plan; leave it out")
-    options = with_suggestions(data, options)
+    options = with_shard(with_suggestions(data, options))
     directory = options["run_dir"] or Path("runs", run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
         print_plan(_plan(rows_of(data, Path(scratch), options), directory, options), as_json=options["as_json"])
@@ -88,7 +93,9 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
     judges = list(scorer.models) if scorer else []
     judge = scorer.against(options["answer"]) if scorer and judges else unscored
     travel = _travel([model, *judges], options)
-    resumed = refuse_other_run(directory, identity_of(options, model, program, scorer), rows)
+    identity = identity_of(options, model, program, scorer)
+    directory = place_of(directory, identity, rows)
+    resumed = refuse_other_run(directory, identity, rows) is not None
 
     async def row(row: Row) -> Completion:
         completion = await program(row)

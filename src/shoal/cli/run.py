@@ -9,12 +9,10 @@ from typing import Any
 
 import click
 import msgspec
-from msgspec import UNSET, structs
 
 from shoal.backends.loop import run as run_program
 from shoal.backends.prices import paid
 from shoal.batch.directory import RunDirectory
-from shoal.batch.records import decode
 from shoal.batch.rows import Input
 from shoal.batch.runner import BatchRun, RowProgram, window_for
 from shoal.cli.options import (
@@ -27,14 +25,18 @@ from shoal.cli.options import (
     scoped,
     with_suggestions,
 )
+from shoal.cli.outcome import as_json, figure_of
 from shoal.cli.row_runs import (
     identity_of,
+    place_of,
     program_of,
     rows_of,
     run_name,
     sample_as_told,
     score_options,
     scorer_of,
+    shard_option,
+    with_shard,
 )
 from shoal.cli.stopping import stop_on_signals
 from shoal.cli.templates import check_options
@@ -59,6 +61,7 @@ from shoal.techniques.opening import bases, refuse_unpriced
 @click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent.")
 @batch_api_options
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
+@shard_option
 @click.option("--trace", "traced", is_flag=True, help="Keep each row's call tree, for `shoal trace`.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -71,6 +74,9 @@ def run(data: str | None, **options: Any) -> int:
     With --template, every template over every row of --args instead: template by template.
 
     Every finished call is kept in the run directory: the same command continues a run that was stopped or killed.
+
+    With --shard i/n only every n-th row, from row i on, in a directory of its own within the run's; --budget and the
+    scores are of the shard. `shoal merge` puts the shards together.
     """
     budget = Budget.parse(options["budget"]) if options["budget"] else None
     if options["plan"]:
@@ -80,7 +86,7 @@ def run(data: str | None, **options: Any) -> int:
     if options["pilot"]:
         raise UsageError("--pilot is for --plan")
     check_options(data, options)
-    options = with_suggestions(data, options)
+    options = with_shard(with_suggestions(data, options))
     directory = options["run_dir"] or Path("runs", run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
         return _run(rows_of(data, Path(scratch), options), directory, budget, options)
@@ -95,6 +101,7 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     judge = scorer.against(options["answer"]) if scorer else unscored
     refuse_unpriced(budget, [model, *(scorer.models if scorer else ())])
     identity = identity_of(options, model, program, scorer)
+    directory = place_of(directory, identity, rows)
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
         sample_as_told(options)
@@ -158,15 +165,22 @@ def _report(batch: BatchRun, model: Model, scorer: Scorer | None, options: dict[
         batch.write_output(Path(output))
     summary = batch.summary()
     summary.dollars = paid(bases(model), summary.usage)
-    metric = _metric(batch, scorer, options["answer"])
+    lines = (line for number, line in batch.directory.journal.records() if number < batch.rows.count)
+    figure = figure_of(scorer.metric if scorer else None, lines, options["answer"])
     if options["as_json"]:
-        facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept)}
-        facts |= {"metric": metric[0], "value": metric[1]} if metric else {}
+        facts = as_json(summary, str(output or kept), figure)
+        facts |= {"shard": str(batch.rows.shard)} if batch.rows.shard else {}
         click.echo(msgspec.json.encode(facts), err=output == "-")
     if not quiet:
-        from shoal.cli.show import print_run
+        from shoal.cli.show import print_run, rate_of
 
-        print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"], metric)
+        place = str(output if output and output != "-" else kept)
+        records = batch.directory.journal.records()
+        rate = rate_of(summary, batch.progress.usage)
+        print_run(records, summary, place, options["answer"], figure, failures=batch.errors, seconds=rate)
+        if batch.rows.shard:
+            whole = batch.directory.path.parent
+            click.echo(f"this is shard {batch.rows.shard}; shoal merge {whole} puts all shards together", err=True)
     unscored = summary.finished - summary.scored
     if scorer and unscored:
         click.echo(f"{options['scorer']} came to no score for {unscored} of {summary.finished} answers", err=True)
@@ -177,16 +191,3 @@ def _report(batch: BatchRun, model: Model, scorer: Scorer | None, options: dict[
     if batch.stopped is not None:
         click.echo(f"stopped: {batch.stopped}; the same command with a larger --budget resumes", err=True)
     return 1 if summary.failed or left else 0
-
-
-def _metric(batch: BatchRun, scorer: Scorer | None, target: str | None) -> tuple[str, float] | None:
-    """The scorer's figure over the rows that have a score: its name, and what it is."""
-    if scorer is None:
-        return None
-    records = (decode(line) for number, line in batch.directory.journal.records() if number < batch.rows.count)
-    rows = [
-        (record.score, record.answer, record.input.get(target) if target else None)
-        for record in records
-        if record.score is not UNSET
-    ]
-    return (scorer.metric.name, scorer.metric.of(rows)) if rows else None

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from msgspec import structs
 
 from shoal.backends.prices import Price
-from shoal.batch.rows import Row
+from shoal.batch.rows import Input, Row
 from shoal.batch.runner import RowProgram
 from shoal.errors import UsageError
 from shoal.planning.dry_run import Kept
@@ -34,7 +34,7 @@ async def plan(
     prices: Mapping[str, Price] | None = None,
     pilot: Pilot | None = None,
 ) -> Plan:
-    """What `program` will cost over `rows`, which are read several times: a list, or an `Input`.
+    """What `program` will cost over `rows`, which are read several times: a list, or an `Input` or its shard.
 
     `models` are those that the program asks: what their techniques may cost is then known by the catalogue's formulas.
     `steady` says that the program itself asks the same of them whatever is replied, as a template does; otherwise its
@@ -44,7 +44,7 @@ async def plan(
 
     Raises UsageError or Unsupported where the run could not begin.
     """
-    numbers = [number for number, _ in enumerate(rows)]
+    numbers = [number for number, _ in (rows.numbered() if isinstance(rows, Input) else enumerate(rows))]
     finished = set(done)
     left = [number for number in numbers if number not in finished]
     ended = len(numbers) - len(left)
