@@ -107,7 +107,7 @@ class FaultyBatches:
         A status, with or without seconds for Retry-After (`429:1.5`). `drop`, `die`: the connection breaks, or the
         process ends, before anything was done; `drop-after`, `die-after`: afterwards, so that the client never learns
         what came of it; `hold-after`: the reply waits to be let go. `cut`: half of the reply, then the connection
-        breaks.
+        breaks. `empty`: a list that does not have the latest yet.
         """
         assert route in self._routes(), route
         self._kept.disturbances.setdefault(route, []).extend(faults)
@@ -183,6 +183,8 @@ class FaultyBatches:
             return _error(int(status), "disturbed", headers={"retry-after": wait} if wait else {})
         if request.headers.get("authorization") != f"Bearer {self.key}":
             return _error(401, "Incorrect API key provided.", "invalid_api_key")
+        if fault == "empty":
+            return web.json_response(page([], None, 1))
         response: web.Response = await endpoint(request)
         if "after" in fault:
             await self._note(route)

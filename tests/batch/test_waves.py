@@ -201,6 +201,24 @@ def test_a_provider_that_fails_now_and_then_is_asked_again_and_paid_once(route: 
     run(main())
 
 
+def test_of_two_batches_for_one_wave_the_later_is_cancelled() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.order(Order(hold=True), Order(hold=True))
+            # Made without an answer, and not listed at first: the wave's batch is made a second time.
+            server.disturb("POST /v1/batches", "drop-after")
+            server.disturb("GET /v1/batches", "", "empty")
+            task = asyncio.create_task(mapped(server, ITEMS))
+            await server.until("POST /v1/batches/{id}/cancel")
+            server.release()
+            assert outputs(await task) == [f'said 0 to "{item}"' for item in ITEMS]
+            assert draws_paid() == dict.fromkeys(ITEMS, 1)
+            assert len(server.batches) == 2
+            assert server.batches[0]["status"] == "completed"
+
+    run(main())
+
+
 def test_a_provider_that_is_away_is_waited_for() -> None:
     async def main() -> None:
         async with serving(same) as server:

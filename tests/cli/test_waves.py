@@ -115,6 +115,8 @@ def test_ctrl_c_leaves_waves_with_the_provider_and_the_same_command_collects_the
             code, _, err = await done("run", "rows.jsonl", "-p", "{q}", "-m", "lab/m", "--run-dir", "r")
             assert code == 2
             assert "r waits for 9 calls sent by the batch API; add --batch-api to collect them" in err
+            _, _, err = await done("merge", "r", "--run-dir", "whole", "--quiet")
+            assert "9 calls of r are out by the batch API: collect them there first" in err
             server.release()
             code, _, err = await done("run", "rows.jsonl", "-p", "{q}", "-m", "lab/m", "--run-dir", "r", "--batch-api")
             assert code == 0, err

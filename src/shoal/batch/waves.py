@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -103,6 +104,19 @@ def waves_of(directory: RunDirectory) -> "list[Wave]":
             wave for wave in store.waves("landed") if not all(map(directory.journal.has, store.keys(wave.number)))
         ]
         return store.waves(*WITH_PROVIDER) + landed
+    finally:
+        store.close()
+
+
+def requests_out(run: Path) -> int:
+    """How many requests of a run are with the provider of a batch API."""
+    if not (run / "waves.sqlite").exists():
+        return 0
+    from shoal.backends.waves import WaveStore
+
+    store = WaveStore(run, read_only=True)
+    try:
+        return sum(wave.requests for wave in store.waves(*WITH_PROVIDER))
     finally:
         store.close()
 

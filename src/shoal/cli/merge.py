@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from shoal.batch.merging import Merged, MergedRun, merging
+from shoal.batch.waves import requests_out
 from shoal.cli.outcome import Figure, as_json, figure_of
 from shoal.evaluation.scorers import metric_of
 from shoal.traces import words
@@ -86,6 +87,12 @@ def _remarks(merged: Merged) -> Iterator[str]:
         yield (
             f"{words.count(merged.differing_rows)} rows and {words.count(merged.differing_draws)} draws were made in "
             "several runs, not with the same result; one of them was taken"
+        )
+    if out := [run for run in merged.runs if requests_out(run)]:
+        requests = sum(map(requests_out, out))
+        yield (
+            f"{words.count(requests)} calls of {', '.join(map(str, out[:_MOST_NAMED]))} are out by the batch API: "
+            "collect them there first, by the same command, or they will be paid again"
         )
     if merged.missing:
         lacking = [f"shard {shard} lacks {words.count(rows)}" for shard, rows in merged.incomplete.items()]

@@ -125,7 +125,8 @@ class BatchApi:
             if not page.has_more or not page.data or 0.0 < oldest < since - 86400.0:
                 break
             after = f"&after={quote(page.data[-1].id, safe='')}"
-        return sorted(map(self._checked, found), key=lambda batch: batch.created_at or 0.0)
+        oldest_first = map(self._checked, reversed(found))  # as lists are newest first, also within a second
+        return sorted(oldest_first, key=lambda batch: batch.created_at or 0.0)
 
     async def files_named(self, name: str) -> list[str]:
         """The ids of files that were uploaded under a name."""

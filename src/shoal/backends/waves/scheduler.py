@@ -27,6 +27,8 @@ class WaveScheduler(Scheduler):
         done = sum(wave.done + wave.failed for wave in waves)
         names = f"wave {waves[0].number} {waves[0].status or waves[0].state}" if len(waves) == 1 else ""
         said = [f"{names or f'{len(waves)} waves'} {done} of {sum(w.requests for w in waves)}"] if waves else []
+        if not waves and self.waves.sending:
+            said.append("sending a wave")
         if self.waves.gathering:
             said.append(f"{len(self.waves.gathering)} gathering")
         said += [wave.note for wave in waves if wave.note][:1]

@@ -102,18 +102,21 @@ class Submitting:
         )
 
     async def _created(self, wave: Wave) -> Batch:
-        """Make the batch. One whose making got no answer may be there all the same: it is looked for first."""
-        pace, asked, file_id = self._settings.pace, False, wave.file_id
+        """Make the batch. One whose making got no answer may be there all the same, or soon: it is looked for."""
+        pace, asked, file_id = self._settings.pace, 0, wave.file_id
         assert file_id is not None
 
         async def create() -> Batch:
             nonlocal asked
             if asked and (made := await self.adopted(wave)) is not None:
                 return made
-            asked = True
+            asked += 1
             return await self._api.create(file_id, wave.endpoint, self._settings.window, wave.id)
 
-        return await persist(create, pace, partial(self._note, wave))
+        batch = await persist(create, pace, partial(self._note, wave))
+        if asked == 1:
+            return batch
+        return await persist(partial(self.adopted, wave), pace, partial(self._note, wave)) or batch
 
     async def adopted(self, wave: Wave) -> Batch | None:
         """The batch that was made for this wave, if one was. Of two, which an answer lost may leave, one is stopped."""

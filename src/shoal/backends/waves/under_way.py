@@ -51,6 +51,11 @@ class Waves:
         self._found: set[int] = set()  # waves that an earlier process sent
         self._begun: asyncio.Task[None] | None = None
 
+    @property
+    def sending(self) -> bool:
+        """Whether a wave is on its way to the provider, or out."""
+        return bool(self._tasks)
+
     # Beginning
 
     async def begin(self) -> None:
