@@ -56,6 +56,20 @@ def hold_config(path: Path, options: dict[str, Any], rows: Input, option: str = 
         out.write(msgspec.json.format(msgspec.json.encode(asked), indent=2) + b"\n")
 
 
+def hold_options(path: Path, options: dict[str, Any]) -> None:
+    """Write down in a directory what is asked, of rows that come as they come; RunError where it holds another run."""
+    config = path / "config.json"
+    if config.exists():
+        try:
+            before = msgspec.json.decode(config.read_bytes())["options"]
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
+        _compare_options(path, before, msgspec.json.decode(msgspec.json.encode(options)), _advice("run_dir"))
+        return
+    with atomic_writer(config) as out:
+        out.write(msgspec.json.format(msgspec.json.encode({"options": options}), indent=2) + b"\n")
+
+
 def refuse_other_run(path: Path, options: dict[str, Any], rows: Input, option: str = "--run-dir") -> bool:
     """Whether a directory holds a run; RunError, saying the first difference, where it is one of others."""
     config = path / "config.json"
@@ -70,15 +84,23 @@ def refuse_other_run(path: Path, options: dict[str, Any], rows: Input, option: s
 
 
 def _compare(path: Path, before: dict[str, Any], options: dict[str, Any], rows: Input, option: str) -> None:
-    advice = f"choose another {option}, or remove it to start anew"
-    for name in sorted(before["options"].keys() | options.keys()):
-        old, new = before["options"].get(name), options.get(name)
-        if old != new:
-            raise RunError(f"{path} holds a run with {name}={_shown(old)}, now {name}={_shown(new)}; {advice}")
+    advice = _advice(option)
+    _compare_options(path, before["options"], options, advice)
     if rows.count < before["rows"]:
         raise RunError(f"{path} holds a run of {before['rows']} rows, now there are {rows.count}; {advice}")
     if rows.prefix(before["rows"]) != before["digest"]:
         raise RunError(f"{path} holds a run of other rows: {rows.label} has changed; {advice}")
+
+
+def _compare_options(path: Path, before: dict[str, Any], options: dict[str, Any], advice: str) -> None:
+    for name in sorted(before.keys() | options.keys()):
+        old, new = before.get(name), options.get(name)
+        if old != new:
+            raise RunError(f"{path} holds a run with {name}={_shown(old)}, now {name}={_shown(new)}; {advice}")
+
+
+def _advice(option: str) -> str:
+    return f"choose another {option}, or remove it to start anew"
 
 
 def _shown(value: Any) -> str:

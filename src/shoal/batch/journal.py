@@ -102,6 +102,16 @@ class Journal:
                 yield number, value
             last = page[-1][0]
 
+    def record(self, number: int) -> tuple[bool, bytes] | None:
+        """Whether a kept row failed, and its result as the JSON it was kept as."""
+        rows = self.store.rows("SELECT failed, sum, record FROM row WHERE number = ?", (number,))
+        if not rows:
+            return None
+        failed, sum_, value = rows[0]
+        if checksum(b"%d" % number, value) != sum_:
+            raise CorruptStore(f"{self.store.path}: the result of row {number} is damaged")
+        return bool(failed), value
+
     def draw(self, key: bytes) -> tuple[int, Completion] | None:
         """A kept draw and the number of the row that asked for it first."""
         rows = self.store.rows("SELECT owner, sum, value FROM draw WHERE key = ?", (key,))

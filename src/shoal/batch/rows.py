@@ -97,6 +97,11 @@ def _row(value: Any, where: str) -> Row:
     return value
 
 
+def row_id(row: Row) -> str:
+    """What a row is called where it has no number: 32 hex digits of its content; equal rows have equal ones."""
+    return blake2b(_encode_sorted(row), digest_size=16).hexdigest()
+
+
 class Input:
     """The rows of one run: counted, checked and fingerprinted before anything is spent.
 
