@@ -60,9 +60,10 @@ class Shelf:
     def __init__(self, path: Path, options: dict[str, Any]) -> None:
         self.path = path
         self._others: dict[Path, Journal] = {}
-        host = re.sub(r"[^\w.]+", "_", platform.node())
-        self._mine = path / f"worker-{host}-{secrets.token_hex(6)}"
-        self._neighbours = f"worker-{host}-"
+        # Named for the machine and the process, for people and for who asks whether a neighbour may be read.
+        self._of_host = f"worker-{re.sub(r'[^A-Za-z0-9_.]+', '_', platform.node())}-"
+        self._of_process = f"{self._of_host}{os.getpid()}-"
+        self._mine = path / f"{self._of_process}{secrets.token_hex(6)}"
         self._at_work: set[Path] = set()  # held by others when this one came
         with _alone(path):
             hold_options(path, options)
@@ -84,7 +85,7 @@ class Shelf:
             self._open(place)
 
     def _open(self, place: Path) -> None:
-        if place not in self._at_work or place.name.startswith(self._neighbours):
+        if place not in self._at_work or place.name.startswith(self._of_host):
             self._others[place] = Journal(place / _FILE, read_only=True)
 
     def others(self) -> Iterator[Journal]:
@@ -101,23 +102,24 @@ class Shelf:
         late = monotonic() > self._watch_until
         with contextlib.suppress(BlockingIOError), _alone(self.path, wait=False):
             for place in list(self._at_work):
-                if not place.exists() or _seal(place):
-                    self._drop(place)
-                    if place.exists():
-                        self._open(place)
-                elif late:
-                    self._drop(place)
+                ended = not place.exists() or _seal(place)
+                if ended or late:
+                    self._at_work.discard(place)
+                # One still at work finds by itself what is its own; but another of this process is asked nothing more.
+                if ended or (late and not place.name.startswith(self._of_process)):
+                    self._close(place)
+            for place in _sealed_in(self.path):  # also those made of several meanwhile
+                if place not in self._others:
+                    self._open(place)
 
-    def _drop(self, place: Path) -> None:
-        self._at_work.discard(place)
-        # Another process that is at work finds by itself what is its own; this one would not look there again.
-        if place in self._others and (place / "lock").read_text() != str(os.getpid()):
-            self._others.pop(place).close()
+    def _close(self, place: Path) -> None:
+        if (reader := self._others.pop(place, None)) is not None:
+            reader.close()
 
     def close(self) -> None:
         """Let all files go. What this process finished is on disk already."""
-        for journal in self._others.values():
-            journal.close()
+        for place in list(self._others):
+            self._close(place)
         self.journal.close()
         self._lock.release()
 

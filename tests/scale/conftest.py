@@ -1,0 +1,86 @@
+"""A cluster of worker processes on this machine, and a scripted model that says whom it was asked by."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+KEY = "sk-of-the-workers-alone"
+SCRIPT = """
+import asyncio, os
+from pathlib import Path
+
+here = Path(__file__).parent
+asked = os.open(here / "asked", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+answered = 0
+
+async def answer(request):
+    global answered
+    os.write(asked, f"{os.getpid()} {request.text} {request.sample}\\n".encode())
+    if "slow" in request.text:  # until all others of the same test are answered
+        while answered < 39:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.002)
+    answered += 1
+    if "bad" in request.text:
+        raise ValueError("no")
+    return f"The answer is {len(request.text) + (request.sample or (0,))[0] % 3}."
+"""
+
+
+class Script(NamedTuple):
+    """A scripted model: its spec, and every draw it was asked for, by which process."""
+
+    spec: str
+    log: Path
+
+    def asked(self) -> list[tuple[int, str]]:
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [(int(pid), draw) for pid, _, draw in (line.partition(" ") for line in lines)]
+
+
+def kept_by(pid: int, run_dir: Path) -> int:
+    """The draws in the journal of a process."""
+    (place,) = run_dir.glob(f"worker-*-{pid}-*")
+    assert (place / "sealed").exists()
+    with contextlib.closing(sqlite3.connect(place / "journal.sqlite")) as journal:
+        return int(journal.execute("SELECT count(*) FROM draw").fetchone()[0])
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Script:
+    (tmp_path / "s.py").write_text(SCRIPT)
+    return Script(f"scripted/{tmp_path}/s.py:answer", tmp_path / "asked")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """Ray on loopback: three CPUs to give away, no dashboard, nothing told to anybody."""
+    ray = pytest.importorskip("ray")
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    os.environ |= {"RAY_AUTH_TOKEN": secrets.token_hex(32)}  # else Ray writes one into the home directory
+    os.environ["TEST_KEY"] = KEY  # what the workers' own environment holds
+    place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the names of sockets in it must be short
+    os.environ["RAY_PLACE"] = place
+    ray.init(
+        num_cpus=3,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _temp_dir=place,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=200 * 2**20,
+        configure_logging=False,
+    )
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+        shutil.rmtree(place, ignore_errors=True)
