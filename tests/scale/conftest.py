@@ -1,7 +1,6 @@
 """A cluster of worker processes on this machine, and a scripted model that says whom it was asked by."""
 
 import contextlib
-import os
 import secrets
 import shutil
 import sqlite3
@@ -19,11 +18,14 @@ from pathlib import Path
 
 here = Path(__file__).parent
 asked = os.open(here / "asked", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-answered = 0
+answered, workers = 0, set()
 
 async def answer(request):
     global answered
     os.write(asked, f"{os.getpid()} {request.text} {request.sample}\\n".encode())
+    while "both" in request.text and len(workers) < 2:
+        workers.update(line.split()[0] for line in (here / "asked").read_text().splitlines())
+        await asyncio.sleep(0.02)  # until both workers are at it, however late the second comes
     if "slow" in request.text:  # until all others of the same test are answered
         while answered < 39:
             await asyncio.sleep(0.01)
@@ -64,11 +66,16 @@ def script(tmp_path: Path) -> Script:
 def cluster() -> Iterator[Any]:
     """Ray on loopback: three CPUs to give away, no dashboard, nothing told to anybody."""
     ray = pytest.importorskip("ray")
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
-    os.environ |= {"RAY_AUTH_TOKEN": secrets.token_hex(32)}  # else Ray writes one into the home directory
-    os.environ["TEST_KEY"] = KEY  # what the workers' own environment holds
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the names of sockets in it must be short
-    os.environ["RAY_PLACE"] = place
+    environment = pytest.MonkeyPatch()
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray writes one into the home directory
+        "RAY_PLACE": place,
+        "TEST_KEY": KEY,  # what the workers' own environment holds
+    }.items():
+        environment.setenv(name, value)
     ray.init(
         num_cpus=3,
         include_dashboard=False,
@@ -83,4 +90,5 @@ def cluster() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+        environment.undo()
         shutil.rmtree(place, ignore_errors=True)

@@ -5,6 +5,7 @@ import datetime
 import importlib
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.backends.faulty_server import faulty_server
 from tests.scale.conftest import KEY, Script, kept_by
 
 import shoal
+import shoal.daft
 import shoal.ray
 from shoal.errors import UsageError
 
@@ -40,19 +42,20 @@ def of_map(records: list[shoal.Record], name: str = "q") -> list[tuple[Any, ...]
 def test_results_are_those_of_map_and_nothing_is_asked_twice(cluster: Any, script: Script) -> None:
     day, moment = datetime.date(2026, 1, 1), datetime.datetime(2026, 1, 1, 12)
     other = {"day": day, "at": moment, "nested": {"a": [1, None]}, "bytes": b"\xff", "none": None}
-    texts = [f"question {'x' * (i % 11)} {i}" for i in range(ROWS)]
+    texts = [f"both {'x' * (i % 11)} {i}" for i in range(ROWS)]
     dataset = cluster.data.from_items(
         [{"q": text, "n": i} | other for i, text in enumerate(texts)], override_num_blocks=4
     )
     model, options = "self_consistency(n=3)@" + script.spec, {"template": "Q: {q}", "cache": False, "run_dir": "kept"}
-    mapped = shoal.ray.map_program(dataset, model, **options, concurrency=2, batch_size=16)
+    mapped = shoal.ray.map_program(dataset, model, **options, concurrency=2, batch_size=16, batches=2)
     rows = mapped.take_all()
+    before = script.asked()
+    assert len({pid for pid, _ in before}) == 2
     assert facts(rows) == of_map(shoal.map(model, [{"q": text} for text in texts], template="Q: {q}"))
     assert set(rows[0]) == {"q", "n", *other, *RESULTS, "error"}
     assert [{name: row[name] for name in other} for row in rows] == [other] * ROWS
     assert len({row["row_id"] for row in rows}) == ROWS
     before = script.asked()
-    assert len({pid for pid, _ in before} - {os.getpid()}) == 2
     more = dataset.union(cluster.data.from_items([{"q": "one more", "n": ROWS} | other]))
     again = shoal.ray.map_program(more, model, **options).take_all()
     assert facts(row for row in again if row["n"] < ROWS) == facts(rows)
@@ -60,11 +63,11 @@ def test_results_are_those_of_map_and_nothing_is_asked_twice(cluster: Any, scrip
 
 
 def test_an_actor_is_killed_half_way(cluster: Any, script: Script, tmp_path: Path) -> None:
-    texts = [f"question {'x' * (i % 11)} {i}" for i in range(4 * ROWS)]
+    texts = [f"both {'x' * (i % 11)} {i}" for i in range(4 * ROWS)]
     model = "self_consistency(n=3)@" + script.spec
     dataset = cluster.data.from_items([{"q": text} for text in texts], override_num_blocks=2)
     options = {"template": "{q}", "run_dir": "kept", "cache": False, "max_in_flight": 2}
-    mapped = shoal.ray.map_program(dataset, model, **options, concurrency=2, batch_size=16)
+    mapped = shoal.ray.map_program(dataset, model, **options, concurrency=2, batch_size=16, batches=2)
     done: list[Any] = []
     work = threading.Thread(target=lambda: done.extend(mapped.take_all()))
     work.start()
@@ -168,3 +171,17 @@ def test_keys_are_the_workers_own_and_a_wrong_one_is_an_error_in_each_row(cluste
 def test_what_can_be_seen_to_be_wrong_is_said_at_once(cluster: Any, options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         shoal.ray.map_program(cluster.data.from_items([{"q": "a"}]), "local", **options)
+
+
+def test_actors_that_leave_no_cpu_to_read_rows_are_warned_of(cluster: Any) -> None:
+    dataset = cluster.data.from_items([{"q": "a"}])
+    with pytest.warns(UserWarning, match="3 actors with num_cpus=1 each leave less than one of the cluster's 3 CPUs"):
+        shoal.ray.map_program(dataset, "local", template="{q}", concurrency=(3, 5))
+
+
+@pytest.mark.parametrize(("module", "extra"), [("ray.data", "ray"), ("daft", "daft")])
+def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, module: str, extra: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    asking: Any = {"ray": lambda: shoal.ray.map_program(None, "local"), "daft": lambda: shoal.daft.program("local")}
+    with pytest.raises(UsageError, match=rf"pip install 'shoal\[{extra}\]'"):
+        asking[extra]()
