@@ -22,6 +22,7 @@ import json
 import math
 import os
 import random
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -141,7 +142,9 @@ def main() -> None:
 
 
 def compare(port: int, rows: int, batch: int, median: float) -> None:
-    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1"}
+    os.environ |= {"OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    # Nothing is told to anybody, and all listen on loopback alone (on Linux too, whatever the variable is called).
+    os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     import ray
 
     import shoal
@@ -151,7 +154,7 @@ def compare(port: int, rows: int, batch: int, median: float) -> None:
     ideal = sum(latency(prompt, median) for prompt in prompts) / (2 * batch)
     print(json.dumps({"rows": rows, "at_once": 2 * batch, "median_latency_s": median, "ideal_s": round(ideal, 2)}))
     model, url = "openai/m", os.environ["OPENAI_BASE_URL"]
-    ray.init(num_cpus=3, include_dashboard=False, _node_ip_address="127.0.0.1", logging_level="ERROR")
+    ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR")
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items([{"prompt": prompt} for prompt in prompts], override_num_blocks=8).materialize()
 

@@ -1,6 +1,7 @@
 """A cluster of worker processes on this machine, and a scripted model that says whom it was asked by."""
 
 import contextlib
+import re
 import secrets
 import shutil
 import sqlite3
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+DOCS = Path(__file__).parents[2] / "docs"
+BLOCK = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
 KEY = "sk-of-the-workers-alone"
 SCRIPT = """
 import asyncio, os
@@ -56,6 +59,20 @@ def kept_by(pid: int, run_dir: Path) -> int:
         return int(journal.execute("SELECT count(*) FROM draw").fetchone()[0])
 
 
+def run_example(module: str, script: Script) -> Path:
+    """Run the block of the docs that uses a module, on some questions and a scripted model; where its answers are."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    questions = {"id": list(range(20)), "question": [f"question {i}" for i in range(20)]}
+    parquet.write_table(pytest.importorskip("pyarrow").table(questions), "questions.parquet")
+    blocks = [block for page in DOCS.glob("*.md") for block in BLOCK.findall(page.read_text("utf-8"))]
+    (code,) = (block for block in blocks if f"import {module}\n" in block)
+    for relative in ("questions.parquet", "answers"):  # a cluster's workers were started elsewhere
+        code = code.replace(f'"{relative}"', repr(str(Path(relative).absolute())))
+    code = code.replace("openai/gpt-x", script.spec)
+    exec(compile(code, "docs", "exec"), {"__name__": "docs"})  # noqa: S102 - our own documents
+    return Path("answers")
+
+
 @pytest.fixture
 def script(tmp_path: Path) -> Script:
     (tmp_path / "s.py").write_text(SCRIPT)
@@ -65,7 +82,6 @@ def script(tmp_path: Path) -> Script:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """Ray on loopback: three CPUs to give away, no dashboard, nothing told to anybody."""
-    ray = pytest.importorskip("ray")
     place = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # the names of sockets in it must be short
     environment = pytest.MonkeyPatch()
     for name, value in {
@@ -73,13 +89,14 @@ def cluster() -> Iterator[Any]:
         "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),  # else Ray writes one into the home directory
         "RAY_PLACE": place,
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what keeps Ray on loopback, on Linux too
         "TEST_KEY": KEY,  # what the workers' own environment holds
     }.items():
         environment.setenv(name, value)
+    ray = pytest.importorskip("ray")  # which reads them when it is imported
     ray.init(
         num_cpus=3,
         include_dashboard=False,
-        _node_ip_address="127.0.0.1",
         _temp_dir=place,
         log_to_driver=False,
         logging_level="ERROR",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.scale.conftest import Script, kept_by
+from tests.scale.conftest import Script, kept_by, run_example
 
 import shoal
 import shoal.daft
@@ -77,6 +77,12 @@ def test_programs_take_columns_by_name_or_in_order(daft: Any, script: Script) ->
     ):
         with pytest.raises(UsageError, match=message):
             wrong()
+
+
+def test_the_example_of_the_docs(daft: Any, script: Script) -> None:
+    found = daft.read_parquet(str(run_example("shoal.daft", script).absolute())).to_pydict()
+    assert sorted(found["id"]) == list(range(20))
+    assert all("The answer" in result["output"] for result in found["result"])
 
 
 QUERY = """

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from tests.backends.faulty_server import faulty_server
-from tests.scale.conftest import KEY, Script, kept_by
+from tests.scale.conftest import KEY, Script, kept_by, run_example
 
 import shoal
 import shoal.daft
@@ -171,6 +171,12 @@ def test_keys_are_the_workers_own_and_a_wrong_one_is_an_error_in_each_row(cluste
 def test_what_can_be_seen_to_be_wrong_is_said_at_once(cluster: Any, options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         shoal.ray.map_program(cluster.data.from_items([{"q": "a"}]), "local", **options)
+
+
+def test_the_example_of_the_docs(cluster: Any, script: Script) -> None:
+    rows = cluster.data.read_parquet(str(run_example("shoal.ray", script).absolute())).take_all()
+    assert [row["error"] for row in rows] == [None] * 20
+    assert len({row["question"] for row in rows}) == 20
 
 
 def test_actors_that_leave_no_cpu_to_read_rows_are_warned_of(cluster: Any) -> None:
