@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from shoal.batch.export import write_records as write_records
     from shoal.batch.mapping import amap as amap
     from shoal.batch.mapping import map as map
+    from shoal.batch.merging import merge as merge
     from shoal.batch.prompts import achat as achat
     from shoal.batch.prompts import acomplete as acomplete
     from shoal.batch.prompts import chat as chat
@@ -82,6 +83,7 @@ _LATER = {
     "arun": "shoal.techniques.running",
     "llm": "shoal.prompting.llm",
     "map": "shoal.batch.mapping",
+    "merge": "shoal.batch.merging",
     "open_model": "shoal.techniques.opening",
     "open_scorer": "shoal.evaluation.scorers",
     "run": "shoal.techniques.running",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.scripting import AT_ONCE, run
 from tests.virtual_time import clocked, run_virtually
 
@@ -109,6 +110,11 @@ async def settle() -> None:
     """Let everything run that can run without an answer."""
     for _ in range(60):
         await asyncio.sleep(0)
+
+
+def told(draws: Draws) -> str:
+    """All that was said in a conversation, from its first word."""
+    return "".join(str(message.content) for message in draws.request.messages)
 
 
 def asked(*backends: ScriptedBackend) -> list[int]:
@@ -429,6 +435,140 @@ class TestAffinity:
             assert (len(a.asked), len(b.asked)) == (1, 1)
             for task in tasks:
                 task.cancel()
+
+        run(main())
+
+
+def about(subject: str, *path: int) -> Request:
+    """A question whose beginning is that of all others about the subject."""
+    return structs.replace(chat(f"{subject} {LONG}", "yes", str(path)), sample=())
+
+
+class TestWaitingForTheWarm:
+    """Where all are full, a request waits for the member that knows its beginning while others go before it."""
+
+    @staticmethod
+    async def full(
+        count: int = 1, **capabilities: Any
+    ) -> tuple[BaseModel, list[Board], list[asyncio.Task[Completion]]]:
+        """Two members with `count` places, all taken: one is warm for u, the other for v."""
+        model, members = boards(2, limits=Limits(max_in_flight=count), **capabilities)
+        tasks = start(model, *(about(subject, i) for i in range(count) for subject in "uv"))
+        await settle()
+        a, b = members
+        assert {told(draws)[0] for draws in a.asked} == {"u"}
+        assert {told(draws)[0] for draws in b.asked} == {"v"}
+        return model, members, tasks
+
+    def test_who_is_warm_elsewhere_lets_others_go_first(self) -> None:
+        async def main() -> None:
+            model, (a, b), tasks = await self.full()
+            tasks += start(model, about("u", 5), about("v", 6))
+            await settle()
+            b.answer(0)
+            await settle()
+            assert [told(draws)[0] for draws in b.asked] == ["v", "v"]  # though the other is older
+            a.answer(0)
+            await settle()
+            assert [told(draws)[0] for draws in a.asked] == ["u", "u"]
+            a.answer(1)
+            b.answer(1)
+            await gather(*tasks)
+
+        run(main())
+
+    def test_no_place_stays_free_for_it(self) -> None:
+        async def main() -> None:
+            model, (a, b), tasks = await self.full()
+            tasks += start(model, about("u", 5))
+            await settle()
+            b.answer(0)
+            await settle()
+            assert [told(draws)[0] for draws in b.asked] == ["v", "u"]
+            a.answer(0)
+            b.answer(1)
+            await gather(*tasks)
+
+        run(main())
+
+    def test_no_more_wait_for_a_member_than_it_has_places(self) -> None:
+        async def main() -> None:
+            model, (a, b), tasks = await self.full(2)
+            tasks += start(model, *(about("u", 5 + i) for i in range(4)), about("v", 20))
+            await settle()
+            b.answer(0)
+            await settle()
+            assert told(b.asked[2]).endswith("(7,)")  # the third: two wait for their own
+            b.answer(1)
+            await settle()
+            assert [told(draws)[0] for draws in b.asked] == ["v", "v", "u", "u"]
+            for i in range(4):
+                a.answer(i)
+                await settle()
+            assert [told(draws)[-3] for draws in a.asked][:4] == ["0", "1", "5", "6"]
+            a.answer(4)  # which took the last when nobody else waited
+            b.answer(2)
+            b.answer(3)
+            await gather(*tasks)
+
+        run(main())
+
+    def test_where_its_member_goes_out_others_are_asked(self) -> None:
+        async def main() -> None:
+            model, (a, b), tasks = await self.full()
+            tasks += start(model, about("u", 5), about("v", 6), about("v", 7))
+            await settle()
+            b.answer(0)
+            await settle()
+            a.answer(0, AuthenticationFailed("", status=401))  # out at once
+            await settle()
+            for i in range(1, 5):
+                b.answer(i)
+                await settle()
+            await gather(*tasks)
+            assert len(a.asked) == 1
+            assert sorted(told(draws)[0] for draws in b.asked) == ["u", "u", "v", "v", "v"]
+
+        run(main())
+
+    def test_draws_of_one_question_stay_together(self) -> None:
+        async def main() -> None:
+            model, (a, b), tasks = await self.full(max_n=8)
+            tasks += start(
+                model, *(about("u", 5).draw(i) for i in range(8)), *(about("v", 6).draw(i) for i in range(8))
+            )
+            await settle()
+            b.answer(0)
+            await settle()
+            a.answer(0)
+            await settle()
+            assert ([draws.n for draws in a.asked], [draws.n for draws in b.asked]) == ([1, 8], [1, 8])
+            a.answer(1)
+            b.answer(1)
+            await gather(*tasks)
+
+        run(main())
+
+    def test_who_waits_for_its_own_can_be_refused_and_can_leave(self) -> None:
+        async def main() -> None:
+            model, (a, b), tasks = await self.full()
+            waiting = start(model, about("u", 5), about("u", 5), about("v", 6), about("v", 7))
+            await settle()
+            b.answer(0)
+            await settle()
+            assert len(b.asked) == 2
+            waiting[0].cancel()
+            await settle()
+            model.scheduler.refuse_waiting(BudgetExceeded("enough"))
+            with pytest.raises(BudgetExceeded, match="enough"):
+                await waiting[1]
+            with pytest.raises(BudgetExceeded, match="enough"):
+                await waiting[3]
+            assert model.scheduler.waiting == 0
+            a.answer(0)
+            b.answer(1)
+            await gather(*tasks, waiting[2])
+            assert len(a.asked) == 1
 
         run(main())
 

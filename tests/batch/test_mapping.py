@@ -9,8 +9,9 @@ import pytest
 from tests.scripting import scripted
 
 import shoal
-from shoal.errors import RunError
-from shoal.runtime.types import Completion, Request, sampling_params
+from shoal.backends.prices import Price
+from shoal.errors import RunError, UsageError
+from shoal.runtime.types import Completion, Request, Usage, sampling_params
 
 
 def test_map_texts() -> None:
@@ -98,3 +99,15 @@ def test_run_raises_what_the_program_raises() -> None:
         shoal.run(program())
     with pytest.raises(KeyError):
         asyncio.run(notebook())
+
+
+def test_a_budget_of_dollars_needs_prices_and_leaves_records(at_home: Path) -> None:
+    lab = shoal.open_model("lab/m", cache=False, base_url="http://127.0.0.1:9/v1")
+    with pytest.raises(UsageError, match="a budget in dollars needs prices: lab/m"):
+        shoal.map(lab, ["a"], budget=shoal.Budget(dollars=1))
+    model, _ = scripted(lambda r: Completion("x", usage=Usage(10, 10, 1)))
+    model.prices = {model.name: Price(10.0, 10.0)}
+    budget = shoal.Budget(dollars=0.001)
+    records = shoal.map(model, [str(i) for i in range(9)], params=sampling_params(max_tokens=20), budget=budget)
+    assert [record.error.type if record.error else None for record in records] == [None] * 3 + ["BudgetExceeded"] * 6
+    assert budget.spent_dollars == 0.0006

@@ -140,8 +140,10 @@ def test_a_spent_budget_is_an_error_in_each_row_left_and_more_budget_goes_on() -
 
 
 def test_a_budget_is_shared_among_workers() -> None:
-    shared = job_of("test", MODEL, {"budget": shoal.Budget(calls=10, tokens=7, seconds=2.5)}, pickle.dumps, 3)
-    assert shared.budget == (3, 2, 2.5)
+    shared = job_of(
+        "test", MODEL, {"budget": shoal.Budget(calls=10, tokens=7, seconds=2.5, dollars=6)}, pickle.dumps, 3
+    )
+    assert shared.budget == (3, 2, 2.5, 2)
     with pytest.raises(UsageError, match="a budget of 2 calls cannot be shared among 3 workers"):
         job_of("test", MODEL, {"budget": shoal.Budget(calls=2)}, pickle.dumps, 3)
 

@@ -9,6 +9,7 @@ import pytest
 from tests.evolution.breeding import ROWS, bred, breeding, by_letters, task
 from tests.scripting import run, scripted
 
+from shoal.backends.prices import Price
 from shoal.errors import RunError
 from shoal.evolution import Evolution, Settings
 from shoal.evolution.costs import Begun, EvolutionPlan, Ways, plan_breeding, plan_gepa
@@ -17,7 +18,6 @@ from shoal.evolution.gepa import GepaEvolution, GepaSettings
 from shoal.evolution.planning import critical_path
 from shoal.evolution.task import Decoders, Task
 from shoal.planning import Figure, Pilot
-from shoal.planning.prices import Price
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Request

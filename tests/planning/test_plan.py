@@ -9,10 +9,10 @@ from tests.scripting import run, scripted
 
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint, without_keys
+from shoal.backends.prices import Price
 from shoal.backends.routing import routing
 from shoal.errors import UsageError
 from shoal.planning import Figure, Plan, plan
-from shoal.planning.prices import Price
 from shoal.planning.sharing import shared_total
 from shoal.runtime.cache import DrawCache
 from shoal.runtime.limits import Limits

@@ -10,7 +10,7 @@ from shoal.backends import BaseModel
 from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import BudgetExceeded, UsageError
 from shoal.runtime import budget as budgets
-from shoal.runtime.budget import Budget
+from shoal.runtime.budget import Budget, Reservation
 from shoal.runtime.cache import DrawCache
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
@@ -104,7 +104,7 @@ def test_parse() -> None:
         ("calls=many", "not a number"),
         ("tokens=-1", "at least 0"),
         ("seconds=inf", "finite"),
-        ("", "known: calls, seconds, tokens"),
+        ("", "known: calls, dollars, seconds, tokens"),
     ],
 )
 def test_parse_says_what_is_wrong(text: str, said: str) -> None:
@@ -123,3 +123,22 @@ def test_equal_draws_that_wait_for_the_budget_are_one() -> None:
     budget = Budget(tokens=60)
     assert kinds(spend(budget, model, ["other", "same", "same"], max_tokens=40)) == ["Completion"] * 3
     assert budget.spent.calls == len(backend.requests) == 2
+
+
+def test_what_a_cancelled_caller_was_given_goes_to_the_next() -> None:
+    """It has its reservation, and is cancelled before it runs again."""
+
+    async def main() -> None:
+        budget, what = Budget(tokens=10), Reservation(tokens=10)
+        await budget.reserve(what)
+        first, second = (asyncio.ensure_future(budget.reserve(what)) for _ in range(2))
+        await asyncio.sleep(0)
+        budget.settle(what, Usage())
+        first.cancel()
+        await asyncio.wait([first])
+        await second
+        with pytest.raises(BudgetExceeded):
+            budget.stop("enough")
+            await budget.reserve(what)
+
+    run(main())

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from tests.scripting import run, scripted
@@ -187,7 +189,7 @@ def test_map_bounded_holds_a_window_of_an_endless_source() -> None:
 
     async def main() -> None:
         results = []
-        async for result in map_bounded(work, source(), 7):  # type: ignore[arg-type, var-annotated]
+        async for result in map_bounded(work, source(), 7):  # type: ignore[arg-type]
             results.append(result)
             if len(results) == 100:
                 break
@@ -195,6 +197,58 @@ def test_map_bounded_holds_a_window_of_an_endless_source() -> None:
         assert taken <= 100 + 14
 
     run(main())
+
+
+def test_map_bounded_looks_at_an_item_as_often_however_many_run() -> None:
+    looks = 0
+
+    class Counted(asyncio.Task):  # type: ignore[type-arg]
+        def add_done_callback(self, *args: Any, **kwargs: Any) -> None:
+            nonlocal looks
+            looks += 1
+            super().add_done_callback(*args, **kwargs)
+
+    async def work(i: int) -> int:
+        for _ in range(i + 1):
+            await asyncio.sleep(0)
+        return i
+
+    async def main() -> list[int]:
+        asyncio.get_running_loop().set_task_factory(lambda loop, coro, **rest: Counted(coro, loop=loop, **rest))
+        return [result async for result in map_bounded(work, range(200), 100)]
+
+    results = run(main())
+    assert sorted(results) == list(range(200))
+    assert results[:100] == list(range(100))  # as they finish
+    assert looks <= 400
+
+
+def test_map_bounded_raises_what_an_item_or_the_source_raises_and_leaves_nothing_running() -> None:
+    gone: list[int] = []
+
+    async def work(i: int) -> int:
+        try:
+            if i == 2:
+                raise KeyError("mine")
+            await asyncio.Event().wait()
+        finally:
+            gone.append(i)
+        return i
+
+    async def broken() -> AsyncIterator[int]:
+        yield 0
+        raise KeyError("mine")
+
+    async def main(items: Any) -> None:
+        gone.clear()
+        with pytest.raises(KeyError, match="mine"):
+            async for _ in map_bounded(work, items, 3):
+                pass
+
+    run(main(range(9)))
+    assert sorted(gone) == [0, 1, 2]
+    run(main(broken()))
+    assert gone == [0]
 
 
 def test_requests_are_values() -> None:

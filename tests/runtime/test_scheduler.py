@@ -16,6 +16,7 @@ from shoal.errors import (
     ModelError,
     RateLimited,
     ServerError,
+    StoreError,
 )
 from shoal.runtime import scope
 from shoal.runtime.backend import Capabilities, Draws, Outcome
@@ -473,5 +474,21 @@ def test_ten_thousand_waiting_draws_need_no_polling() -> None:
             task.cancel()
         await asyncio.wait(tasks)
         assert model.in_flight == model.waiting == 0
+
+    run(main())
+
+
+def test_what_is_no_fault_of_the_model_reaches_the_callers_as_it_is() -> None:
+    async def main() -> None:
+        board = Board()
+        scheduler = Scheduler(board, retry=AT_ONCE)
+        calls = start(scheduler, q("a"), q("b"))
+        await settle()
+        for answer in board.answers:
+            answer.set_exception(StoreError("the disk is full"))
+        for call in calls:
+            with pytest.raises(StoreError, match="the disk is full"):
+                await call
+        assert scheduler.in_flight == 0
 
     run(main())

@@ -10,8 +10,8 @@ from tests.server.serving import Client, Reply, scripted_model, serving
 
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, Endpoint
+from shoal.backends.prices import Price
 from shoal.errors import UsageError
-from shoal.planning.prices import Price
 from shoal.runtime.types import Request
 from shoal.server.names import Names, open_models
 from shoal.server.settings import Preset

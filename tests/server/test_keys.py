@@ -15,7 +15,7 @@ from tests.server.serving import Reply, running, scripted_model, serving
 from shoal.backends import BaseModel
 from shoal.backends.config import Config, load_config
 from shoal.errors import ModelError, UsageError
-from shoal.runtime.budget import Budget
+from shoal.runtime.budget import Budget, Reservation
 from shoal.runtime.model import apply
 from shoal.runtime.types import Completion, Request, Usage
 from shoal.server import playground
@@ -437,8 +437,8 @@ def test_a_ledger_that_cannot_be_written_counts_on(tmp_path: Path, caplog: pytes
 
 async def paid(caller: Caller, budget: Budget, error: BaseException | None, lost: Usage) -> None:
     with caller.admitted(budget, lambda: lost):
-        await budget.reserve(10)
-        budget.settle(10, Usage(3, 4, 1))
+        await budget.reserve(Reservation(10))
+        budget.settle(Reservation(10), Usage(3, 4, 1))
         assert caller.spent.total_tokens == 7  # at once, not at the end
         if error is not None:
             raise error

@@ -14,8 +14,8 @@ from aiohttp import web
 from tests.scripting import in_turn, run
 from tests.server.serving import Client, Reply, running, scripted_model, serving
 
+from shoal.backends.prices import Price
 from shoal.errors import ConnectionFailed, ServerError
-from shoal.planning.prices import Price
 from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Completion, Request
 from shoal.server import playground

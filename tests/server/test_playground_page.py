@@ -17,9 +17,9 @@ from tests.server.serving import Client, scripted_model, serving
 
 from shoal.backends import BaseModel
 from shoal.backends.config import tables_as
+from shoal.backends.prices import Price
 from shoal.backends.scripted import ScriptedBackend
 from shoal.errors import RateLimited
-from shoal.planning.prices import Price
 from shoal.runtime.types import Completion, Delta, Request, Usage
 from shoal.server.settings import KeySettings, Preset
 

@@ -1,20 +1,22 @@
 """Opening a base model: the backend its name stands for, behind scheduler, budget, cache, journal and trace."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, cast
 
 from msgspec import structs
 
 from shoal.backends.config import OPENAI_URL, Config, Endpoint, endpoint_named
 from shoal.backends.member import Member
+from shoal.backends.prices import NoPrice, Price, prices_of, rates_of
 from shoal.backends.router import Router
 from shoal.backends.routing import PROVIDERS, Route
 from shoal.errors import Unsupported, UsageError, did_you_mean
 from shoal.runtime import dry
-from shoal.runtime.backend import Backend, CountsTokens, Embeds, refuse_unsupported
-from shoal.runtime.budget import Budgeted
+from shoal.runtime.backend import Backend, CountsTokens, Embeds, refuse_unsupported, scores
+from shoal.runtime.budget import Budgeted, Rates, Tariff
 from shoal.runtime.cache import Cached, DrawCache
 from shoal.runtime.frames import placed
 from shoal.runtime.limits import Limits
@@ -27,6 +29,7 @@ from shoal.runtime.types import Completion, Request
 
 if TYPE_CHECKING:
     from shoal.backends.relay import Relays
+    from shoal.backends.waves import WaveScheduler
 
 
 class BaseModel:
@@ -35,9 +38,17 @@ class BaseModel:
     From the outside in: trace, journal, cache, budget, scheduler, backend. A journalled or cached draw costs nothing
     and reaches no further. `scheduler` has the counters, `limits` what the endpoint allows; `relay` passes requests on
     to the server as they are, where there is one. A router over several models is scheduler and backend in one.
+    `discount` is what a token costs as it is asked for here, as a part of its price: 1.0, but `batch_price` where
+    calls go by the provider's batch API, with `waves` as the scheduler; so many of these as `tail_live` says may be
+    asked live all the same. `prices` are those of the configuration.
     """
 
     relay: "Relays | None" = None
+    waves: "WaveScheduler | None" = None
+    discount = 1.0
+    batch_price = 0.5
+    tail_live = 0
+    prices: Mapping[str, Price] = MappingProxyType({})
 
     def __init__(
         self,
@@ -51,17 +62,22 @@ class BaseModel:
         self.name = backend.name
         self.cache = cache
         self.limits = limits or Limits()
-        self.scheduler: Scheduler | Router
-        if isinstance(backend, Router):
-            self.limits, self.scheduler = backend.limits, backend
-        else:
-            self.scheduler = Scheduler(backend, limits=self.limits, retry=retry)
-        model: Model = Online(Budgeted(self.scheduler), backend.name)
-        if cache is not None:
-            model = Cached(model, cache, backend.identity)
+        self._rates: Rates | None = None
         self._retry = retry or RetryPolicy()
         self._retry_budget = RetryBudget()
-        self._model = Observed(Recorded(model, backend.identity), backend.name)
+        if isinstance(backend, Router):
+            self.limits = backend.limits
+            self.stand_on(backend)
+        else:
+            self.stand_on(Scheduler(backend, limits=self.limits, retry=retry))
+
+    def stand_on(self, scheduler: Scheduler | Router) -> None:
+        """Ask by this scheduler from here on: one of the same backend's, whose answers pass for each other's."""
+        self.scheduler = scheduler
+        model: Model = Online(Budgeted(scheduler, self.tariff), self.name)
+        if self.cache is not None:
+            model = Cached(model, self.cache, self.backend.identity)
+        self._model = Observed(Recorded(model, self.backend.identity), self.name)
 
     async def __call__(self, request: Request | str, /) -> Completion:
         if isinstance(request, str):
@@ -70,9 +86,25 @@ class BaseModel:
         standing_in = dry.stand_in.get()
         return await (self._model if standing_in is None else standing_in(self))(placed(request))
 
+    def tariff(self, request: Request | None = None) -> Tariff:
+        """What a call costs, at the most where it depends. UsageError where no price is known, saying how to give one.
+
+        A call that may be asked live all the same, as those of a tail and those that score a reply, is so dear.
+        """
+        if self._rates is None:
+            rates = rates_of(self, self.prices)
+            if isinstance(rates, NoPrice):
+                raise UsageError(f"a budget in dollars needs prices: {rates.reason}")
+            self._rates = rates
+        live = self.tail_live or request is None or scores(request)
+        return Tariff(self._rates, by_batch=self.discount < 1.0 and not live)
+
     def with_cache(self, cache: DrawCache | None) -> "BaseModel":
         """A model over the same backend that keeps its draws in `cache`, if any. Whoever made the backend closes it."""
-        return BaseModel(self.backend, cache=cache, limits=self.limits, retry=self._retry)
+        model = BaseModel(self.backend, cache=cache, limits=self.limits, retry=self._retry)
+        model.discount, model.batch_price, model.tail_live = self.discount, self.batch_price, self.tail_live
+        model.prices = self.prices
+        return model
 
     def register(self) -> None:
         """Make this the model that built-ins ask, in the registry that holds here."""
@@ -127,10 +159,13 @@ def open_base(
     if spec in config.models:
         if base_url is not None:
             raise UsageError(f"model {spec!r} is several models; base_url is for one")
-        return _routed(spec, config, cache, max_in_flight, retry, queries_per_batch)
-    of_all = Route(spec, max_in_flight=max_in_flight)
-    given = Endpoint(base_url, api_key) if base_url else None
-    return _one(of_all, config, given=given, cache=cache, retry=retry, queries_per_batch=queries_per_batch)
+        model = _routed(spec, config, cache, max_in_flight, retry, queries_per_batch)
+    else:
+        of_all = Route(spec, max_in_flight=max_in_flight)
+        given = Endpoint(base_url, api_key) if base_url else None
+        model = _one(of_all, config, given=given, cache=cache, retry=retry, queries_per_batch=queries_per_batch)
+    model.prices = prices_of(config)
+    return model
 
 
 def _one(
@@ -196,6 +231,7 @@ def _openai(  # all that an endpoint's model is made of
     model = BaseModel(backend, cache=cache, limits=limits, retry=retry)
     assert isinstance(model.scheduler, Scheduler)
     model.relay = Relay(backend, model.scheduler.admission)
+    model.batch_price = endpoint.batch_price
     return model
 
 

@@ -35,7 +35,8 @@ class Endpoint(Struct, frozen=True):
 
     `api_key` never shows in a repr. `queries_per_batch` is how many bare prompts go in one request, `max_n` how many
     draws of one prompt (1 for a server that refuses `n`; one that ignores it is found out); `constraints` says
-    whose server it is ("vllm", "llamacpp" or neither): how it spells what the API has no words for.
+    whose server it is ("vllm", "llamacpp" or neither): how it spells what the API has no words for. `batch_price` is
+    what a token costs by its batch API, as a part of what it costs otherwise.
     """
 
     base_url: str
@@ -47,6 +48,7 @@ class Endpoint(Struct, frozen=True):
     constraints: Literal["vllm", "llamacpp"] | None = None
     timeout: _Above0 = 600.0
     max_n: _Whole = 128
+    batch_price: Annotated[float, Meta(gt=0, le=1)] = 0.5
 
     def __repr__(self) -> str:
         return f"Endpoint({self.base_url!r})"

@@ -47,12 +47,24 @@ class Member:
             return str(error)
         return None
 
+    @property
+    def places(self) -> int:
+        """Requests it takes at once, at present."""
+        return self.admission.limit * self.model.backend.capabilities.max_batch
+
     def has_room(self, now: float, tokens: int) -> bool:
         """Whether one more request would leave at once."""
+        return self.leases < self.places and self._may_send(now, tokens)
+
+    def only_full(self, now: float, tokens: int) -> bool:
+        """Whether it would leave at once if one of those under way were over."""
+        return self.leases >= self.places and self._may_send(now, tokens)
+
+    def _may_send(self, now: float, tokens: int) -> bool:
+        """Whether rates and rests let one more through."""
         batch = self.model.backend.capabilities.max_batch
         unsent = max(0, self.leases - self.admission.in_flight * batch)
-        free = self.admission.limit * batch - self.leases
-        return free > 0 and now >= self.health.rests_until and self.admission.room(now, tokens) * batch > unsent
+        return now >= self.health.rests_until and self.admission.room(now, tokens) * batch > unsent
 
     def opens_in(self, now: float) -> float:
         """Seconds until time alone may change whether it can be asked; 0.0 where it will not."""

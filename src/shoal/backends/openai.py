@@ -7,6 +7,8 @@ from copy import copy
 from typing import Literal, NamedTuple
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from aiohttp import MultipartWriter
+
 from shoal.backends import llamacpp_wire, vllm_wire
 from shoal.backends.openai_embeddings import from_wire_embeddings, to_wire_embeddings
 from shoal.backends.openai_stream import StreamedReply
@@ -95,6 +97,7 @@ class OpenAIBackend:
         self.server = Server(endpoint, model, api_key or "")
         self._timeout = timeout
         self._urls = _Urls.of(url)
+        self._base = url
         self._transport = transport or Transport(
             endpoint=endpoint, headers=_headers(api_key), max_connections=self.capabilities.max_in_flight
         )
@@ -226,6 +229,33 @@ class OpenAIBackend:
     async def send(self, api: Literal["chat/completions", "completions"], body: bytes) -> Reply:
         """The same, once it is all there."""
         return await self._transport.post(self._url(api), body, timeout=self._timeout)
+
+    def exchange(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | MultipartWriter | None = None,
+        timeout: float | None = None,
+        max_body: int | None = None,
+    ) -> AbstractAsyncContextManager[Incoming]:
+        """The reply, as it comes, of another part of the API: `path` begins where base_url ends, with a slash."""
+        path, _, query = path.partition("?")
+        base = self._base
+        query = "&".join(filter(None, (base.query, query)))
+        url = urlunsplit((base.scheme, base.netloc, base.path + path, query, ""))
+        return self._transport.exchange(method, url, body=body, timeout=timeout or self._timeout, max_body=max_body)
+
+    def wire_body(self, draws: Draws) -> bytes:
+        """The body by which draws of one question are asked. Raises BadRequest where none can be written."""
+        return self._body([draws])
+
+    def read_reply(self, draws: Draws, status: int, body: bytes) -> Outcome:
+        """What a reply to `wire_body(draws)` holds, however it came."""
+        try:
+            return self._read([draws], status, {}, body)[0]
+        except ModelError as error:
+            return error
 
     def _url(self, api: str) -> str:
         return self._urls.chat if api == "chat/completions" else self._urls.text

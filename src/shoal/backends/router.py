@@ -11,8 +11,9 @@ from typing import TypeVar, cast
 
 from shoal.backends.affinity import blocks_of, text_of
 from shoal.backends.health import blames_member
+from shoal.backends.line import Errand
 from shoal.backends.member import Lease, Member
-from shoal.backends.turns import Errand, Turns
+from shoal.backends.turns import Turns
 from shoal.errors import ContextLengthExceeded, ModelError, RateLimited, ShoalError, Unsupported
 from shoal.runtime import scope
 from shoal.runtime.backend import Capabilities, CountsTokens, Embeds

@@ -8,10 +8,10 @@ from typing import TypeVar
 from msgspec import Raw
 
 from shoal.backends.affinity import blocks_of
+from shoal.backends.line import Errand
 from shoal.backends.member import Lease, Member
 from shoal.backends.relay import Api, Fields, Passed, Passing, Relays, expected
 from shoal.backends.router import Router
-from shoal.backends.turns import Errand
 from shoal.errors import ModelError
 
 T = TypeVar("T")

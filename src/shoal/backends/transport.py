@@ -164,6 +164,27 @@ class Transport:
             async with deadline, self._sent(session, url, body) as response:
                 yield self._incoming(response)
 
+    @asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        timeout: float,
+        body: bytes | aiohttp.MultipartWriter | None = None,
+        max_body: int | None = None,
+    ) -> AsyncIterator[Incoming]:
+        """The reply, as it comes, to a request of any method; a form is sent as it is read, `max_body` is this
+        reply's own bound."""
+        session, deadline = await self._ready(), asyncio.timeout(timeout)
+        headers = {"content-type": body.content_type} if isinstance(body, aiohttp.MultipartWriter) else None
+        with self._typing(deadline, timeout):
+            sent = session.request(
+                method, url, data=body, headers=headers, allow_redirects=False, proxy=_proxy_for(url)
+            )
+            async with deadline, sent as response:
+                yield Incoming(response, self._idle_timeout, max_body or self._max_body, self._endpoint)
+
     async def _ready(self) -> aiohttp.ClientSession:
         session = self._session if self._loop is asyncio.get_running_loop() else await self._open()
         assert session is not None

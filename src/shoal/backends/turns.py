@@ -1,93 +1,23 @@
 """Who is sent where, and when: requests wait here, not at a member, so that whichever has room first takes the oldest.
 
 A request is given to a member only when it would leave at once. So a slow member never holds what a fast one could
-answer, and a batch over several ends at the sum of their rates.
+answer, and a batch over several ends at the sum of their rates. Where more wait than there is room for, a few of them
+are left to the member that knows their beginning, while the others go first; no place stays free for it.
 """
 
 import asyncio
-import heapq
-from collections import deque
 from copy import copy
 from itertools import count
 
 from shoal.backends.affinity import Prefixes, overloaded
+from shoal.backends.line import Errand, Line, Waiter
 from shoal.backends.member import Lease, Member
 from shoal.errors import ShoalError
-from shoal.runtime import scope
 from shoal.runtime.types import Request
 
 _SHORTEST_ALARM = 0.001
+_MOST_ASIDE = 8  # questions that wait for a warm member alone; never more than it has places
 _MADE_UP = 16.0  # turns that a member which was away, or passed over for a warm one, makes up for
-
-
-class Errand:
-    """A request on its way: the members that can do it, those left to try, and how often it was sent.
-
-    `draw` is what the scheduler of a member is asked, where that may be shared with others; `blocks` are the hashes of
-    the prompt's beginnings.
-    """
-
-    def __init__(self, able: tuple[Member, ...], draw: Request | None, tokens: int, blocks: list[int]) -> None:
-        self.able = self.left = able
-        self.draw = draw
-        self.question = draw.question() if draw is not None else None
-        self.tokens = tokens
-        self.blocks = blocks
-        self.age = scope.age.get()
-        self.attempts = 0
-        self.deadline = 0.0
-        self.begun = False  # a reader has seen a part of the answer
-
-
-class _Waiter:
-    """An errand that waits for its turn, and those that wait for the very same draw."""
-
-    __slots__ = ("errand", "futures", "order", "queued")
-
-    def __init__(self, errand: Errand, order: int) -> None:
-        self.errand = errand
-        self.order = order
-        self.queued = True
-        self.futures: list[asyncio.Future[Lease]] = []
-
-    def __lt__(self, other: "_Waiter") -> bool:
-        return (self.errand.age, self.order) < (other.errand.age, other.order)
-
-    def live(self) -> list[asyncio.Future[Lease]]:
-        return [future for future in self.futures if not future.done()]
-
-
-class _Line:
-    """Those who wait for the same members, oldest first."""
-
-    def __init__(self) -> None:
-        self._heap: list[_Waiter] = []
-        self._siblings: dict[Request, deque[_Waiter]] = {}
-
-    def push(self, waiter: _Waiter) -> None:
-        heapq.heappush(self._heap, waiter)
-        if waiter.errand.question is not None:
-            self._siblings.setdefault(waiter.errand.question, deque()).append(waiter)
-
-    def head(self) -> _Waiter | None:
-        while self._heap and not (self._heap[0].queued and self._heap[0].live()):
-            heapq.heappop(self._heap)
-        return self._heap[0] if self._heap else None
-
-    def take(self, most: int) -> list[_Waiter]:
-        """The head, and up to `most` draws of its question in all."""
-        taken = [heapq.heappop(self._heap)]
-        taken[0].queued = False
-        question = taken[0].errand.question
-        siblings = self._siblings[question] if question is not None else deque()
-        while siblings and (len(taken) < most or not siblings[0].queued):
-            sibling = siblings.popleft()
-            if sibling.queued and sibling.live():
-                taken.append(sibling)
-                sibling.queued = False
-        if question is not None and not siblings:
-            del self._siblings[question]
-        return taken
 
 
 class Turns:
@@ -104,8 +34,8 @@ class Turns:
     def _bind(self, loop: asyncio.AbstractEventLoop | None) -> None:
         """Forget what belonged to an event loop that is gone."""
         self._loop = loop
-        self._lines: dict[tuple[Member, ...], _Line] = {}
-        self._waiting: dict[Request, _Waiter] = {}
+        self._lines: dict[tuple[Member, ...], Line] = {}
+        self._waiting: dict[Request, Waiter] = {}
         self._gathering: dict[Request, Lease] = {}
         self._waking = False
         self._alarm: asyncio.TimerHandle | None = None
@@ -151,20 +81,20 @@ class Turns:
             if errand.draw is not None and not waiter.live() and self._waiting_for(errand) is waiter:
                 del self._waiting[errand.draw]
 
-    def _queued(self, errand: Errand) -> _Waiter:
-        waiter = _Waiter(errand, next(self._order))
+    def _queued(self, errand: Errand) -> Waiter:
+        waiter = Waiter(errand, next(self._order))
         if errand.draw is not None:
             self._waiting[errand.draw] = waiter
-        self._lines.setdefault(errand.left, _Line()).push(waiter)
+        self._lines.setdefault(errand.left, Line()).push(waiter)
         return waiter
 
-    def _waiting_for(self, errand: Errand) -> _Waiter | None:
+    def _waiting_for(self, errand: Errand) -> Waiter | None:
         return self._waiting.get(errand.draw) if errand.draw is not None else None
 
-    def _head_of(self, members: tuple[Member, ...]) -> _Waiter | None:
+    def _head_of(self, members: tuple[Member, ...]) -> Waiter | None:
         line = self._lines.get(members)
         head = line.head() if line is not None else None
-        if line is not None and head is None:
+        if line is not None and head is None and not line.heads_aside():
             del self._lines[members]
         return head
 
@@ -207,9 +137,13 @@ class Turns:
             self._gathering[question] = lease
         return lease
 
+    @property
+    def _full(self) -> bool:
+        return self.max_in_flight is not None and sum(member.leases for member in self.members) >= self.max_in_flight
+
     def _choose(self, errand: Errand, now: float) -> Member | None:
         """The member to send to now; None where none has room."""
-        if self.max_in_flight is not None and sum(member.leases for member in self.members) >= self.max_in_flight:
+        if self._full:
             return None
         usable = [member for member in errand.left if member.health.usable(now)]
         if not usable:
@@ -249,20 +183,55 @@ class Turns:
         self._waking = False
         now = self._loop.time()
         while True:
-            ready: tuple[_Waiter, Member] | None = None
+            ready: tuple[Waiter, Member] | None = None
             for members in list(self._lines):
-                head = self._head_of(members)
-                member = self._choose(head.errand, now) if head is not None else None
-                if head is not None and member is not None and (ready is None or head < ready[0]):
-                    ready = head, member
+                self._head_of(members)  # a line in which nobody waits goes
+                line = self._lines.get(members)
+                next_ = self._next(line, now) if line is not None and not self._full else None
+                if next_ is not None and (ready is None or next_[0] < ready[0]):
+                    ready = next_
             if ready is None:
                 break
             self._serve(*ready, now)
         self._set_alarm(now)
 
-    def _serve(self, head: _Waiter, member: Member, now: float) -> None:
+    def _next(self, line: Line, now: float) -> tuple[Waiter, Member] | None:
+        """Who of a line goes next, and where; those who had better wait for a warm member are set aside."""
+        line.restore([member for member in list(line.aside) if not member.health.usable(now)])
+        kept = line.heads_aside()
+        ready = next(((head, member) for head, member in kept if member.has_room(now, head.errand.tokens)), None)
+        while (head := line.head()) is not None and (ready is None or head < ready[0]):
+            member = self._choose(head.errand, now)
+            if member is None:
+                break
+            warm = self._better(head.errand, member, line, now)
+            if warm is None:
+                return head, member
+            line.set_aside(head, warm)
+        if ready is not None or head is not None:
+            return ready
+        for head, _ in line.heads_aside():  # nobody else waits: room comes before warmth
+            if (member := self._choose(head.errand, now)) is not None:
+                return head, member
+        return None
+
+    def _better(self, errand: Errand, free: Member, line: Line, now: float) -> Member | None:
+        """The member that is worth waiting for while others go to `free`: warm, and soon to have a place again."""
+        if self._prefixes is None or not errand.blocks:
+            return None
+        bits = self._prefixes.warmest(errand.blocks)
+        warm = [member for member in errand.left if bits >> member.index & 1 and member.fallback == free.fallback]
+        if not warm or free in warm:
+            return None
+        best = min(warm, key=lambda member: (member.load + line.aside[member] / member.weight, member.index))
+        most = min(_MOST_ASIDE, best.places)
+        if line.aside[best] >= most or not best.health.usable(now) or not best.only_full(now, errand.tokens):
+            return None
+        return None if overloaded(best.load, free.load) else best
+
+    def _serve(self, head: Waiter, member: Member, now: float) -> None:
         seeded = head.errand.draw is not None and head.errand.draw.params.seed is not None
-        taken = self._lines[head.errand.left].take(1 if seeded else member.scheduler.max_n)
+        taken = self._lines[head.errand.left].take(head, 1 if seeded else member.scheduler.max_n)
         lease = self._given(head.errand, member, now)
         for waiter in taken:
             for future in waiter.live():
@@ -281,7 +250,8 @@ class Turns:
 
     def refuse(self, error: ShoalError) -> None:
         """Raise `error` in all who wait."""
-        for members in list(self._lines):
+        for members, line in list(self._lines.items()):
+            line.restore(members)
             while (head := self._head_of(members)) is not None:
                 head.queued = False
                 for future in head.live():

@@ -2,14 +2,17 @@
 
 import contextlib
 import os
+import platform
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
+from msgspec import Struct
 
 from shoal.batch.journal import Journal
-from shoal.batch.rows import Input
+from shoal.batch.rows import Input, Shard
 from shoal.errors import CorruptStore, RunError, StoreError, StoreLocked
 from shoal.runtime.store import sync_directory
 
@@ -28,6 +31,8 @@ class RunDirectory:
 
     def __init__(self, path: Path, options: dict[str, Any], rows: Input) -> None:
         self.path = path
+        if rows.shard is not None:
+            _make_private(path.parent, "a run directory")  # where the shards will be one run
         self._lock = DirectoryLock(path, "a run directory")
         try:
             hold_config(path, options, rows)
@@ -49,58 +54,88 @@ def hold_config(path: Path, options: dict[str, Any], rows: Input, option: str = 
 
     `option` is what chooses another directory.
     """
-    asked = {"options": options, "rows": rows.count, "digest": rows.digest, "input": rows.label}
-    if not refuse_other_run(path, options, rows, option) and (path / "journal.sqlite").exists():
-        raise CorruptStore(f"{path}: a journal without its config.json; move it away to start anew")
-    with atomic_writer(path / "config.json") as out:
-        out.write(msgspec.json.format(msgspec.json.encode(asked), indent=2) + b"\n")
+    before = refuse_other_run(path, options, rows, option)
+    if before is None:
+        if (path / "journal.sqlite").exists():
+            raise CorruptStore(f"{path}: a journal without its config.json; move it away to start anew")
+    elif before.shard != rows.shard:
+        was, now = (f"shard {each}" if each else "the whole" for each in (before.shard, rows.shard))
+        raise RunError(f"{path} holds {was} of a run, now {now} is asked for; choose another {option}")
+    RunConfig(options, rows.count, rows.digest, rows.label, rows.shard, rows.earlier).write(path)
 
 
-def hold_options(path: Path, options: dict[str, Any]) -> None:
-    """Write down in a directory what is asked, of rows that come as they come; RunError where it holds another run."""
-    config = path / "config.json"
-    if config.exists():
-        try:
-            before = msgspec.json.decode(config.read_bytes())["options"]
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
-            raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
-        _compare_options(path, before, msgspec.json.decode(msgspec.json.encode(options)), _advice("run_dir"))
-        return
-    with atomic_writer(config) as out:
-        out.write(msgspec.json.format(msgspec.json.encode({"options": options}), indent=2) + b"\n")
+def hold_options(path: Path, options: dict[str, Any], option: str = "run_dir") -> None:
+    """Write down in a directory what is asked of rows that come as they come; RunError where it is something else."""
+    before = RunConfig.read(path)
+    if before is None:
+        RunConfig(options, None, None, "rows as they come").write(path)
+    elif differing := before.differing_option(msgspec.json.decode(msgspec.json.encode(options))):
+        name, old, new = differing
+        advice = f"choose another {option}, or remove it to start anew"
+        raise RunError(f"{path} holds a run with {name}={old}, now {name}={new}; {advice}")
 
 
-def refuse_other_run(path: Path, options: dict[str, Any], rows: Input, option: str = "--run-dir") -> bool:
-    """Whether a directory holds a run; RunError, saying the first difference, where it is one of others."""
-    config = path / "config.json"
-    if not config.exists():
-        return False
-    try:
-        before = msgspec.json.decode(config.read_bytes())
+def refuse_other_run(path: Path, options: dict[str, Any], rows: Input, option: str = "--run-dir") -> "RunConfig | None":
+    """What a directory holds, if it holds a run; RunError, saying the first difference, where it is one of others."""
+    before = RunConfig.read(path)
+    if before is not None:
         _compare(path, before, msgspec.json.decode(msgspec.json.encode(options)), rows, option)
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
-    return True
+    return before
 
 
-def _compare(path: Path, before: dict[str, Any], options: dict[str, Any], rows: Input, option: str) -> None:
-    advice = _advice(option)
-    _compare_options(path, before["options"], options, advice)
-    if rows.count < before["rows"]:
-        raise RunError(f"{path} holds a run of {before['rows']} rows, now there are {rows.count}; {advice}")
-    if rows.prefix(before["rows"]) != before["digest"]:
+class RunConfig(Struct, omit_defaults=True):
+    """What is asked of which rows, as it is written down in a run's directory.
+
+    `rows` and `digest` are those of the whole input, and None where whoever made the run did not know them; `earlier`
+    are shorter inputs that it is known to begin with. `shard` says which rows the run is of, where not of all.
+    """
+
+    options: dict[str, Any]
+    rows: int | None
+    digest: str | None
+    input: str
+    shard: Shard | None = None
+    earlier: list[tuple[int, str]] = []
+
+    @classmethod
+    def read(cls, path: Path) -> "RunConfig | None":
+        """What a directory's config.json says, if there is one. CorruptStore where it cannot be read."""
+        config = path / "config.json"
+        try:
+            return msgspec.json.decode(config.read_bytes(), type=cls)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CorruptStore(f"{config}: damaged ({error}); move {path} away to start anew") from None
+        except OSError as error:
+            raise StoreError(f"{config}: cannot be read ({error.strerror})") from error
+
+    def write(self, path: Path) -> None:
+        with atomic_writer(path / "config.json") as out:
+            out.write(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+
+    def differing_option(self, options: dict[str, Any]) -> tuple[str, str, str] | None:
+        """The first option that is another there: its name, and what it is here and there, short enough to show."""
+        for name in sorted(self.options.keys() | options.keys()):
+            here, there = self.options.get(name), options.get(name)
+            if here != there:
+                return name, _shown(here), _shown(there)
+        return None
+
+
+def _compare(path: Path, before: RunConfig, options: dict[str, Any], rows: Input, option: str) -> None:
+    advice = f"choose another {option}, or remove it to start anew"
+    if differing := before.differing_option(options):
+        name, old, new = differing
+        raise RunError(f"{path} holds a run with {name}={old}, now {name}={new}; {advice}")
+    if before.rows is None or before.digest is None:
+        raise RunError(f"{path} holds a run of rows that were never counted; choose another {option}")
+    if rows.count < before.rows:
+        raise RunError(f"{path} holds a run of {before.rows} rows, now there are {rows.count}; {advice}")
+    if rows.prefix(before.rows) != before.digest:
         raise RunError(f"{path} holds a run of other rows: {rows.label} has changed; {advice}")
-
-
-def _compare_options(path: Path, before: dict[str, Any], options: dict[str, Any], advice: str) -> None:
-    for name in sorted(before.keys() | options.keys()):
-        old, new = before.get(name), options.get(name)
-        if old != new:
-            raise RunError(f"{path} holds a run with {name}={_shown(old)}, now {name}={_shown(new)}; {advice}")
-
-
-def _advice(option: str) -> str:
-    return f"choose another {option}, or remove it to start anew"
+    found = [*before.earlier, *([(before.rows, before.digest)] if before.rows < rows.count else [])]
+    rows.earlier += [each for each in found if each not in rows.earlier]
 
 
 def _shown(value: Any) -> str:
@@ -112,8 +147,8 @@ class DirectoryLock:
     """An advisory lock that the kernel lets go when its process ends, however it ends. `what` the directory is for."""
 
     def __init__(self, directory: Path, what: str) -> None:
+        _make_private(directory, what)
         try:
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = (directory / "lock").open("a+")
         except OSError as error:
             raise StoreError(f"{directory}: cannot be used as {what} ({error.strerror})") from error
@@ -128,7 +163,7 @@ class DirectoryLock:
             raise StoreLocked(f"{directory} is in use by process {holder}") from None
         with contextlib.suppress(OSError):  # the lock holds; on a full disk it merely has no name
             self._file.truncate(0)
-            self._file.write(str(os.getpid()))
+            self._file.write(f"{os.getpid()} on {platform.node()}")  # which may be another machine on this file system
             self._file.flush()
 
     def release(self) -> None:
@@ -136,10 +171,38 @@ class DirectoryLock:
             self._file.close()
 
 
+def _make_private(directory: Path, what: str) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be used as {what} ({error.strerror})") from error
+
+
+@contextlib.contextmanager
+def undisturbed(directory: Path) -> Iterator[None]:
+    """No process is at work in a run directory while the body reads it: StoreLocked where one is now."""
+    try:
+        file = (directory / "lock").open("rb")
+    except FileNotFoundError:  # a copy without it, which nobody works in
+        yield
+        return
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be read ({error.strerror})") from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                holder = file.read().decode(errors="replace").strip() or "unknown"
+                raise StoreLocked(f"{directory} is in use by process {holder}") from None
+        yield
+
+
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Write a file that appears whole or not at all, and stays if the power goes."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Named by chance: on a file system that machines share, two processes may have one number.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as out:

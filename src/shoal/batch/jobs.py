@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import msgspec
 from msgspec import Struct
@@ -49,11 +49,20 @@ class JobOptions(TypedDict, total=False):
     target: str | None
 
 
+class Share(NamedTuple):
+    """What one worker may spend: the arguments of its Budget."""
+
+    calls: int | None
+    tokens: int | None
+    seconds: float | None
+    dollars: float | None
+
+
 class Job(Struct, frozen=True):
     """One job, as it travels. `model` is a spec; `pickled` holds the program (or None) and the score function.
 
     `columns` are those that are read of a row, all where None, and `needed` those that must be there; `budget` is one
-    worker's share of calls, tokens, seconds.
+    worker's share.
     """
 
     model: str
@@ -70,7 +79,7 @@ class Job(Struct, frozen=True):
     config: str | None = None
     cache: str | bool = True
     max_in_flight: int | None = None
-    budget: tuple[int | None, int | None, float | None] | None = None
+    budget: Share | None = None
 
     def __repr__(self) -> str:
         return f"Job({self.name or self.template!r}, {self.model!r})"
@@ -159,14 +168,14 @@ def _place(what: str, name: str, path: Path | str | None) -> str | None:
     return str(Path(path).absolute())
 
 
-def _share(what: str, budget: Budget | None, workers: int) -> tuple[int | None, int | None, float | None] | None:
+def _share(what: str, budget: Budget | None, workers: int) -> Share | None:
     if budget is None:
         return None
     for name, limit in (("calls", budget.calls), ("tokens", budget.tokens)):
         if limit is not None and limit < workers:
             raise UsageError(f"{what}: a budget of {limit} {name} cannot be shared among {workers} workers")
     calls, tokens = (None if limit is None else limit // workers for limit in (budget.calls, budget.tokens))
-    return calls, tokens, budget.seconds
+    return Share(calls, tokens, budget.seconds, None if budget.dollars is None else budget.dollars / workers)
 
 
 def identity_of(job: Job, models: list[str], technique: str | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,9 +21,36 @@ _SCHEMA = """
     CREATE TABLE draw (key BLOB PRIMARY KEY, owner INTEGER NOT NULL, sum BLOB NOT NULL, value BLOB NOT NULL)
 """
 # Only in a run that is traced: a journal without it is as good as any.
-_TRACES = "CREATE TABLE IF NOT EXISTS trace (number INTEGER PRIMARY KEY, sum BLOB NOT NULL, value BLOB NOT NULL)"
+TRACES = "CREATE TABLE IF NOT EXISTS trace (number INTEGER PRIMARY KEY, sum BLOB NOT NULL, value BLOB NOT NULL)"
+_ROWS = "SELECT number, failed, sum, record, NULL, NULL FROM row WHERE number > ? ORDER BY number LIMIT 100"
+_TRACED_ROWS = """
+    SELECT row.number, failed, row.sum, record, trace.sum, value FROM row LEFT JOIN trace ON trace.number = row.number
+    WHERE row.number > ? ORDER BY row.number LIMIT 100
+"""
 _decode = msgspec.json.Decoder(Completion).decode
 _encode = msgspec.json.Encoder().encode
+
+
+class KeptRow(NamedTuple):
+    """A row as a journal has it. Of two of one number the smaller is the better one: finished, and with a trace."""
+
+    failed: bool
+    record: bytes
+    untraced: bool
+    trace: bytes
+    number: int
+
+
+class KeptDraw(NamedTuple):
+    """A draw as a journal has it."""
+
+    key: bytes
+    owner: int
+    value: bytes
+
+    @property
+    def completion(self) -> Completion:
+        return _decode(self.value)
 
 
 class Journal:
@@ -38,16 +66,30 @@ class Journal:
 
     async def keep_traces(self) -> None:
         """From here on rows may be finished with a trace."""
-        await self.store.write((_TRACES, ()))
+        await self.store.write((TRACES, ()))
         self.traced = True
 
     def done(self) -> set[int]:
-        """The numbers of the rows that need no more work: finished, and not failed."""
-        return {number for number, failed in self.outcomes().items() if not failed}
+        """The numbers of the rows that need no more work: finished, and not failed. Read in steps, as `records`."""
+        numbers: set[int] = set()
+        last = -1
+        while page := self.store.rows(
+            "SELECT number, failed FROM row WHERE number > ? ORDER BY number LIMIT 10000", (last,)
+        ):
+            numbers.update(number for number, failed in page if not failed)
+            last = page[-1][0]
+        return numbers
 
     def outcomes(self) -> dict[int, bool]:
         """Of every row kept, by its number, whether it failed."""
         return {number: bool(failed) for number, failed in self.store.rows("SELECT number, failed FROM row")}
+
+    def numbers(self) -> Iterator[int]:
+        """The numbers of the rows kept, in order; read in steps."""
+        last = -1
+        while page := self.store.rows("SELECT number FROM row WHERE number > ? ORDER BY number LIMIT 10000", (last,)):
+            yield from (number for (number,) in page)
+            last = page[-1][0]
 
     def drawn(self, after: int) -> int:
         """How many draws are owned by rows with higher numbers."""
@@ -112,6 +154,31 @@ class Journal:
             raise CorruptStore(f"{self.store.path}: the result of row {number} is damaged")
         return bool(failed), value
 
+    def kept_rows(self) -> Iterator[KeptRow]:
+        """The rows kept, in order, with their traces, as they are on disk; CorruptStore names one that is damaged."""
+        last = -1
+        while page := self.store.rows(_TRACED_ROWS if self.traced else _ROWS, (last,)):
+            for number, failed, sum_, record, trace_sum, trace in page:
+                name = b"%d" % number
+                if checksum(name, record) != sum_:
+                    raise CorruptStore(f"{self.store.path}: the result of row {number} is damaged")
+                if trace is not None and checksum(name, trace) != trace_sum:
+                    raise CorruptStore(f"{self.store.path}: the trace of row {number} is damaged")
+                yield KeptRow(bool(failed), record, trace is None, trace or b"", number)
+            last = page[-1][0]
+
+    def kept_draws(self) -> Iterator[KeptDraw]:
+        """The draws kept, as they are on disk; CorruptStore names the row of one that is damaged."""
+        last = b""
+        while page := self.store.rows(
+            "SELECT key, owner, sum, value FROM draw WHERE key > ? ORDER BY key LIMIT 1000", (last,)
+        ):
+            for key, owner, sum_, value in page:
+                if checksum(key, value) != sum_:
+                    raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
+                yield KeptDraw(key, owner, value)
+            last = page[-1][0]
+
     def draw(self, key: bytes) -> tuple[int, Completion] | None:
         """A kept draw and the number of the row that asked for it first."""
         rows = self.store.rows("SELECT owner, sum, value FROM draw WHERE key = ?", (key,))
@@ -121,6 +188,10 @@ class Journal:
         if checksum(key, value) != sum_:
             raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
         return owner, _decode(value)
+
+    def has(self, key: bytes) -> bool:
+        """Whether a draw is kept."""
+        return bool(self.store.rows("SELECT 1 FROM draw WHERE key = ?", (key,)))
 
     def completion(self, key: bytes) -> Completion | None:
         """A kept draw by itself."""

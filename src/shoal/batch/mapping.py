@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from msgspec import UNSET, UnsetType, structs
 
@@ -17,6 +17,7 @@ from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Judge, Progress, RowProgram, window_for
 from shoal.batch.scores import as_score
 from shoal.batch.tables import items_of
+from shoal.batch.waves import by_batch_api
 from shoal.errors import UsageError, refuse_unknown
 from shoal.prompting.answers import extract
 from shoal.prompting.template import Template
@@ -25,7 +26,10 @@ from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.runtime.program import Program
 from shoal.runtime.types import Completion, Request, SamplingParams
-from shoal.techniques.opening import bases, identities, names, opened
+from shoal.techniques.opening import bases, identities, names, opened, refuse_unpriced
+
+if TYPE_CHECKING:
+    from shoal.backends.waves import WaveSettings
 
 Score = Callable[[Completion, Row], float | Awaitable[float]]
 
@@ -58,6 +62,8 @@ class MapOptions(TypedDict, total=False):
                  `open_scorer("number")`
     target       of such a scorer: the column with the expected answer
     on_progress  called after each row
+    batch_api    calls travel by the provider's batch API, at half the price, and `run_dir` keeps what was sent: the
+                 same call collects it; True, or WaveSettings
     """
 
     model: Model | str | None
@@ -70,6 +76,7 @@ class MapOptions(TypedDict, total=False):
     score: Score | Rater | None
     target: str | None
     on_progress: Callable[[Progress], None] | None
+    batch_api: "bool | WaveSettings"
 
 
 def map(
@@ -95,6 +102,8 @@ async def amap(
     refuse_unknown("map", options, MapOptions)
     if options.get("trace") and options.get("run_dir") is None:
         raise UsageError("map: trace=True needs run_dir=, where the call trees are kept")
+    if options.get("batch_api") and options.get("run_dir") is None:
+        raise UsageError("map: batch_api=True needs run_dir=, where what was sent is kept")
     if hasattr(subject, "__shoal_program__") or hasattr(subject, "render"):
         return await _map_program(RowFunction(subject), items, options)
     if options.get("model") is not None:
@@ -127,6 +136,7 @@ async def _map(
 ) -> list[Record]:
     score, target, run_dir = options.get("score"), options.get("target"), options.get("run_dir")
     rater = rater_of(score, target)
+    refuse_unpriced(options.get("budget"), model)
     judge = rater.against(target) if rater else judge_of(score)
     with ExitStack() as scopes:
         scratch = scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
@@ -144,12 +154,24 @@ async def _map(
             scopes.enter_context(scope.setting(replay.offline, True))
         directory = scopes.enter_context(RunDirectory(place, identity, rows))
         technique = getattr(program, "name", technique)
-        batch = BatchRun(directory, rows, model=base, technique=technique, window=window_for(bases(model)), judge=judge)
+        waves = _waves(options)
+        window = waves.rows if waves else window_for(bases(model))
+        batch = BatchRun(directory, rows, model=base, technique=technique, window=window, judge=judge)
         batch.on_progress = options.get("on_progress")
         batch.traced = options.get("trace", False)
-        await batch.execute(program, options.get("budget"))
+        async with by_batch_api([model, *getattr(rater, "models", ())], directory, waves):
+            await batch.execute(program, options.get("budget"))
         batch.write_output(place / "output.jsonl")
         return [decode(line) for line in batch.lines()]
+
+
+def _waves(options: MapOptions) -> "WaveSettings | None":
+    wanted = options.get("batch_api", False)
+    if not isinstance(wanted, bool):
+        return wanted
+    from shoal.backends.waves import WaveSettings
+
+    return WaveSettings() if wanted else None
 
 
 def rater_of(score: Score | Rater | None, target: str | None) -> Rater | None:

@@ -21,7 +21,7 @@ from shoal.runtime.concurrency import gather, map_bounded
 from shoal.runtime.model import Model
 from shoal.runtime.replay import Recorder
 from shoal.runtime.types import Completion, Request, Usage, total
-from shoal.techniques.opening import names
+from shoal.techniques.opening import names, refuse_unpriced
 
 
 class Plan:
@@ -106,6 +106,7 @@ def _questions(plan: Plan, models: Models, turn: Iterator[Model]) -> Iterator[Qu
             "model_args": settings.resolved(repr(model)),
             "model_args_raw": settings.given,
         }
+        refuse_unpriced(budgets.current.get(), model)
         request = settings.of(form.request(filled))
         yield Question(number, model, names(model)[0], request, settings.n, said)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from shoal.batch.rows import Row
 from shoal.runtime.types import Completion, Usage
@@ -16,16 +16,20 @@ NOTHING = Usage()
 
 
 class RowUsage(Struct, frozen=True):
-    """What a row cost; as in `Usage`."""
+    """What a row cost; as in `Usage`. Tokens by a batch API are said only where there were such, and in no output."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_calls: int = 0
     calls: int = 0
+    batch_prompt_tokens: int | UnsetType = UNSET
+    batch_completion_tokens: int | UnsetType = UNSET
 
     @classmethod
     def of(cls, usage: Usage) -> "RowUsage":
-        return cls(usage.prompt_tokens, usage.completion_tokens, usage.cached_calls, usage.calls)
+        by_batch = usage.batch_prompt_tokens, usage.batch_completion_tokens
+        said = by_batch if any(by_batch) else ()
+        return cls(usage.prompt_tokens, usage.completion_tokens, usage.cached_calls, usage.calls, *said)
 
 
 class Record(Struct, frozen=True):
@@ -74,3 +78,12 @@ def failed(
 ) -> Record:
     spent, failure = RowUsage.of(usage), Failure.of(error)
     return Record(row.get("id", number), row, None, None, model, technique, None, spent, error=failure)
+
+
+def as_output(kept: bytes) -> bytes:
+    """A record as the output has it: the same however its calls travelled."""
+    if b'"batch_prompt_tokens":' not in kept:
+        return kept
+    record = decode(kept)
+    usage = structs.replace(record.usage, batch_prompt_tokens=UNSET, batch_completion_tokens=UNSET)
+    return encode(structs.replace(record, usage=usage))

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta, Struct
 
 from shoal.errors import UsageError, did_you_mean
 
@@ -102,11 +103,39 @@ def row_id(row: Row) -> str:
     return blake2b(_encode_sorted(row), digest_size=16).hexdigest()
 
 
+class Shard(Struct, frozen=True):
+    """One of `count` equal parts of a run's rows: those whose number leaves `index` when divided by `count`.
+
+    So shards are of one length, to within one row, and equally hard where the rows are sorted; and a row stays in its
+    shard whatever is added at the end.
+    """
+
+    index: Annotated[int, Meta(ge=0)]
+    count: Annotated[int, Meta(ge=1)]
+
+    def __str__(self) -> str:
+        return f"{self.index}/{self.count}"
+
+    def __contains__(self, number: int) -> bool:
+        return number % self.count == self.index
+
+    def size(self, rows: int) -> int:
+        """How many of so many rows are this shard's."""
+        return len(range(self.index, rows, self.count))
+
+    @property
+    def folder(self) -> str:
+        """The name of its directory in that of the run."""
+        return f"shard-{self.index}-of-{self.count}"
+
+
 class Input:
     """The rows of one run: counted, checked and fingerprinted before anything is spent.
 
     `digest` is over the rows' content, not the file's bytes, and `prefix(n)` over the first n: a run can be resumed
-    with rows added at the end, and a changed row is noticed.
+    with rows added at the end, and a changed row is noticed. `earlier` are shorter inputs that these rows were found
+    to begin with, each a number of rows and a digest. Where `shard` is set, the run is of its rows alone; all else
+    here is of all rows.
     """
 
     def __init__(self, path: Path, limit: int | None = None, *, label: str | None = None) -> None:
@@ -115,6 +144,8 @@ class Input:
         self.limit = limit
         self.columns: dict[str, None] = {}
         self.count = 0
+        self.shard: Shard | None = None
+        self.earlier: list[tuple[int, str]] = []
         digest = blake2b(digest_size=16)
         for row in self:
             self.columns.update(dict.fromkeys(row))
@@ -126,6 +157,17 @@ class Input:
 
     def __iter__(self) -> Iterator[Row]:
         return read_rows(self.path, self.limit)
+
+    @property
+    def own(self) -> int:
+        """How many rows the run is of."""
+        return self.count if self.shard is None else self.shard.size(self.count)
+
+    def numbered(self) -> Iterator[tuple[int, Row]]:
+        """The rows that the run is of, each with its number among all."""
+        for number, row in enumerate(self):
+            if self.shard is None or number in self.shard:
+                yield number, row
 
     def require_column(self, name: str, where: str) -> None:
         """UsageError where the rows have no such column, which `where` names."""

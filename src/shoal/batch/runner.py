@@ -13,7 +13,7 @@ from shoal.backends import BaseModel
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.journal import Journal, RowRecorder
 from shoal.batch.programs import Returned
-from shoal.batch.records import Record, decode, encode, failed, succeeded
+from shoal.batch.records import Record, as_output, decode, encode, failed, succeeded
 from shoal.batch.rows import Input, Row
 from shoal.errors import BudgetExceeded, NotCached, StoreError
 from shoal.runtime import budget, replay, scope
@@ -47,7 +47,10 @@ class Progress(Struct):
 
 
 class Summary(Struct):
-    """A run in numbers. `finished` rows have a result, `failed` ones an error; `score` is the mean over scored rows."""
+    """A run in numbers. `finished` rows have a result, `failed` ones an error; `score` is the mean over scored rows.
+
+    `usage` is what the rows cost, as their records say, and `dollars` its price where somebody looked it up.
+    """
 
     rows: int
     finished: int = 0
@@ -59,6 +62,20 @@ class Summary(Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    batch_prompt_tokens: int = 0
+    batch_completion_tokens: int = 0
+    dollars: float | None = None
+
+    @property
+    def usage(self) -> Usage:
+        return Usage(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.calls,
+            self.cached_calls,
+            batch_prompt_tokens=self.batch_prompt_tokens,
+            batch_completion_tokens=self.batch_completion_tokens,
+        )
 
     @property
     def score(self) -> float | None:
@@ -74,6 +91,8 @@ class Summary(Struct):
         self.cached_calls += record.usage.cached_calls
         self.prompt_tokens += record.usage.prompt_tokens
         self.completion_tokens += record.usage.completion_tokens
+        self.batch_prompt_tokens += record.usage.batch_prompt_tokens or 0
+        self.batch_completion_tokens += record.usage.batch_completion_tokens or 0
 
 
 _LEAST_WINDOW, _WIDEST_WINDOW = 64, 4096
@@ -170,7 +189,7 @@ class BatchRun(RowRunner):
         self.directory = directory
         self.rows = rows
         self.window = window
-        self.progress = Progress(rows.count)
+        self.progress = Progress(rows.own)
         self.interrupted = False
         self.limit = Budget()
 
@@ -178,11 +197,11 @@ class BatchRun(RowRunner):
         """Run what is not done yet. Cancelling it stops cleanly; StoreError (a full disk) stops it too."""
         self.limit = limit or Budget()
         done = self.directory.journal.done()
-        done = {number for number in done if number < self.rows.count}
-        self.progress = Progress(self.rows.count, resumed=len(done), started=monotonic())
+        done -= {number for number in done if number >= self.rows.count}
+        self.progress = Progress(self.rows.own, resumed=len(done), started=monotonic())
         if self.traced:
             await self.directory.journal.keep_traces()
-        todo = ((number, row) for number, row in enumerate(self.rows) if number not in done and not self.stopped)
+        todo = ((number, row) for number, row in self.rows.numbered() if number not in done and not self.stopped)
 
         async def one(item: tuple[int, Row]) -> None:
             await self.run(*item, program)
@@ -202,7 +221,7 @@ class BatchRun(RowRunner):
 
     def summary(self) -> "Summary":
         """The whole run so far, earlier processes included."""
-        summary = Summary(rows=self.rows.count, seconds=self.progress.seconds)
+        summary = Summary(rows=self.rows.own, seconds=self.progress.seconds)
         for number, line in self.directory.journal.records():
             if number < self.rows.count:
                 summary.add(decode(line))
@@ -212,12 +231,12 @@ class BatchRun(RowRunner):
         """A record a row. Rows that a spent budget left undone say so; those of an interrupted run are missing."""
         kept = self.directory.journal.records()
         if self.stopped is None or self.interrupted:
-            yield from (line for number, line in kept if number < self.rows.count)
+            yield from (as_output(line) for number, line in kept if number < self.rows.count)
             return
         number_kept, line = next(kept, (-1, b""))
-        for number, row in enumerate(self.rows):
+        for number, row in self.rows.numbered():
             if number == number_kept:
-                yield line
+                yield as_output(line)
                 number_kept, line = next(kept, (-1, b""))
             else:
                 yield encode(failed(number, row, self.stopped, model=self.model, technique=self.technique))

@@ -28,7 +28,7 @@ from shoal.runtime import budget, registry, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request
-from shoal.techniques.opening import bases, identities, names, open_model
+from shoal.techniques.opening import bases, identities, names, open_model, refuse_unpriced
 
 
 class RowStream:
@@ -75,12 +75,12 @@ class RowStream:
 class _OpenJob:
     """A job's model, journal and program, on the event loop they belong to."""
 
-    def __init__(self, job: Job, model: Model, program: RowProgram, runner: RowRunner, shelf: Shelf) -> None:
+    def __init__(self, model: Model, program: RowProgram, runner: RowRunner, shelf: Shelf, limit: Budget) -> None:
         self.model = model
         self.program = program
         self.runner = runner
         self.shelf = shelf
-        self.limit = Budget(*job.budget) if job.budget else Budget()
+        self.limit = limit
         self._room = asyncio.Semaphore(window_for(bases(model)))
         self._arrivals = count(1)
         self._under_way: dict[str, asyncio.Task[Record]] = {}
@@ -96,6 +96,8 @@ class _OpenJob:
         )
         for base in bases(model):
             scopes.push_async_callback(base.aclose)
+        limit = Budget(*job.budget) if job.budget else Budget()
+        refuse_unpriced(limit, model)
         base_name, technique = names(model)
         identity = identity_of(job, identities(model), technique)
         rater = rater_of(score, job.target)
@@ -112,7 +114,7 @@ class _OpenJob:
             technique=job.name or technique,
             judge=rater.against(job.target) if rater else judge_of(score),
         )
-        return cls(job, model, program, runner, shelf)
+        return cls(model, program, runner, shelf, limit)
 
     async def stop(self) -> None:
         """Cancel what is under way, and wait until it is gone."""

@@ -15,6 +15,7 @@ from shoal.errors import ShoalError, UsageError, did_you_mean, told
 _COMMANDS = {
     "ask": ("shoal.cli.ask", "Ask one question and print the answer."),
     "run": ("shoal.cli.run", "Run a prompt over every row of a data file."),
+    "merge": ("shoal.cli.merge", "Put the shards of a run together."),
     "plan": ("shoal.cli.plan", "Say what a run will cost, before it runs."),
     "compare": ("shoal.cli.compare", "Compare techniques on your data, with confidence intervals."),
     "evolve": ("shoal.cli.evolve", "Breed prompts for a task of a Day Care folder."),
@@ -22,6 +23,7 @@ _COMMANDS = {
     "serve": ("shoal.cli.serve", "Serve models and techniques to OpenAI clients, and a page to try them."),
     "key": ("shoal.cli.key", "Make a key for the server."),
     "trace": ("shoal.cli.trace", "Show what a traced run did, call by call."),
+    "waves": ("shoal.cli.waves", "Show what a run sent by a batch API, or cancel it."),
     "models": ("shoal.cli.catalogue", "List what can stand in a model spec."),
     "techniques": ("shoal.cli.catalogue", "List the techniques, their options and what they cost."),
     "scorers": ("shoal.cli.catalogue", "List how answers can be rated."),

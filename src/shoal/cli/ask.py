@@ -8,7 +8,7 @@ import msgspec
 from msgspec import structs
 
 from shoal.backends.loop import run
-from shoal.cli.options import model_options, open_from, sampling_of, sampling_options, scoped
+from shoal.cli.options import model_options, open_from, sampling_of, sampling_options, scoped, spending
 from shoal.errors import ShoalError, UsageError
 from shoal.prompting.answers import extract
 from shoal.runtime.model import Model, stream
@@ -23,6 +23,7 @@ from shoal.traces.html import trace_html
 @click.argument("question")
 @model_options
 @sampling_options
+@click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent.")
 @click.option("--json", "as_json", is_flag=True, help="Print the whole completion as JSON.")
 @click.option("--trace", "traced", is_flag=True, help="Print the tree of calls to stderr.")
 @click.option("--html", metavar="FILE", help="Write the tree of calls as a page for a browser.")
@@ -33,7 +34,7 @@ def ask(question: str, as_json: bool, traced: bool, html: str | None, **options:
     text = sys.stdin.read() if question == "-" else question
     request = structs.replace(Request.of(text, system=options["system"]), params=sampling_of(options))
     model = open_from(options)
-    with scoped(options):
+    with scoped(options), spending(options):
         root = run(_ask(model, request, echo=not as_json))
     if as_json and root.completion is not None:
         answer = root.completion.answer or extract(root.completion.text)

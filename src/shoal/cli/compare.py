@@ -44,7 +44,7 @@ _TRIED_ON = 10  # rows that an equal budget's sizes are tried on
 @click.option("--replay", is_flag=True, help="Ask nothing: every draw must be in the report directory.")
 @sampling_options
 @click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
-@click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
+@click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent.")
 @click.option("--report-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
 @click.option("--title", default="", help="Of the report.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")

@@ -9,8 +9,9 @@ from rich.table import Table
 
 from shoal.backends.config import without_keys
 from shoal.backends.loop import run as run_program
+from shoal.backends.prices import prices_of
 from shoal.batch.directory import refuse_other_run
-from shoal.cli.plan_table import amount, dollars, print_plan, standard_output
+from shoal.cli.plan_table import amount, print_plan, standard_output
 from shoal.errors import UsageError
 from shoal.evaluation.comparing.arms import Wanted, candidates
 from shoal.evaluation.comparing.budgeting import Pilot as SizePilot
@@ -22,9 +23,9 @@ from shoal.evaluation.comparing.planning_sizes import plan_sized
 from shoal.evaluation.comparing.work import Asked
 from shoal.planning import Pilot
 from shoal.planning.predicting import FEWEST_ROWS
-from shoal.planning.prices import prices_of
 from shoal.runtime.cache import DrawCache
 from shoal.techniques.opening import bases
+from shoal.traces.words import dollars
 
 
 def plan_compare(

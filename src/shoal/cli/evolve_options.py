@@ -119,7 +119,7 @@ _OPTIONS = (
     _number("--minibatch", help="gepa: questions before and after a reflection; default 3."),
     _number("--validation", help="gepa: rows that prompts are ranked by; default half, at most 50."),
     _number("--parallel", help="gepa: parents drawn at once; default 1."),
-    click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent."),
+    click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent."),
     click.option("--plan", is_flag=True, help="Say what the run will cost, and ask nothing."),
     _number("--pilot", least=4, help="With --plan: put N questions to the seed prompt, and predict from them."),
     click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: FOLDER/TASK/RUN_n."),

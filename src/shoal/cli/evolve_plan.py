@@ -10,6 +10,7 @@ from rich.table import Table
 
 from shoal.backends.config import load_config
 from shoal.backends.loop import run as run_program
+from shoal.backends.prices import prices_of
 from shoal.cli.evolve_opening import continued
 from shoal.cli.options import spending
 from shoal.cli.plan_table import amount, print_plan
@@ -18,7 +19,6 @@ from shoal.evolution.costs import Begun, EvolutionPlan, Ways, plan_breeding, pla
 from shoal.evolution.folder import begun_in
 from shoal.evolution.gepa import GepaEvolution
 from shoal.planning import Pilot
-from shoal.planning.prices import prices_of
 from shoal.techniques.opening import bases
 
 

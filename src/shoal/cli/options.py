@@ -76,7 +76,7 @@ pilot_options = stacked(
 
 
 def spending(options: dict[str, Any]) -> AbstractContextManager[None]:
-    """What is asked in the body spends from --budget, where it is given: the rows of a pilot."""
+    """What is asked in the body spends from --budget, where it is given."""
     return scope.setting(budget.current, Budget.parse(options["budget"])) if options["budget"] else nullcontext()
 
 

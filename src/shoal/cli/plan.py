@@ -10,9 +10,11 @@ import click
 
 from shoal.backends.config import load_config, without_keys
 from shoal.backends.loop import run as run_program
+from shoal.backends.prices import prices_of
 from shoal.batch.directory import refuse_other_run
 from shoal.batch.journal import Journal
 from shoal.batch.rows import Input, Row
+from shoal.batch.waves import of_one_endpoint
 from shoal.cli.options import (
     model_options,
     named_model,
@@ -25,20 +27,24 @@ from shoal.cli.options import (
 from shoal.cli.plan_table import print_plan
 from shoal.cli.row_runs import (
     identity_of,
+    place_of,
     program_of,
     rows_of,
     run_name,
     sample_as_told,
     score_options,
     scorer_of,
+    shard_option,
+    with_shard,
 )
 from shoal.cli.templates import check_options
+from shoal.cli.wave_options import batch_api_options, window_of
 from shoal.errors import UsageError
 from shoal.evaluation.scorers import unscored
 from shoal.planning import Pilot, Plan
 from shoal.planning import plan as planned
 from shoal.planning.dry_run import Kept
-from shoal.planning.prices import prices_of
+from shoal.planning.waves import Travel, in_waves, window_seconds
 from shoal.runtime import registry
 from shoal.runtime.cache import DrawCache, default_cache_path
 from shoal.runtime.types import Completion
@@ -53,7 +59,9 @@ from shoal.techniques.spec import OpenBase
 @sampling_options
 @score_options
 @pilot_options
-@click.option("--budget", metavar="calls=,tokens=,seconds=", help="What a pilot may spend.")
+@batch_api_options
+@shard_option
+@click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="What a pilot may spend.")
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(data: str | None, **options: Any) -> int:
@@ -61,6 +69,7 @@ def plan(data: str | None, **options: Any) -> int:
 
     The program is followed over the rows on stand-ins: no model is asked, no key is needed, nothing is written. With
     --pilot K, K rows are run for real (and kept in the draw cache), and tell how many tokens and seconds rows take.
+    With --shard it is the plan of that shard alone.
     """
     return plan_run(data, options)
 
@@ -70,7 +79,7 @@ def plan_run(data: str | None, options: dict[str, Any]) -> int:
     check_options(data, options)
     if options["replay"]:
         raise UsageError("--replay asks nothing, so there is nothing to plan; leave it out")
-    options = with_suggestions(data, options)
+    options = with_shard(with_suggestions(data, options))
     directory = options["run_dir"] or Path("runs", run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
         print_plan(_plan(rows_of(data, Path(scratch), options), directory, options), as_json=options["as_json"])
@@ -83,7 +92,10 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
     program, scorer = program_of(rows, model, options), scorer_of(rows, options, open_base)
     judges = list(scorer.models) if scorer else []
     judge = scorer.against(options["answer"]) if scorer and judges else unscored
-    resumed = refuse_other_run(directory, identity_of(options, model, program, scorer), rows)
+    travel = _travel([model, *judges], options)
+    identity = identity_of(options, model, program, scorer)
+    directory = place_of(directory, identity, rows)
+    resumed = refuse_other_run(directory, identity, rows) is not None
 
     async def row(row: Row) -> Completion:
         completion = await program(row)
@@ -95,9 +107,10 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
         prices = prices_of(load_config(options["config"]))
         steady = not options["program"] and not judges  # a judge whose mark cannot be read is asked again
         try:
-            return await planned(
+            told = await planned(
                 row, rows, models=[model, *judges], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
             )
+            return in_waves(told, bases([model, *judges]), prices, travel) if travel else told
         finally:
             for base in bases([model, *judges]):
                 await base.aclose()
@@ -106,6 +119,14 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
         sample_as_told(options)
         with spending(options):
             return run_program(made(done, kept))
+
+
+def _travel(models: list[Any], options: dict[str, Any]) -> Travel | None:
+    """How the run's calls travel, where that is by a batch API."""
+    if window_of(options) is None:
+        return None
+    names = {base.name for base in of_one_endpoint(models)}
+    return Travel(names, options["tail_live"], options["batch_rows"], window_seconds(options["batch_window"]))
 
 
 def _opener(options: dict[str, Any]) -> OpenBase:

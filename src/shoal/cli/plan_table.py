@@ -7,9 +7,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from shoal.backends.prices import Price
 from shoal.planning import Figure, ModelPlan, Plan
-from shoal.planning.prices import Price
 from shoal.traces import words
+from shoal.traces.words import dollars
 
 Shown = Callable[[float], str]
 _SOURCES = {
@@ -56,10 +57,10 @@ def headline(plan: Plan) -> str:
         return "nothing is left to do"
     parts = [
         f"{_some(plan.calls, 'call')} in {_some(plan.wire_requests, 'request')}",
-        _some(plan.steps, "step"),
+        _some(plan.steps, "step") if plan.waves is None else _some(plan.waves, "wave"),
         _some(plan.tokens, "token"),
         "time unknown" if plan.seconds is None else amount(plan.seconds, words.seconds),
-        "price unknown" if plan.dollars is None else amount(plan.dollars, dollars),
+        "price unknown" if plan.dollars is None else _money(plan.dollars, plan.live_dollars),
     ]
     return ", ".join(parts)
 
@@ -74,17 +75,26 @@ def _facts(plan: Plan, *, of_rows: bool) -> Iterator[tuple[str, str, str]]:
         yield "kept already", words.count(plan.kept), "cost nothing"
     yield "wire requests", amount(plan.wire_requests), _source(plan.wire_requests)
     yield "critical path", _some(plan.path, "call") + (" a row" if of_rows else ""), _source(plan.path)
-    yield "steps", f"{_some(plan.steps, 'round')} of requests", _source(plan.steps)
+    if plan.waves is None:
+        yield "steps", f"{_some(plan.steps, 'round')} of requests", _source(plan.steps)
+    else:
+        yield "waves", f"{amount(plan.waves)} one after another", _source(plan.waves)
     yield "prompt tokens", amount(plan.prompt_tokens), _tokens(plan)
     yield "completion tokens", amount(plan.completion_tokens), _completion(plan)
     if plan.seconds is not None:
         yield "time", amount(plan.seconds, words.seconds), _source(plan.seconds)
     if plan.dollars is not None:
         yield "money", amount(plan.dollars, dollars), _price(plan)
+        if plan.live_dollars is not None:
+            yield "live", amount(plan.live_dollars, dollars), "what the same would cost without --batch-api"
     if plan.pilot is not None:
         pilot = plan.pilot
         cost = f"{words.count(pilot.calls)} calls, {words.count(pilot.tokens)} tokens, {words.seconds(pilot.seconds)}"
         yield "pilot", cost, f"{len(pilot.rows)} rows; what is predicted holds at {pilot.confidence:.0%}"
+
+
+def _money(figure: Figure, live: Figure | None) -> str:
+    return amount(figure, dollars) + (f" (live {amount(live, dollars)})" if live is not None else "")
 
 
 def _pilot_rows(plan: Plan) -> str:
@@ -142,9 +152,3 @@ def amount(figure: Figure, shown: Shown = words.count) -> str:
 
 def _some(figure: Figure, noun: str) -> str:
     return f"{amount(figure)} {noun}" if figure.most == 1 else f"{amount(figure)} {noun}s"
-
-
-def dollars(number: float) -> str:
-    if number == 0:
-        return "$0"
-    return f"${number:,.2f}" if number >= 0.1 else f"${number:.2g}"

@@ -1,5 +1,6 @@
 """From the options of `shoal run` and `shoal plan` to what a run needs: rows, a program, a scorer, a name."""
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,7 @@ import click
 from shoal.batch.programs import load_program
 from shoal.batch.rows import Input
 from shoal.batch.runner import RowProgram
+from shoal.batch.sharding import parse_shard, refuse_other_shards, refuse_unmerged
 from shoal.cli.asking import given_scorer, request_maker, standard_input
 from shoal.cli.options import SAMPLING, stacked
 from shoal.cli.templates import crossed, template_requests
@@ -33,14 +35,43 @@ score_options = stacked(
     click.option("--queries-per-batch", type=click.IntRange(1), metavar="K", help="Bare prompts in one request."),
 )
 
+shard_option = click.option("--shard", metavar="i/n|auto", help="Only every n-th row, from i (0 is the first) on.")
+
+
+def with_shard(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with --shard as a Shard, and what else goes with one."""
+    if options["shard"] is None:
+        return options
+    shard = parse_shard(options["shard"])
+    if options.get("output") not in (None, "-"):
+        raise UsageError("--shard: all shards would write the one -o; leave it to `shoal merge RUN -o OUT.jsonl`")
+    # The user's cache may lie where many machines have it, and SQLite's files cannot be shared by machines.
+    shared = "SHOAL_CACHE" not in os.environ and not options["replay"]
+    return options | {"shard": shard, "no_cache": options["no_cache"] or shared}
+
+
+def place_of(directory: Path, identity: dict[str, Any], rows: Input) -> Path:
+    """Where this run is kept, its shard being in a directory of its own; refused where it would be done in vain."""
+    if rows.shard is None:
+        refuse_unmerged(directory)
+        return directory
+    refuse_other_shards(directory, rows.shard, identity, rows)
+    return directory / rows.shard.folder
+
 
 def rows_of(data: str | None, scratch: Path, options: dict[str, Any]) -> Input:
-    """The rows of DATA, or of templates and their arguments; `scratch` is for what is no file yet."""
+    """The rows of DATA, or of templates and their arguments, and which of them are this shard's.
+
+    `scratch` is for what is no file yet.
+    """
     if data is None:
-        return crossed(scratch, options)
-    if data == "-":
-        return standard_input(scratch, options)
-    return Input(data_path(data), options["limit"], label=data)
+        rows = crossed(scratch, options)
+    elif data == "-":
+        rows = standard_input(scratch, options)
+    else:
+        rows = Input(data_path(data), options["limit"], label=data)
+    rows.shard = options.get("shard")
+    return rows
 
 
 def program_of(rows: Input, model: Model, options: dict[str, Any]) -> RowProgram:

@@ -9,11 +9,10 @@ from typing import Any
 
 import click
 import msgspec
-from msgspec import UNSET, structs
 
 from shoal.backends.loop import run as run_program
+from shoal.backends.prices import paid
 from shoal.batch.directory import RunDirectory
-from shoal.batch.records import decode
 from shoal.batch.rows import Input
 from shoal.batch.runner import BatchRun, RowProgram, window_for
 from shoal.cli.options import (
@@ -26,23 +25,28 @@ from shoal.cli.options import (
     scoped,
     with_suggestions,
 )
+from shoal.cli.outcome import as_json, figure_of
 from shoal.cli.row_runs import (
     identity_of,
+    place_of,
     program_of,
     rows_of,
     run_name,
     sample_as_told,
     score_options,
     scorer_of,
+    shard_option,
+    with_shard,
 )
 from shoal.cli.stopping import stop_on_signals
 from shoal.cli.templates import check_options
+from shoal.cli.wave_options import batch_api_options, in_waves, tell_of_waves, window_of
 from shoal.errors import StoreError, UsageError
 from shoal.evaluation.scorers import Scorer, unscored
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied, Model
-from shoal.techniques.opening import bases
+from shoal.techniques.opening import bases, refuse_unpriced
 
 
 @click.command()
@@ -54,8 +58,10 @@ from shoal.techniques.opening import bases
 @score_options
 @click.option("--plan", is_flag=True, help="Say what the run will cost, and run nothing.")
 @pilot_options
-@click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
+@click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent.")
+@batch_api_options
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
+@shard_option
 @click.option("--trace", "traced", is_flag=True, help="Keep each row's call tree, for `shoal trace`.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
@@ -68,6 +74,9 @@ def run(data: str | None, **options: Any) -> int:
     With --template, every template over every row of --args instead: template by template.
 
     Every finished call is kept in the run directory: the same command continues a run that was stopped or killed.
+
+    With --shard i/n only every n-th row, from row i on, in a directory of its own within the run's; --budget and the
+    scores are of the shard. `shoal merge` puts the shards together.
     """
     budget = Budget.parse(options["budget"]) if options["budget"] else None
     if options["plan"]:
@@ -77,23 +86,27 @@ def run(data: str | None, **options: Any) -> int:
     if options["pilot"]:
         raise UsageError("--pilot is for --plan")
     check_options(data, options)
-    options = with_suggestions(data, options)
+    options = with_shard(with_suggestions(data, options))
     directory = options["run_dir"] or Path("runs", run_name(data, options))
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
         return _run(rows_of(data, Path(scratch), options), directory, budget, options)
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
+    asleep = window_of(options)
     open_base = opener_from(options, options["max_in_flight"], options["queries_per_batch"])
     model = named_model(options, open_base)
     program = program_of(rows, model, options)
     scorer = scorer_of(rows, options, open_base)
     judge = scorer.against(options["answer"]) if scorer else unscored
+    refuse_unpriced(budget, [model, *(scorer.models if scorer else ())])
     identity = identity_of(options, model, program, scorer)
+    directory = place_of(directory, identity, rows)
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
         sample_as_told(options)
-        window = window_for(bases(model))  # a judge comes after the model: it holds no row back
+        # A judge comes after the model: it holds no row back.
+        window = asleep or window_for(bases(model))
         batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
         batch.traced = options["traced"]
         return run_program(_execute(batch, model, program, scorer, budget, options))
@@ -115,11 +128,12 @@ async def _execute(
         from shoal.planning.checking import refuse_impossible
 
         await refuse_impossible(model)
-    task = asyncio.ensure_future(batch.execute(program, budget))
-    stop_on_signals(batch, models, task)
     try:
-        with nullcontext() if quiet else _progress(batch, models):
-            await task
+        async with in_waves(models, batch.directory, options):
+            task = asyncio.ensure_future(batch.execute(program, budget))
+            stop_on_signals(batch, models, task)
+            with nullcontext() if quiet else _progress(batch, models):
+                await task
     except asyncio.CancelledError:
         if not batch.interrupted:
             raise
@@ -128,7 +142,9 @@ async def _execute(
     finally:
         for base in bases(models):
             await base.aclose()
-    return _report(batch, scorer, options, quiet=quiet)
+    code = _report(batch, model, scorer, options, quiet=quiet)
+    tell_of_waves(batch.directory, options)
+    return code
 
 
 def _progress(batch: BatchRun, models: list[Model]) -> Any:
@@ -137,7 +153,7 @@ def _progress(batch: BatchRun, models: list[Model]) -> Any:
     return RunProgress(batch, models)
 
 
-def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, quiet: bool) -> int:
+def _report(batch: BatchRun, model: Model, scorer: Scorer | None, options: dict[str, Any], *, quiet: bool) -> int:
     """Write the output, say what came of the run, and give the exit code."""
     kept = batch.directory.path / "output.jsonl"
     batch.write_output(kept)
@@ -148,15 +164,23 @@ def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, 
     elif output:
         batch.write_output(Path(output))
     summary = batch.summary()
-    metric = _metric(batch, scorer, options["answer"])
+    summary.dollars = paid(bases(model), summary.usage)
+    lines = (line for number, line in batch.directory.journal.records() if number < batch.rows.count)
+    figure = figure_of(scorer.metric if scorer else None, lines, options["answer"])
     if options["as_json"]:
-        facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept)}
-        facts |= {"metric": metric[0], "value": metric[1]} if metric else {}
+        facts = as_json(summary, str(output or kept), figure)
+        facts |= {"shard": str(batch.rows.shard)} if batch.rows.shard else {}
         click.echo(msgspec.json.encode(facts), err=output == "-")
     if not quiet:
-        from shoal.cli.show import print_run
+        from shoal.cli.show import print_run, rate_of
 
-        print_run(batch, summary, str(output if output and output != "-" else kept), options["answer"], metric)
+        place = str(output if output and output != "-" else kept)
+        records = batch.directory.journal.records()
+        rate = rate_of(summary, batch.progress.usage)
+        print_run(records, summary, place, options["answer"], figure, failures=batch.errors, seconds=rate)
+        if batch.rows.shard:
+            whole = batch.directory.path.parent
+            click.echo(f"this is shard {batch.rows.shard}; shoal merge {whole} puts all shards together", err=True)
     unscored = summary.finished - summary.scored
     if scorer and unscored:
         click.echo(f"{options['scorer']} came to no score for {unscored} of {summary.finished} answers", err=True)
@@ -167,16 +191,3 @@ def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, 
     if batch.stopped is not None:
         click.echo(f"stopped: {batch.stopped}; the same command with a larger --budget resumes", err=True)
     return 1 if summary.failed or left else 0
-
-
-def _metric(batch: BatchRun, scorer: Scorer | None, target: str | None) -> tuple[str, float] | None:
-    """The scorer's figure over the rows that have a score: its name, and what it is."""
-    if scorer is None:
-        return None
-    records = (decode(line) for number, line in batch.directory.journal.records() if number < batch.rows.count)
-    rows = [
-        (record.score, record.answer, record.input.get(target) if target else None)
-        for record in records
-        if record.score is not UNSET
-    ]
-    return (scorer.metric.name, scorer.metric.of(rows)) if rows else None

@@ -1,5 +1,6 @@
 """What the command line shows people of a run: its progress, its table."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -10,9 +11,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from shoal.backends import BaseModel
 from shoal.batch.records import Record
 from shoal.batch.runner import BatchRun, Summary
 from shoal.errors import ShoalError
+from shoal.runtime.types import Usage
 from shoal.techniques.opening import bases
 from shoal.traces import words
 
@@ -45,7 +48,7 @@ class RunProgress:
         self.run = run
         self.bases = list(bases(model))
         self.bar = rows_bar(self._renderables)
-        self.task: TaskID = self.bar.add_task("rows", total=run.rows.count, facts="")
+        self.task: TaskID = self.bar.add_task("rows", total=run.rows.own, facts="")
 
     def _renderables(self) -> Any:
         """Called at each refresh: the figures are read when they are shown, not when they change."""
@@ -60,7 +63,7 @@ class RunProgress:
         facts = [
             f"{words.count(usage.calls)} calls",
             f"{words.count(usage.completion_tokens / seconds)} tokens/s",
-            f"{sum(base.scheduler.in_flight for base in self.bases)} in flight",
+            _under_way(self.bases),
         ]
         if usage.cached_calls:
             facts.append(f"{words.count(usage.cached_calls)} cached")
@@ -79,25 +82,40 @@ class RunProgress:
         self.bar.stop()
 
 
+def _under_way(models: Iterable[BaseModel]) -> str:
+    """Calls in flight; where they travel by a batch API, how their waves stand."""
+    models = list(models)
+    waves = [words.short(base.waves.standing(), 100) for base in models if base.waves is not None]
+    flying = sum(base.scheduler.in_flight for base in models if base.waves is None)
+    return " · ".join([*waves, *([f"{flying} in flight"] if flying or not waves else [])])
+
+
 def print_run(
-    run: BatchRun, summary: Summary, output: str, target: str | None, metric: tuple[str, float] | None = None
+    records: Iterable[tuple[int, bytes]],
+    summary: Summary,
+    output: str,
+    target: str | None,
+    metric: tuple[str, float] | None = None,
+    *,
+    failures: Counter[str],
+    seconds: str,
 ) -> None:
     """The first answers, then the run in numbers and where its output lies."""
     answers = Table(box=None, header_style="bold", pad_edge=False)
     for heading in ("row", "input", "answer", *(["expected"] if target else []), *([""] if metric else [])):
         answers.add_column(heading, overflow="ellipsis", no_wrap=True)
-    for number, (_, line) in zip(range(8), run.directory.journal.records(), strict=False):
+    for _, (number, line) in zip(range(8), records, strict=False):
         record = msgspec.json.decode(line, type=Record)
         answers.add_row(
             str(number), words.short(_first_text(record, target), 56), *_outcome(record, target, metric is not None)
         )
     errors.print(answers)
-    if summary.rows > 8:
-        errors.print(f"… and {words.count(summary.rows - 8)} more rows", style="dim")
+    if (more := summary.finished + summary.failed - 8) > 0:
+        errors.print(f"… and {words.count(more)} more rows", style="dim")
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
-    for name, value in _facts(run, summary, output, metric):
+    for name, value in _facts(summary, output, metric, failures, seconds):
         facts.add_row(name, value)
     errors.print()
     errors.print(facts)
@@ -125,10 +143,12 @@ def _mark(record: Record) -> Text:
     )
 
 
-def _facts(run: BatchRun, summary: Summary, output: str, metric: tuple[str, float] | None) -> list[tuple[str, str]]:
+def _facts(
+    summary: Summary, output: str, metric: tuple[str, float] | None, failures: Counter[str], seconds: str
+) -> list[tuple[str, str]]:
     facts = [("rows", f"{words.count(summary.finished)} of {words.count(summary.rows)}")]
     if summary.failed:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in run.errors.most_common(3))
+        kinds = ", ".join(f"{count} {kind}" for kind, count in failures.most_common(3))
         facts.append(("failed", f"[red]{words.count(summary.failed)}[/red] ({kinds})"))
     if metric is not None:
         name, value = metric
@@ -140,14 +160,15 @@ def _facts(run: BatchRun, summary: Summary, output: str, metric: tuple[str, floa
             "tokens",
             f"{words.count(summary.prompt_tokens)} prompt + {words.count(summary.completion_tokens)} completion",
         ),
-        ("seconds", _rate(run, summary)),
+        *([("dollars", words.dollars(summary.dollars))] if summary.dollars else []),
+        ("seconds", seconds),
         ("output", output),
     ]
     return facts
 
 
-def _rate(run: BatchRun, summary: Summary) -> str:
-    usage = run.progress.usage
+def rate_of(summary: Summary, usage: Usage) -> str:
+    """How long a run took, and how fast it was where `usage` is of that time."""
     rate = usage.completion_tokens / summary.seconds if summary.seconds > 0 else 0.0
     return f"{words.seconds(summary.seconds)} ({words.count(rate)} tokens/s)"
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from msgspec import Struct, structs
 
 from shoal.backends import BaseModel
+from shoal.backends.prices import NoPrice, Price, quote
 from shoal.batch.rows import Row
 from shoal.errors import ShoalError, UsageError
 from shoal.evolution.births import operator
@@ -28,7 +29,6 @@ from shoal.planning.figures import Source, total, whole
 from shoal.planning.narrowing import predicted_seconds
 from shoal.planning.pilot import Measured, rows_for, run_pilot
 from shoal.planning.predicting import predicted
-from shoal.planning.prices import NoPrice, Price, quote
 from shoal.planning.reckoning import priced
 from shoal.planning.times import assumed_seconds, limited
 from shoal.runtime import registry

@@ -30,7 +30,7 @@ from shoal.evolution.task import Task
 from shoal.runtime import replay
 from shoal.runtime.model import Model
 from shoal.runtime.types import Usage
-from shoal.techniques.opening import identities, names, opened
+from shoal.techniques.opening import identities, names, opened, refuse_unpriced
 
 
 class GepaSettings(Struct, frozen=True, kw_only=True):
@@ -115,6 +115,7 @@ class GepaEvolution(Evolution):
         self.gepa = gepa or GepaSettings()
         self.questions = questions(self.run.task.rows, self.gepa.validation, settings.seed)
         self.reflection_model = reflection_model or model
+        refuse_unpriced(self.limit, self.reflection_model)
         self.pool = Pool(self.run, rollouts, self.reflection_model, self.gepa.reflection)
         self._version = version
         self.validation = sum(question.validation for question in self.questions)

@@ -35,7 +35,7 @@ from shoal.runtime import registry, replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.runtime.types import Usage
-from shoal.techniques.opening import opened
+from shoal.techniques.opening import opened, refuse_unpriced
 
 _FINAL = 1 << 40  # the owner of draws on held-out rows: no generation has this number
 
@@ -138,6 +138,7 @@ class Evolution:
         refuse_seen(task)
         self.model = model
         self.limit = options.get("budget") or Budget()
+        refuse_unpriced(self.limit, model)
         self.options = options
         self.interrupted = False
         self._progress = Progress(settings.generations, settings.population_size, started=monotonic())

@@ -6,7 +6,7 @@ from typing import Literal
 
 from msgspec import Struct
 
-from shoal.planning.prices import Quote
+from shoal.backends.prices import Quote
 
 # From the surest: counted call by call in a dry run of every row; by the catalogue's formulas; scaled up from some of
 # the rows; as the program went on stand-in replies; predicted from a pilot; assumed.
@@ -92,7 +92,8 @@ class Plan(Struct, frozen=True):
     `followed` were followed through the dry run and stand for them. `path` is how many
     calls a row makes one after another, at the most over the rows; `steps` how many rounds of wire requests the run
     takes at the models' `max_in_flight`. `kept` draws come for nothing. `seconds` and `dollars` are None where they
-    cannot be said; `notes` say why, and whatever else a reader should know.
+    cannot be said; `notes` say why, and whatever else a reader should know. Of a run by a provider's batch API, `waves`
+    are the batches that must follow one another, `dollars` are at its price and `live_dollars` what all would be live.
     """
 
     rows: int
@@ -111,6 +112,8 @@ class Plan(Struct, frozen=True):
     kept: int = 0
     pilot: Piloted | None = None
     notes: tuple[str, ...] = ()
+    waves: Figure | None = None
+    live_dollars: Figure | None = None
 
     @property
     def tokens(self) -> Figure:

@@ -4,7 +4,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from msgspec import structs
 
-from shoal.batch.rows import Row
+from shoal.backends.prices import Price
+from shoal.batch.rows import Input, Row
 from shoal.batch.runner import RowProgram
 from shoal.errors import UsageError
 from shoal.planning.dry_run import Kept
@@ -14,7 +15,6 @@ from shoal.planning.narrowing import measured_seconds, narrowed, narrowed_calls
 from shoal.planning.notes import notes
 from shoal.planning.pilot import Measured, rows_for, run_pilot
 from shoal.planning.predicting import FEWEST_ROWS
-from shoal.planning.prices import Price
 from shoal.planning.reckoning import Formulas, Reckoning, priced
 from shoal.planning.sharing import Rates, dollar_rates, shared_total
 from shoal.planning.times import assumed_seconds, limited
@@ -34,7 +34,7 @@ async def plan(
     prices: Mapping[str, Price] | None = None,
     pilot: Pilot | None = None,
 ) -> Plan:
-    """What `program` will cost over `rows`, which are read several times: a list, or an `Input`.
+    """What `program` will cost over `rows`, which are read several times: a list, or an `Input` or its shard.
 
     `models` are those that the program asks: what their techniques may cost is then known by the catalogue's formulas.
     `steady` says that the program itself asks the same of them whatever is replied, as a template does; otherwise its
@@ -44,7 +44,7 @@ async def plan(
 
     Raises UsageError or Unsupported where the run could not begin.
     """
-    numbers = [number for number, _ in enumerate(rows)]
+    numbers = [number for number, _ in (rows.numbered() if isinstance(rows, Input) else enumerate(rows))]
     finished = set(done)
     left = [number for number in numbers if number not in finished]
     ended = len(numbers) - len(left)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from shoal.backends.prices import NoPrice, Price, quote
 from shoal.planning.figures import Figure, ModelPlan
 from shoal.planning.pilot import Measured
-from shoal.planning.prices import NoPrice, Price, quote
 from shoal.planning.reckoning import Reckoning
 from shoal.runtime.limits import USUAL_COMPLETION
 

@@ -9,13 +9,13 @@ from typing import Any
 from msgspec import Struct
 
 from shoal.backends import BaseModel
+from shoal.backends.prices import usages_of
 from shoal.batch.rows import Row
 from shoal.batch.runner import RowProgram, window_for
 from shoal.errors import StoreError, UsageError
 from shoal.planning.figures import Pilot, Piloted
 from shoal.planning.following import numbered
 from shoal.planning.predicting import CONFIDENCE, FEWEST_ROWS
-from shoal.planning.prices import usages_of
 from shoal.runtime import scope
 from shoal.runtime.cache import draw_key, question_key
 from shoal.runtime.concurrency import map_bounded

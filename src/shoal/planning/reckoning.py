@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from msgspec import structs
 
 from shoal.backends import BaseModel
+from shoal.backends.places import in_process
+from shoal.backends.prices import Price, Quote, quote
 from shoal.planning.dry_run import Tally
 from shoal.planning.figures import Figure, ModelPlan, Source, whole
 from shoal.planning.following import RowTold, Told, spread
-from shoal.planning.places import in_process
-from shoal.planning.prices import Price, Quote, quote
 from shoal.planning.sharing import Rates
 from shoal.runtime.limits import estimated_tokens
 from shoal.runtime.model import Applied, Model

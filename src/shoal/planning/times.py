@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 from shoal.backends import BaseModel
+from shoal.backends.places import in_process
 from shoal.planning.figures import Figure, ModelPlan
-from shoal.planning.places import in_process
 
 # Seconds before the first token and tokens a second of one reply: of a quick server, and of a slow one.
 _QUICK = (0.2, 200.0)

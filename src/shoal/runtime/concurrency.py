@@ -1,6 +1,7 @@
 """Running things at once, structured: nothing outlives its caller, and one failure is raised as itself."""
 
 import asyncio
+from collections import deque
 from collections.abc import (
     AsyncGenerator,
     AsyncIterable,
@@ -11,7 +12,7 @@ from collections.abc import (
     Iterable,
     Sequence,
 )
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -84,38 +85,57 @@ async def map_bounded(
 
     Items are taken only when there is room, so a source of any length is held in bounded memory.
     """
-    source = aiter(items) if isinstance(items, AsyncIterable) else None
-    plain = iter(items) if isinstance(items, Iterable) else iter(())
-    running: set[asyncio.Task[R]] = set()
-    done: set[asyncio.Task[Any]] = set()
-    pulling: asyncio.Task[T] | None = None
-    exhausted = False
+    work = _Work(function, items)
     try:
-        while running or not exhausted:
-            while not exhausted and pulling is None and len(running) < limit:
-                if source is not None:
-                    pulling = asyncio.create_task(_next(source))
-                    continue
-                try:
-                    running.add(asyncio.create_task(function(next(plain))))
-                except StopIteration:
-                    exhausted = True
-            if waiting := {*running, *({pulling} if pulling else ())}:
-                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                running -= done
-                if pulling in done:
-                    try:
-                        running.add(asyncio.create_task(function(pulling.result())))
-                    except _End:
-                        exhausted = True
-                    done.discard(pulling)
-                    pulling = None
-                for task in done:
-                    yield task.result()
+        while work.fill(limit) or work.running or work.ended:
+            await work.news.wait()
+            work.news.clear()
+            while work.ended:
+                yield work.ended.popleft().result()
     finally:
-        await _cancel([*running, *done, *({pulling} if pulling else ())])
-        if isinstance(source, AsyncGenerator):
-            await source.aclose()
+        left: list[asyncio.Task[Any]] = [*work.running, *work.ended, *work.pulling]
+        await _cancel(left)
+        if isinstance(work.source, AsyncGenerator):
+            await work.source.aclose()
+
+
+class _Work(Generic[T, R]):
+    """Items on their way through a function. `news` is told by whatever ends: a wait for all that run would look at
+    all of them for every one that ends."""
+
+    def __init__(self, function: Callable[[T], Coroutine[Any, Any, R]], items: Iterable[T] | AsyncIterable[T]) -> None:
+        self.function = function
+        self.source = aiter(items) if isinstance(items, AsyncIterable) else iter(items)
+        self.running: set[asyncio.Task[R]] = set()
+        self.ended: deque[asyncio.Task[R]] = deque()  # and not handed out yet
+        self.pulling: list[asyncio.Task[T]] = []  # the next item of an asynchronous source
+        self.news = asyncio.Event()
+        self._exhausted = False
+
+    def fill(self, limit: int) -> bool:
+        """Start what there is room for. Whether there may be more."""
+        try:
+            if self.pulling and self.pulling[0].done():
+                self._start(self.pulling.pop().result())
+            while not self._exhausted and not self.pulling and len(self.running) < limit:
+                if isinstance(self.source, AsyncIterator):
+                    self.pulling.append(asyncio.create_task(_next(self.source)))
+                    self.pulling[0].add_done_callback(lambda _: self.news.set())
+                else:
+                    self._start(next(self.source))
+        except (StopIteration, _End):
+            self._exhausted = True
+        return not self._exhausted
+
+    def _start(self, item: T) -> None:
+        task = asyncio.create_task(self.function(item))
+        self.running.add(task)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[R]) -> None:
+        self.running.discard(task)
+        self.ended.append(task)
+        self.news.set()
 
 
 class _End(Exception):

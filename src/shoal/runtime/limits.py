@@ -112,3 +112,20 @@ def expected_tokens(request: Request, n: int = 1) -> int:
     """What `n` draws of a request will probably cost at most: the prompt once, and n times what it may generate."""
     characters = len(request.prompt or "") + sum(len(message.text) for message in request.messages)
     return characters // _CHARACTERS_A_TOKEN + n * (request.params.max_tokens or USUAL_COMPLETION)
+
+
+_AROUND_A_MESSAGE = 16  # tokens of a chat template around one, and around the whole, at the most
+
+
+def most_tokens(request: Request) -> tuple[int, int]:
+    """The tokens that the prompt and the reply of a draw can have: no token is of less than a byte.
+
+    A reply that nothing limits is taken to be as long as `expected_tokens` takes it to be; images are not counted.
+    """
+    texts = [request.prompt or "", *(message.text for message in request.messages)]
+    texts += [called.text for message in request.messages for called in message.tool_calls]
+    texts += [tool.text for tool in request.tools]
+    texts += [schema.text for schema in (request.params.json_schema,) if schema is not None]
+    around = _AROUND_A_MESSAGE * (1 + len(request.messages))
+    prompt = sum(len(text.encode(errors="replace")) for text in texts) + around
+    return prompt, request.params.max_tokens or USUAL_COMPLETION

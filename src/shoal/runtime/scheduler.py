@@ -8,7 +8,7 @@ import asyncio
 import heapq
 from asyncio import Future
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from itertools import count
 
@@ -279,7 +279,7 @@ class Scheduler:
 
     async def _carry(self, load: _Load) -> None:
         """Ask the backend, then hand each draw its own outcome."""
-        outcomes: list[Outcome] = []
+        outcomes: Sequence[Outcome | ShoalError] = []
         try:
             async with asyncio.timeout_at(min(draw.deadline for draw in load.draws())):
                 outcomes = await self._ask(load)
@@ -287,7 +287,7 @@ class Scheduler:
             message = f"no whole answer within {self.retry.deadline:g} s"
             error = DeadlineExceeded(message, endpoint=self.backend.name, retryable=False)
             outcomes = [error] * len(load.calls)
-        except ModelError as error:
+        except ShoalError as error:  # a model's, or a full disk's, which is the callers' too
             outcomes = [error] * len(load.calls)
         except Exception as error:  # noqa: BLE001 - a fault in a backend must reach its callers, not hang them
             fault = EngineError(f"{type(error).__name__}: {error}", endpoint=self.backend.name)
@@ -301,8 +301,10 @@ class Scheduler:
                 draw.load = None
             if isinstance(outcome, list):
                 self._answered(load, call, outcome)
-            else:
+            elif isinstance(outcome, ModelError):
                 self._failed(load, call, outcome)
+            else:
+                self._finish_all(call, outcome)
 
     def _over(self, load: _Load) -> None:
         if load in self._loads:
@@ -371,7 +373,7 @@ class Scheduler:
         for draw in filter(lambda draw: draw.waiters, draws):
             self._enqueue(draw)
 
-    def _finish_all(self, draws: list[_Draw], error: ModelError) -> None:
+    def _finish_all(self, draws: list[_Draw], error: ShoalError) -> None:
         for draw in draws:
             self._finish(draw, copy(error))  # one exception object must not collect the tracebacks of many callers
 

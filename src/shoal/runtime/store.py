@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from time import monotonic, sleep
@@ -104,8 +104,30 @@ class Store:
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Read committed rows. A local lookup takes microseconds, so it is done where it is asked."""
-        with self._reading():
-            return self._reader.execute(sql, values).fetchall()
+        try:
+            with self._reading():
+                return self._reader.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise StoreError(f"{self.path}: cannot be read ({error})") from error
+
+    @contextlib.contextmanager
+    def transaction(self, cache_bytes: int) -> Iterator[sqlite3.Connection]:
+        """Write from this thread, all of the body or nothing, where nobody else writes: StoreError where it cannot be.
+
+        Pages are held in memory up to `cache_bytes`.
+        """
+        run = self._reader.execute
+        try:
+            run(f"PRAGMA cache_size=-{cache_bytes // 1024}")
+            run("BEGIN IMMEDIATE")
+            yield self._reader
+            run("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise StoreError(f"{self.path}: {error}; {_space(self.path)}") from error
+        finally:
+            if self._reader.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    run("ROLLBACK")
 
     # Writing: statements given in one turn of the event loop are one transaction, wholly on disk or not at all.
 
@@ -236,6 +258,20 @@ def _space(path: Path) -> str:
     except OSError:
         return "free space unknown"
     return f"{free / 2**20:.0f} MiB free on its disk"
+
+
+def is_blank(path: Path) -> bool:
+    """Whether a file holds nothing yet, or is not there: whoever made it ended before its tables were made."""
+    if not path.exists() or path.stat().st_size == 0:
+        return True
+    connection = _connect_to_read(path)
+    try:
+        identity = connection.execute("PRAGMA application_id").fetchone()[0]
+        return not identity and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except sqlite3.DatabaseError:  # something is there, and not as it should be
+        return False
+    finally:
+        connection.close()
 
 
 def sync_directory(path: Path) -> None:

@@ -171,7 +171,8 @@ class Usage(Struct, frozen=True, omit_defaults=True):
 
     `calls` are draws paid for, `cached_calls` draws that came for nothing (from the cache, or shared with an equal
     draw); tokens are those of the paid draws only, `cached_tokens` those the cached draws would have cost, of which
-    `cached_prompt_tokens` are their prompts'. `estimated` says that a server did not report its usage.
+    `cached_prompt_tokens` are their prompts'. `estimated` says that a server did not report its usage. Of the tokens,
+    `batch_prompt_tokens` and `batch_completion_tokens` were asked for by a provider's batch API, at its price.
     """
 
     prompt_tokens: int = 0
@@ -181,6 +182,8 @@ class Usage(Struct, frozen=True, omit_defaults=True):
     cached_tokens: int = 0
     estimated: bool = False
     cached_prompt_tokens: int = 0
+    batch_prompt_tokens: int = 0
+    batch_completion_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -195,6 +198,14 @@ class Usage(Struct, frozen=True, omit_defaults=True):
             self.cached_tokens + other.cached_tokens,
             self.estimated or other.estimated,
             self.cached_prompt_tokens + other.cached_prompt_tokens,
+            self.batch_prompt_tokens + other.batch_prompt_tokens,
+            self.batch_completion_tokens + other.batch_completion_tokens,
+        )
+
+    def by_batch(self) -> "Usage":
+        """The same draws, asked for by a provider's batch API."""
+        return structs.replace(
+            self, batch_prompt_tokens=self.prompt_tokens, batch_completion_tokens=self.completion_tokens
         )
 
     def as_cached(self) -> "Usage":

@@ -10,8 +10,8 @@ from types import TracebackType
 from msgspec import Struct
 
 from shoal import sandbox
+from shoal.backends.prices import Price, cost_of, usages_of
 from shoal.errors import BudgetExceeded, SandboxUnavailable, UsageError
-from shoal.planning.prices import Price, cost_of, usages_of
 from shoal.runtime import budget as budgets
 from shoal.runtime import scope
 from shoal.runtime.budget import Budget

@@ -41,9 +41,9 @@ from urllib.parse import urlsplit
 from msgspec import Meta, Struct
 
 from shoal.backends.config import Config
+from shoal.backends.prices import Price, prices_of
 from shoal.backends.tables import table_as, tables_as
 from shoal.errors import UsageError
-from shoal.planning.prices import Price, prices_of
 
 Positive = Annotated[int, Meta(ge=1)]
 HOST = re.compile(r"[\w.-]+|[0-9A-Fa-f:.]+", re.ASCII)

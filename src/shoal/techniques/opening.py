@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal.backends import BaseModel, open_base
 from shoal.backends.config import Config, load_config
+from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache, default_cache_path
 from shoal.runtime.model import Applied, Model
 from shoal.runtime.retry import RetryPolicy
@@ -88,6 +89,13 @@ def open_cache(cache: DrawCache | Path | str | bool | None) -> DrawCache | None:
     if cache is None or cache is False:
         return None
     return DrawCache(default_cache_path() if cache is True else Path(cache))
+
+
+def refuse_unpriced(budget: Budget | None, models: object) -> None:
+    """UsageError where a budget is in dollars and the price of one of the base models is not known."""
+    if budget is not None and budget.dollars is not None:
+        for base in bases(models):
+            base.tariff()
 
 
 def identities(model: object) -> list[str]:

@@ -115,3 +115,10 @@ def answered(trace: Trace) -> str | None:
 def _last_answer(trace: Trace) -> str | None:
     """Of a body under `tracing()`, which has no result of its own: what its last step said."""
     return answered(trace.children[-1]) if trace.kind in ("program", "builtin") and trace.children else None
+
+
+def dollars(number: float) -> str:
+    """Money, with as many digits as it takes to tell it from none."""
+    if number == 0:
+        return "$0"
+    return f"${number:,.2f}" if number >= 0.1 else f"${number:.2g}"

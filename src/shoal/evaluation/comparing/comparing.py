@@ -24,7 +24,7 @@ from shoal.planning.checking import refuse_impossible
 from shoal.runtime import replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache
-from shoal.techniques.opening import bases
+from shoal.techniques.opening import bases, refuse_unpriced
 
 
 class Settings(Struct, frozen=True):
@@ -92,7 +92,9 @@ class Comparing:
         UsageError for a technique that cannot work with its options, before anything is asked; BudgetExceeded where
         the budget is spent or the work interrupted: the same comparison goes on from there.
         """
-        await self.work.asked.scorer.need()
+        scorer = self.work.asked.scorer
+        refuse_unpriced(self.settings.budget, [*(arm.model for arm in self.candidates), *scorer.models])
+        await scorer.need()
         for candidate in self.candidates:
             await refuse_impossible(candidate.model)
         try:

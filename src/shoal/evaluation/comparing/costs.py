@@ -6,11 +6,11 @@ from msgspec import Struct
 
 from shoal.backends import BaseModel
 from shoal.backends.config import Config
+from shoal.backends.prices import NoPrice, Quote, prices_of, quote
 from shoal.errors import UsageError
 from shoal.evaluation.comparing.pool import Pool
 from shoal.evaluation.comparing.timing import Latencies, mean_seconds
 from shoal.evaluation.comparing.work import Arm
-from shoal.planning.prices import NoPrice, Quote, prices_of, quote
 from shoal.runtime.types import Usage
 
 

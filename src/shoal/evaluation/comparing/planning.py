@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 
+from shoal.backends.prices import Price
 from shoal.batch.rows import Row
 from shoal.errors import NotCached, ShoalError
 from shoal.evaluation.comparing.arms import Candidate
@@ -13,7 +14,6 @@ from shoal.evaluation.comparing.sizes import resized, size_of
 from shoal.evaluation.comparing.work import Asked
 from shoal.planning import Figure, Pilot, Plan, plan
 from shoal.planning.dry_run import Kept
-from shoal.planning.prices import Price
 from shoal.runtime import replay, scope
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model

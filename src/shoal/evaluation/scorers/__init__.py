@@ -8,6 +8,7 @@ from msgspec import UNSET, UnsetType, structs
 from shoal.backends.config import load_config
 from shoal.batch.rows import Row
 from shoal.errors import UsageError, did_you_mean
+from shoal.evaluation.metrics import MEAN, Metric
 from shoal.evaluation.scorers.answers import boolean, choice, exact, f_beta, number
 from shoal.evaluation.scorers.code_tests import code
 from shoal.evaluation.scorers.json_equality import json
@@ -61,6 +62,14 @@ def open_scorer(spec: str, open_base: OpenBase | None = None) -> Scorer:
         if default is inspect.Parameter.empty and option not in options:
             raise UsageError(f"the scorer {name} needs {option}=; `shoal scorers {name}` tells of it")
     return structs.replace(function(**options), name=spec.strip())
+
+
+def metric_of(spec: str) -> Metric:
+    """The metric of the scorer that `spec` names, which may come from anywhere: nothing is imported or asked for it."""
+    name, _ = name_and_options(spec)
+    if name not in SCORERS or SCORERS[name] is judge:
+        return MEAN
+    return open_scorer(spec).metric
 
 
 def _opener() -> OpenBase:

@@ -156,6 +156,8 @@ def _beyond(spent: Usage, paid: Usage) -> Usage:
         spent.cached_tokens - paid.cached_tokens,
         spent.estimated,
         spent.cached_prompt_tokens - paid.cached_prompt_tokens,
+        spent.batch_prompt_tokens - paid.batch_prompt_tokens,
+        spent.batch_completion_tokens - paid.batch_completion_tokens,
     )
 
 

@@ -1,0 +1,146 @@
+"""Waiting for a wave: how it stands is asked now and then, and what came back is on disk before anybody sees it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from msgspec import structs
+
+from shoal.backends.transport import Incoming
+from shoal.backends.waves.api import ENDED, Batch, BatchApi
+from shoal.backends.waves.lines import Reply, read_line
+from shoal.backends.waves.patience import persist
+from shoal.backends.waves.settings import WaveSettings
+from shoal.backends.waves.state import Wave, WaveStore
+from shoal.errors import BadRequest, MalformedResponse, ModelError
+
+_CHUNK = 1000  # replies in one transaction
+_LONGEST_LINE = 64 << 20
+_READINGS = 3  # of files that hold less than they should
+
+
+class Collecting:
+    """Follows waves to their end. `landed` is told of each request that came back, by wave, id and reply."""
+
+    def __init__(
+        self,
+        api: BatchApi,
+        store: WaveStore,
+        settings: WaveSettings,
+        changed: Callable[[Wave], None],
+        landed: Callable[[Wave, int, Reply], None],
+    ) -> None:
+        self._api = api
+        self._store = store
+        self._pace = settings.pace
+        self._changed = changed
+        self._landed = landed
+
+    async def collect(self, wave: Wave, batch: Batch) -> Wave:
+        """Returns when all that came back with a wave that has ended is on disk, and nothing of it at the provider."""
+        for reading in range(1, _READINGS + 1):
+            whole = True
+            for file_id in (batch.output_file_id, batch.error_file_id):
+                if file_id is not None:
+                    whole &= await self._collected(wave, file_id)
+            here = sum(here for _, here in self._store.names(wave.number).values())
+            counted = batch.counts.completed + batch.counts.failed
+            if (whole and here >= min(counted, wave.requests)) or reading == _READINGS:
+                break
+            await asyncio.sleep(self._pace.pause)
+        wave = await self._store.keep(wave, state="landed", ended_at=time.time(), note="")
+        await self._tidied(wave)
+        return wave
+
+    async def ended(self, wave: Wave) -> tuple[Wave, Batch]:
+        """Ask how the wave stands until it has ended."""
+        assert wave.batch_id is not None
+        pause = self._pace.poll
+        while True:
+            batch = await self._standing(wave, wave.batch_id)
+            stands: dict[str, Any] = {
+                "status": batch.status,
+                "done": batch.counts.completed,
+                "failed": batch.counts.failed,
+                "expires_at": batch.expires_at,
+                "output_file_id": batch.output_file_id,
+                "error_file_id": batch.error_file_id,
+            }
+            if any(getattr(wave, name) != value for name, value in stands.items()):
+                wave = await self._store.keep(wave, **stands)
+                self._changed(wave)
+            if batch.status in ENDED:
+                return wave, batch
+            await asyncio.sleep(pause)
+            pause = min(1.5 * pause, self._pace.longest)
+
+    async def _standing(self, wave: Wave, id_: str) -> Batch:
+        try:
+            return await persist(partial(self._api.batch, id_), self._pace, partial(self._note, wave))
+        except BadRequest as error:
+            advice = (
+                f"if {id_} is gone for good, `shoal waves {self._store.directory} --forget` has its calls made anew"
+            )
+            raise BadRequest(f"{error}; {advice}", status=error.status) from None
+
+    async def _collected(self, wave: Wave, file_id: str) -> bool:
+        """Take a file's replies; whether all its lines could be read. A download that breaks off begins again."""
+        unread = 0
+
+        async def download() -> None:
+            nonlocal unread
+            unread = 0
+            names = self._store.names(wave.number)
+            found: list[tuple[int, Reply]] = []
+            async with self._api.content(file_id) as incoming:
+                async for line in _lines(incoming):
+                    read = read_line(line)
+                    if read is None:
+                        unread += 1
+                        continue
+                    id_, here = names.get(read[0], (0, True))
+                    if not here:  # of two lines about one request the first counts
+                        names[read[0]] = (id_, True)
+                        found.append((id_, read[1]))
+                    if len(found) == _CHUNK:
+                        await self._keep(wave, found)
+                        found = []
+            await self._keep(wave, found)
+
+        await persist(download, self._pace, partial(self._note, wave))
+        return not unread
+
+    async def _keep(self, wave: Wave, found: list[tuple[int, Reply]]) -> None:
+        await self._store.keep_replies(found)
+        for id_, reply in found:
+            self._landed(wave, id_, reply)
+
+    async def _tidied(self, wave: Wave) -> None:
+        """What is here need not lie with the provider as well."""
+        for file_id in (wave.file_id, wave.output_file_id, wave.error_file_id):
+            if file_id is not None:
+                with suppress(ModelError):
+                    await self._api.delete(file_id)
+
+    def _note(self, wave: Wave, said: str) -> None:
+        self._changed(structs.replace(wave, note=said))
+
+
+async def _lines(incoming: Incoming) -> AsyncIterator[bytes]:
+    """The lines of a body that are not blank, each bounded."""
+    waiting = bytearray()
+    async for chunk in incoming.chunks():
+        waiting += chunk
+        if b"\n" in chunk:
+            *whole, rest = waiting.split(b"\n")
+            waiting = rest
+            for line in whole:
+                if line.strip():
+                    yield bytes(line)
+        if len(waiting) > _LONGEST_LINE:
+            raise MalformedResponse(f"a line of more than {_LONGEST_LINE} bytes")
+    if waiting.strip():
+        yield bytes(waiting)

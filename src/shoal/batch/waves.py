@@ -1,0 +1,124 @@
+"""Runs whose calls travel by the provider's batch API: the waves of a run are kept in its directory."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shoal.backends import BaseModel
+from shoal.backends.router import Router
+from shoal.batch.directory import RunDirectory
+from shoal.errors import RunError, UsageError
+from shoal.runtime.model import Applied
+from shoal.techniques.opening import bases
+
+if TYPE_CHECKING:  # what runs without waves need not import
+    from shoal.backends.waves import Wave, WaveScheduler, WaveSettings, WaveStore
+
+WITH_PROVIDER = ("creating", "out")
+
+
+@asynccontextmanager
+async def by_batch_api(
+    models: Sequence[object],
+    directory: RunDirectory,
+    settings: "WaveSettings | None",
+    tell: "Callable[[Wave], None] | None" = None,
+) -> AsyncIterator[None]:
+    """In the body the first model's calls travel in waves, and those of other models at the same endpoint.
+
+    `tell` is called when a wave has left and when it is back.
+    Without settings all is asked live; RunError where waves hold answers that would be paid a second time.
+    Raises UsageError where the model has no batch API.
+    """
+    if settings is None:
+        refuse_waiting_waves(directory)
+        yield
+        return
+    from shoal.backends.waves import WaveStore
+
+    travelling = of_one_endpoint(models)
+    store = WaveStore(directory.path)
+    before = [(base, base.scheduler) for base in travelling]
+    schedulers = [_in_waves(base, store, settings) for base in travelling]
+    for scheduler in schedulers:
+        scheduler.waves.tell = tell
+    try:
+        for scheduler in schedulers:
+            await scheduler.waves.begin()
+        yield
+        for scheduler in schedulers:
+            await scheduler.waves.come_in()
+            await scheduler.waves.settle(directory.journal.has)
+    finally:
+        for scheduler in schedulers:
+            await scheduler.waves.leave()
+        for base, live in before:
+            base.stand_on(live)
+            base.discount, base.tail_live, base.waves = 1.0, 0, None
+        store.close()
+
+
+def of_one_endpoint(models: Sequence[object]) -> list[BaseModel]:
+    """The base models at the endpoint of the first model's; UsageError where that can have no batch API."""
+    from shoal.backends.openai import OpenAIBackend
+
+    model = models[0]
+    while isinstance(model, Applied):
+        model = model.model
+    backend = getattr(model, "backend", None)
+    if isinstance(backend, Router):
+        raise UsageError(f"--batch-api is for one endpoint; {backend.name} is several: name one of them")
+    if not isinstance(backend, OpenAIBackend):
+        raise UsageError(f"--batch-api needs a server that has /v1/files and /v1/batches; {model!r} is none")
+    place = backend.base_url
+    return [
+        base for base in bases(models) if isinstance(base.backend, OpenAIBackend) and base.backend.base_url == place
+    ]
+
+
+def _in_waves(base: BaseModel, store: "WaveStore", settings: "WaveSettings") -> "WaveScheduler":
+    from shoal.backends.openai import OpenAIBackend
+    from shoal.backends.waves import WaveScheduler
+
+    assert isinstance(base.backend, OpenAIBackend)
+    live = base.scheduler
+    assert not isinstance(live, Router)
+    scheduler = WaveScheduler(base.backend, live, store, settings)
+    base.stand_on(scheduler)
+    base.discount, base.tail_live, base.waves = base.batch_price, settings.tail_live, scheduler
+    return scheduler
+
+
+def waves_of(directory: RunDirectory) -> "list[Wave]":
+    """The waves of a run that hold what the run still needs: they are with the provider, or nobody took them yet."""
+    if not (directory.path / "waves.sqlite").exists():
+        return []
+    from shoal.backends.waves import WaveStore
+
+    store = WaveStore(directory.path, read_only=True)
+    try:
+        landed = [
+            wave for wave in store.waves("landed") if not all(map(directory.journal.has, store.keys(wave.number)))
+        ]
+        return store.waves(*WITH_PROVIDER) + landed
+    finally:
+        store.close()
+
+
+def _finished(directory: RunDirectory) -> bool:
+    """Whether no row needs more work: what is left of waves then are draws that a technique did without."""
+    rows = msgspec.json.decode((directory.path / "config.json").read_bytes())["rows"]
+    return len(directory.journal.done()) >= int(rows)
+
+
+def refuse_waiting_waves(directory: RunDirectory) -> None:
+    """RunError where answers of a run are on their way by the batch API."""
+    waves = waves_of(directory)
+    if waves and not _finished(directory):
+        requests = sum(wave.requests for wave in waves)
+        raise RunError(
+            f"{directory.path} waits for {requests} calls sent by the batch API; add --batch-api to collect them, or "
+            f"forget them with `shoal waves {directory.path} --forget`"
+        )
