@@ -42,6 +42,8 @@ HEAVY = (
     "math_verify",
     "prometheus_client",
     "pydantic",
+    "ray",
+    "daft",
 )
 
 

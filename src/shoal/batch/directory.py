@@ -64,6 +64,17 @@ def hold_config(path: Path, options: dict[str, Any], rows: Input, option: str = 
     RunConfig(options, rows.count, rows.digest, rows.label, rows.shard, rows.earlier).write(path)
 
 
+def hold_options(path: Path, options: dict[str, Any], option: str = "run_dir") -> None:
+    """Write down in a directory what is asked of rows that come as they come; RunError where it is something else."""
+    before = RunConfig.read(path)
+    if before is None:
+        RunConfig(options, None, None, "rows as they come").write(path)
+    elif differing := before.differing_option(msgspec.json.decode(msgspec.json.encode(options))):
+        name, old, new = differing
+        advice = f"choose another {option}, or remove it to start anew"
+        raise RunError(f"{path} holds a run with {name}={old}, now {name}={new}; {advice}")
+
+
 def refuse_other_run(path: Path, options: dict[str, Any], rows: Input, option: str = "--run-dir") -> "RunConfig | None":
     """What a directory holds, if it holds a run; RunError, saying the first difference, where it is one of others."""
     before = RunConfig.read(path)

@@ -144,6 +144,16 @@ class Journal:
                 yield number, value
             last = page[-1][0]
 
+    def record(self, number: int) -> tuple[bool, bytes] | None:
+        """Whether a kept row failed, and its result as the JSON it was kept as."""
+        rows = self.store.rows("SELECT failed, sum, record FROM row WHERE number = ?", (number,))
+        if not rows:
+            return None
+        failed, sum_, value = rows[0]
+        if checksum(b"%d" % number, value) != sum_:
+            raise CorruptStore(f"{self.store.path}: the result of row {number} is damaged")
+        return bool(failed), value
+
     def kept_rows(self) -> Iterator[KeptRow]:
         """The rows kept, in order, with their traces, as they are on disk; CorruptStore names one that is damaged."""
         last = -1

@@ -134,9 +134,10 @@ async def _map_program(function: RowFunction, items: Any, options: MapOptions) -
 async def _map(
     model: Model, program: RowProgram, items: Iterable[Row], options: MapOptions, identity: dict[str, Any]
 ) -> list[Record]:
-    rater, run_dir = _rater(options), options.get("run_dir")
+    score, target, run_dir = options.get("score"), options.get("target"), options.get("run_dir")
+    rater = rater_of(score, target)
     refuse_unpriced(options.get("budget"), model)
-    judge = rater.against(options.get("target")) if rater else _judge(options)
+    judge = rater.against(target) if rater else judge_of(score)
     with ExitStack() as scopes:
         scratch = scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
         place = Path(run_dir) if run_dir is not None else Path(scratch) / "run"
@@ -146,9 +147,9 @@ async def _map(
         base, technique = names(model)
         identity = identity | {"technique": technique, "model": identities(model)}
         if rater:
-            rater.check_rows(rows, options.get("target"))
+            rater.check_rows(rows, target)
             await rater.need()
-            identity |= {"score": rater.identity, "target": options.get("target")}
+            identity |= {"score": rater.identity, "target": target}
         if options.get("replay"):
             scopes.enter_context(scope.setting(replay.offline, True))
         directory = scopes.enter_context(RunDirectory(place, identity, rows))
@@ -173,21 +174,19 @@ def _waves(options: MapOptions) -> "WaveSettings | None":
     return WaveSettings() if wanted else None
 
 
-def _rater(options: MapOptions) -> Rater | None:
+def rater_of(score: Score | Rater | None, target: str | None) -> Rater | None:
     """The scorer, where `score` is one and no plain function."""
-    score = options.get("score")
     if score is not None and not callable(score):
         if hasattr(score, "against"):
             return score
         raise UsageError("map: score= is a function of completion and row, or a scorer: shoal.open_scorer('number')")
-    if options.get("target") is not None:
+    if target is not None:
         raise UsageError("map: target= is for a scorer: score=shoal.open_scorer('number')")
     return None
 
 
-def _judge(options: MapOptions) -> Judge:
+def judge_of(score: Any) -> Judge:
     """The short answer of a completion, and what the user's own function makes of it."""
-    score = options.get("score")
 
     async def judge(completion: Completion, row: Row) -> tuple[str | None, float | UnsetType]:
         answer = completion.answer or extract(completion.text)

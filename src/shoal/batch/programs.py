@@ -44,10 +44,18 @@ class RowFunction:
     def check(self, columns: Iterable[str], where: str) -> None:
         """UsageError for an argument that no column gives."""
         columns = list(columns)
-        for name, parameter in self._parameters.items():
-            needed = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
-            if needed and name not in columns:
+        for name in self.needs():
+            if name not in columns:
                 raise UsageError(f"{self.name} takes {name!r}; {where} has none: {did_you_mean(name, columns)}")
+
+    def needs(self) -> list[str]:
+        """The columns that a row must have: the arguments without a default."""
+        given = self._parameters.items()
+        return [name for name, p in given if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+
+    def reads(self) -> list[str] | None:
+        """The columns it is given where a row has them; None for all."""
+        return None if self._takes_all else list(self._parameters)
 
     def row(self, item: Any) -> Row:
         """An item as a row: a dict as it is, a tuple by the order of the arguments, anything else as the first."""

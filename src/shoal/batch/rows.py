@@ -98,6 +98,11 @@ def _row(value: Any, where: str) -> Row:
     return value
 
 
+def row_id(row: Row) -> str:
+    """What a row is called where it has no number: 32 hex digits of its content; equal rows have equal ones."""
+    return blake2b(_encode_sorted(row), digest_size=16).hexdigest()
+
+
 class Shard(Struct, frozen=True):
     """One of `count` equal parts of a run's rows: those whose number leaves `index` when divided by `count`.
 

@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct, UnsetType, structs
 
 from shoal.backends import BaseModel
 from shoal.batch.directory import RunDirectory, write_lines
-from shoal.batch.journal import RowRecorder
+from shoal.batch.journal import Journal, RowRecorder
 from shoal.batch.programs import Returned
 from shoal.batch.records import Record, as_output, decode, encode, failed, succeeded
 from shoal.batch.rows import Input, Row
@@ -104,62 +104,43 @@ def window_for(models: Iterable[BaseModel]) -> int:
     return min(max(2 * widest, _LEAST_WINDOW), _WIDEST_WINDOW)
 
 
-class BatchRun:
-    """One run of a program over the rows of an input, in its directory.
+class RowRunner:
+    """Runs a program on one row at a time, any number at once; whatever befalls a row is that row's record.
 
-    `window` rows are under way at once; where `traced` is set, each row's call tree is kept with its result, but for
-    the numbers in `untraced`. After `execute`, `errors` counts failures by type and `stopped` holds the BudgetExceeded
-    that ended the run early, if one did.
+    Where `traced` is set, each row's call tree is kept with its result, but for the numbers in `untraced`. `errors`
+    counts failures by type, and `stopped` holds the first BudgetExceeded, if there was one.
     """
 
-    def __init__(
-        self, directory: RunDirectory, rows: Input, *, model: str, technique: str | None, window: int, judge: Judge
-    ) -> None:
-        self.directory = directory
-        self.rows = rows
+    def __init__(self, journal: Journal, *, model: str, technique: str | None, judge: Judge) -> None:
+        self.journal = journal
         self.model = model
         self.technique = technique
-        self.window = window
         self.judge = judge
-        self.progress = Progress(rows.own)
+        self.progress = Progress(0)
         self.errors: Counter[str] = Counter()
         self.stopped: BudgetExceeded | None = None
-        self.interrupted = False
         self.traced = False
         self.untraced: Collection[int] = ()
-        self.limit = Budget()
         self.on_progress: Callable[[Progress], None] | None = None
 
-    async def execute(self, program: RowProgram, limit: Budget | None = None) -> None:
-        """Run what is not done yet. Cancelling it stops cleanly; StoreError (a full disk) stops it too."""
-        self.limit = limit or Budget()
-        done = self.directory.journal.done()
-        done -= {number for number in done if number >= self.rows.count}
-        self.progress = Progress(self.rows.own, resumed=len(done), started=monotonic())
-        if self.traced:
-            await self.directory.journal.keep_traces()
-        todo = ((number, row) for number, row in self.rows.numbered() if number not in done and not self.stopped)
+    async def run(self, number: int, row: Row, program: RowProgram, *, age: int | None = None) -> Record | None:
+        """The row's result, once it is on disk; None where the budget is spent.
 
-        async def one(item: tuple[int, Row]) -> None:
-            await self._row(*item, program)
-
-        with scope.setting(budget.current, self.limit):
-            async for _ in map_bounded(one, todo, self.window):
-                pass
-
-    async def _row(self, number: int, row: Row, program: RowProgram) -> None:
-        recorder = RowRecorder(self.directory.journal, number)
+        Older rows (smaller ages; by default their numbers) are served first.
+        """
+        recorder = RowRecorder(self.journal, number)
         self.progress.running += 1
         try:
             with (
-                scope.setting(scope.age, number),
+                scope.setting(scope.age, number if age is None else age),
                 scope.setting(replay.current, recorder),
                 tracing("row") if self.traced and number not in self.untraced else nullcontext() as root,
             ):
                 record = await self._attempt(number, row, program, recorder)
             if record is not None:
-                await self.directory.journal.finish(number, record, Trace.of(root) if root is not None else None)
+                await self.journal.finish(number, record, Trace.of(root) if root is not None else None)
                 self._count(record)
+            return record
         finally:
             self.progress.running -= 1
             self.progress.usage = self.progress.usage + recorder.usage
@@ -196,6 +177,38 @@ class BatchRun:
             self.progress.score += record.score
         if self.on_progress is not None:
             self.on_progress(self.progress)
+
+
+class BatchRun(RowRunner):
+    """One run of a program over the rows of an input, in its directory; `window` rows are under way at once."""
+
+    def __init__(
+        self, directory: RunDirectory, rows: Input, *, model: str, technique: str | None, window: int, judge: Judge
+    ) -> None:
+        super().__init__(directory.journal, model=model, technique=technique, judge=judge)
+        self.directory = directory
+        self.rows = rows
+        self.window = window
+        self.progress = Progress(rows.own)
+        self.interrupted = False
+        self.limit = Budget()
+
+    async def execute(self, program: RowProgram, limit: Budget | None = None) -> None:
+        """Run what is not done yet. Cancelling it stops cleanly; StoreError (a full disk) stops it too."""
+        self.limit = limit or Budget()
+        done = self.directory.journal.done()
+        done -= {number for number in done if number >= self.rows.count}
+        self.progress = Progress(self.rows.own, resumed=len(done), started=monotonic())
+        if self.traced:
+            await self.directory.journal.keep_traces()
+        todo = ((number, row) for number, row in self.rows.numbered() if number not in done and not self.stopped)
+
+        async def one(item: tuple[int, Row]) -> None:
+            await self.run(*item, program)
+
+        with scope.setting(budget.current, self.limit):
+            async for _ in map_bounded(one, todo, self.window):
+                pass
 
     def interrupt(self) -> None:
         """Begin no row and make no call from here on; calls under way finish and are kept."""

@@ -1,0 +1,197 @@
+"""A directory of journals, one a process: what a process finished is found by those that come after it.
+
+A journal has one writer, whose lock the kernel lets go when it ends, however it ends. Whoever comes next folds what the
+dead left into one file each and seals it: from then on nothing in it changes, and any number of processes read it, on
+any machine that sees the directory. A journal whose writer lives is read on the writer's own machine alone.
+"""
+
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from shoal.batch.directory import DirectoryLock, hold_options
+from shoal.batch.journal import Journal
+from shoal.errors import CorruptStore, StoreError, StoreLocked
+from shoal.runtime.types import Completion
+
+_FILE, _SEALED = "journal.sqlite", "sealed"
+_MOST_SEALED = 8  # journals are looked into one after another: more than these become one
+_ENDING_SECONDS = 30.0  # who still holds a lock after this is at work, and finds by itself what is its own
+
+
+class SharedJournal(Journal):
+    """A journal that also gives what those beside it hold."""
+
+    def __init__(self, path: Path, shelf: "Shelf") -> None:
+        super().__init__(path)
+        self._shelf = shelf
+
+    def draw(self, key: bytes) -> tuple[int, Completion] | None:
+        kept = super().draw(key)
+        for journal in self._shelf.others() if kept is None else ():
+            if (kept := journal.draw(key)) is not None:
+                break
+        return kept
+
+    def finished(self, number: int) -> bytes | None:
+        """The result of a row that is finished and has not failed, as it was kept."""
+        for journal in (self, *self._shelf.others()):
+            kept = journal.record(number)
+            if kept is not None and not kept[0]:
+                return kept[1]
+        return None
+
+
+class Shelf:
+    """A directory of journals, open for one process: `journal` is its own, which shows what the others hold.
+
+    RunError where the directory was made with other `options`; StoreError where it cannot be used.
+    """
+
+    def __init__(self, path: Path, options: dict[str, Any]) -> None:
+        self.path = path
+        self._others: dict[Path, Journal] = {}
+        # Named for the machine and the process, for people and for who asks whether a neighbour may be read.
+        self._of_host = f"worker-{re.sub(r'[^A-Za-z0-9_.]+', '_', platform.node())}-"
+        self._of_process = f"{self._of_host}{os.getpid()}-"
+        self._mine = path / f"{self._of_process}{secrets.token_hex(6)}"
+        self._at_work: set[Path] = set()  # held by others when this one came
+        with _alone(path):
+            hold_options(path, options)
+            self._seal_all()
+            self._lock = DirectoryLock(self._mine, "a worker's journal")
+            self.journal = SharedJournal(self._mine / _FILE, self)
+        self._watch_until = monotonic() + _ENDING_SECONDS
+
+    def _seal_all(self) -> None:
+        for leftover in self.path.glob("partial-*"):
+            shutil.rmtree(leftover)
+        for place in sorted(self.path.glob("worker-*")):
+            if not _seal(place):
+                self._at_work.add(place)
+        sealed = _sealed_in(self.path)
+        if len(sealed) > _MOST_SEALED:
+            _merge(sealed, self.path)
+        for place in (*_sealed_in(self.path), *self._at_work):
+            self._open(place)
+
+    def _open(self, place: Path) -> None:
+        if place not in self._at_work or place.name.startswith(self._of_host):
+            self._others[place] = Journal(place / _FILE, read_only=True)
+
+    def others(self) -> Iterator[Journal]:
+        """The journals that may be read, but for its own."""
+        yield from self._others.values()
+
+    def look(self) -> None:
+        """See who has ended of those who were at work at the start; to be called now and then.
+
+        The next run over a directory may begin while the processes of the last are still ending.
+        """
+        if not self._at_work:
+            return
+        late = monotonic() > self._watch_until
+        with contextlib.suppress(BlockingIOError), _alone(self.path, wait=False):
+            for place in list(self._at_work):
+                ended = not place.exists() or _seal(place)
+                if ended or late:
+                    self._at_work.discard(place)
+                # One still at work finds by itself what is its own; but another of this process is asked nothing more.
+                if ended or (late and not place.name.startswith(self._of_process)):
+                    self._close(place)
+            for place in _sealed_in(self.path):  # also those made of several meanwhile
+                if place not in self._others:
+                    self._open(place)
+
+    def _close(self, place: Path) -> None:
+        if (reader := self._others.pop(place, None)) is not None:
+            reader.close()
+
+    def close(self) -> None:
+        """Let all files go. What this process finished is on disk already."""
+        for place in list(self._others):
+            self._close(place)
+        self.journal.close()
+        self._lock.release()
+
+
+@contextlib.contextmanager
+def _alone(path: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold a directory against others who open or seal journals in it; BlockingIOError where that would be to wait."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = (path / "opening").open("a")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be used as a run directory ({error.strerror})") from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+
+
+def _sealed_in(path: Path) -> list[Path]:
+    return sorted(place.parent for place in path.glob(f"worker-*/{_SEALED}"))
+
+
+def _seal(place: Path) -> bool:
+    """Whether a journal is sealed now: False where its writer lives."""
+    if (place / _SEALED).exists():
+        return True
+    try:
+        lock = DirectoryLock(place, "a worker's journal")
+    except StoreLocked:
+        return False
+    try:
+        if not (place / _FILE).exists() or not (place / _FILE).stat().st_size:  # it died before it had begun
+            shutil.rmtree(place)
+            return True
+        Journal(place / _FILE).close()  # checks it, and finishes it where its writer died between two steps
+        with contextlib.closing(sqlite3.connect(place / _FILE)) as file:
+            busy = file.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            return False
+        for log in place.glob(f"{_FILE}-*"):
+            log.unlink(missing_ok=True)
+        (place / _SEALED).touch()
+        return True
+    except sqlite3.Error as error:
+        raise CorruptStore(f"{place / _FILE}: damaged ({error}); move {place} away to go on") from error
+    finally:
+        lock.release()
+
+
+def _merge(places: list[Path], path: Path) -> None:
+    """Make one sealed journal of several: every draw, and each row, with a result that is no failure where there is."""
+    partial = path / f"partial-{secrets.token_hex(6)}"  # of a process that dies here the next one removes it
+    partial.mkdir(mode=0o700)
+    Journal(partial / _FILE).close()
+    try:
+        with contextlib.closing(sqlite3.connect(partial / _FILE, isolation_level=None)) as into:
+            for place in places:
+                into.execute("ATTACH ? AS other", (str(place / _FILE),))
+                into.execute("BEGIN")
+                into.execute("INSERT OR IGNORE INTO draw SELECT * FROM other.draw")
+                into.execute(
+                    "INSERT INTO row SELECT * FROM other.row WHERE true ON CONFLICT (number) DO UPDATE SET "
+                    "failed = excluded.failed, sum = excluded.sum, record = excluded.record WHERE failed"
+                )
+                into.execute("COMMIT")
+                into.execute("DETACH other")
+            into.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    except sqlite3.Error as error:
+        shutil.rmtree(partial)
+        raise StoreError(f"{path}: its journals cannot be made one ({error})") from error
+    for log in partial.glob(f"{_FILE}-*"):
+        log.unlink(missing_ok=True)
+    (partial / _SEALED).touch()
+    partial.rename(path / f"worker-merged-{secrets.token_hex(6)}")
+    for place in places:
+        shutil.rmtree(place)
