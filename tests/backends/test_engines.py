@@ -30,8 +30,9 @@ def opened(spec: str, file: str = "shoal.toml") -> Loading:
 
 def test_a_table_says_what_is_loaded() -> None:
     Path("shoal.toml").write_text(TOML)
-    assert opened("vllm/big") == Loading("org/big", OPTIONS, None, "vllm/big")
-    assert opened("vllm/big:sql") == Loading("org/big", OPTIONS, Path("adapters/sql"), "vllm/big:sql")
+    adapters = {"sql": Path("adapters/sql"), "code.v2": Path("/adapters/code")}
+    assert opened("vllm/big") == Loading("org/big", OPTIONS, None, "vllm/big", adapters)
+    assert opened("vllm/big:sql") == Loading("org/big", OPTIONS, Path("adapters/sql"), "vllm/big:sql", adapters)
     assert opened("vllm/big:code.v2").lora == Path("/adapters/code")
 
 

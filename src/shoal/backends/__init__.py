@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from msgspec import structs
 
 from shoal.backends.config import OPENAI_URL, Config, Endpoint, endpoint_named
+from shoal.backends.engines import loading
 from shoal.backends.member import Member
 from shoal.backends.router import Router
 from shoal.backends.routing import PROVIDERS, Route
@@ -245,9 +246,16 @@ def _scripted(spec: str, _: Config) -> Backend:
     return open_scripted(spec)
 
 
+def _vllm(name: str, config: Config) -> Backend:
+    from shoal.backends.vllm import VllmBackend
+
+    return VllmBackend(loading("vllm", name, config.engines, config.file))
+
+
 _ENGINES: dict[str, Callable[[str, Config], Backend]] = {
     "local": _local,
     "gguf": _gguf,
+    "vllm": _vllm,
     "scripted": _scripted,
 }
-_FORMS = {"local": "local", "gguf": "gguf/PATH", "scripted": "scripted/FILE.py:function"}
+_FORMS = {"local": "local", "gguf": "gguf/PATH", "vllm": "vllm/MODEL", "scripted": "scripted/FILE.py:function"}

@@ -76,13 +76,13 @@ def check(ask: Ask, prompt: int, context: int) -> None:
     if prompt + (params.max_tokens or 1) > context:
         reply = f" and {params.max_tokens} of reply" if params.max_tokens else ""
         raise ContextLengthExceeded(f"{prompt} tokens of prompt{reply} do not fit the context of {context}")
-    _check_constraint(params)
+    check_constraint(params)
     unknown = set(params.extra.value()) - _EXTRAS if params.extra else set()
     if unknown:
         raise BadRequest(f"the engine knows no {', '.join(sorted(unknown))}; of extras it takes {sorted(_EXTRAS)}")
 
 
-def _check_constraint(params: SamplingParams) -> None:
+def check_constraint(params: SamplingParams) -> None:
     """Refuse what is plainly wrong: the engine would have to be loaded again to get over it."""
     check_enforced(params.json_schema, _PASSED_OVER, "")
     if params.regex is not None:
