@@ -7,6 +7,7 @@ import pytest
 from shoal.backends.config import load_config
 from shoal.backends.engines import Loading, loading
 from shoal.errors import UsageError
+from shoal.techniques.opening import open_model
 
 TOML = """
 [engines.big]
@@ -85,3 +86,11 @@ def test_an_endpoint_cannot_take_an_engines_name(engine: str) -> None:
     Path("shoal.toml").write_text(f'[endpoints.{engine}]\nbase_url = "http://127.0.0.1:1/v1"\n')
     with pytest.raises(UsageError, match=f"{engine} means something else"):
         load_config()
+
+
+def test_a_missing_engine_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.backends.vllm._ENGINE_PACKAGES", ("no-such-package",))
+    with pytest.raises(UsageError, match=r"needs its engine; run: pip install 'shoal\[vllm\]'"):
+        open_model("vllm/org/m", cache=None)
+    with pytest.raises(UsageError, match="model 'vllm': expected vllm/MODEL"):
+        open_model("vllm", cache=None)

@@ -67,11 +67,13 @@ def _downloaded(model: str, name: str, revision: str | None) -> Path:
         raise UsageError(f"{name}: no directory {model}")
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise UsageError(f"{name}: no directory {model}") from None
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except HFValidationError:
+        raise UsageError(f"{name}: no directory {model}") from None
     except LocalEntryNotFoundError:
         at = f" --revision {revision}" if revision else ""
         raise UsageError(f"{name}: no directory {model}, and no such download; run: hf download {model}{at}") from None
