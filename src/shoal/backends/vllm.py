@@ -63,7 +63,7 @@ class VllmBackend:
             choices=True,
             grammar=True,
             prefill=True,
-            forced_logprobs=True,
+            forced_logprobs=self._setup.can_score,
             count_tokens=True,
         )
         self._engine = _Shared.of(self._setup)

@@ -25,9 +25,18 @@ _PLACEMENT = frozenset(
         *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
         *("gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens", "device_ids"),
         *("enforce_eager", "enable_prefix_caching", "enable_chunked_prefill", "async_scheduling", "scheduling_policy"),
-        *("max_loras", "max_lora_rank", "max_cpu_loras", "load_format", "use_tqdm_on_load", "disable_log_stats"),
+        *(
+            "max_loras",
+            "max_lora_rank",
+            "max_cpu_loras",
+            "lora_target_modules",
+            "load_format",
+            "use_tqdm_on_load",
+            "disable_log_stats",
+        ),
     }
 )
+_HEAD = "lm_head"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 
 
@@ -43,6 +52,11 @@ class Setup(Struct, frozen=True):
         telling = {option: value for option, value in self.options.items() if option not in _PLACEMENT}
         return msgspec.json.encode(telling, order="sorted").decode()
 
+    @property
+    def can_score(self) -> bool:
+        """Whether a prompt's own log-probabilities are to be had: vLLM fails over them beside adapters of the head."""
+        return not self.adapters or _HEAD not in self.options.get("lora_target_modules", [_HEAD])
+
 
 def setup(path: Path, loading: Loading) -> Setup:
     """What to start the engine with. UsageError names an option that vLLM does not know."""
@@ -56,24 +70,32 @@ def setup(path: Path, loading: Loading) -> Setup:
     options.pop("revision", None)  # says which download is meant, and is read by then
     if loading.adapters:
         options.setdefault("max_loras", len(loading.adapters))
-        options.setdefault("max_lora_rank", _room(loading))
+        options |= _room(loading) | options
     adapters = {name: str(adapter.absolute()) for name, adapter in loading.adapters.items()}
     return Setup(str(path.absolute()), options, adapters)
 
 
-def _room(loading: Loading) -> int:
-    """The least rank that vLLM makes room for and that all adapters fit."""
-    rank = max(_rank(adapter, f"{loading.name}: lora.{name}") for name, adapter in loading.adapters.items())
-    return next((room for room in _RANKS if room >= rank), rank)
-
-
 class _Adapter(Struct):
+    """What PEFT's adapter_config.json says; a text of modules is a pattern."""
+
     r: int
+    target_modules: list[str] | str | None = None
 
 
-def _rank(adapter: Path, where: str) -> int:
+def _room(loading: Loading) -> dict[str, Any]:
+    """Options that make room for all adapters: their rank, as vLLM has ranks, and the modules that they change."""
+    about = [_adapter(adapter, f"{loading.name}: lora.{name}") for name, adapter in loading.adapters.items()]
+    rank = max(adapter.r for adapter in about)
+    room: dict[str, Any] = {"max_lora_rank": next((size for size in _RANKS if size >= rank), rank)}
+    named = [adapter.target_modules for adapter in about if isinstance(adapter.target_modules, list)]
+    if len(named) == len(about):
+        room["lora_target_modules"] = sorted({module for modules in named for module in modules})
+    return room
+
+
+def _adapter(adapter: Path, where: str) -> _Adapter:
     try:
-        return msgspec.json.decode((adapter / "adapter_config.json").read_bytes(), type=_Adapter).r
+        return msgspec.json.decode((adapter / "adapter_config.json").read_bytes(), type=_Adapter)
     except (OSError, msgspec.MsgspecError) as error:
         raise UsageError(f"{where}: {adapter} is no LoRA adapter: adapter_config.json: {error}") from None
 
