@@ -52,13 +52,13 @@ class VllmEngine:
         if scores(request):
             return [await self._score(asked)]
         ids = await self._prompt(request)
-        params = sampling(request, asked.n, self._defaults, stream=False)
+        params = self._sampling(asked)
         return completions(await self._whole(ids, params, asked), request.params)
 
     async def stream(self, asked: Draw) -> AsyncIterator[str | Completion]:
         """The text of one draw as it comes, then the whole of it."""
         ids = await self._prompt(asked.request)
-        params = sampling(asked.request, 1, self._defaults, stream=True)
+        params = self._sampling(asked)
         draft = Draft()
         async with aclosing(self._generate(ids, params, asked)) as outputs:
             async for output in outputs:
@@ -93,6 +93,14 @@ class VllmEngine:
                 f"{len(ids)} tokens of prompt and {reply} of reply do not fit the context of {self._context}"
             )
         return ids
+
+    def _sampling(self, asked: Draw) -> Any:
+        from vllm.exceptions import VLLMClientError
+
+        try:
+            return sampling(asked.request, asked.n, self._defaults, stream=asked.stream)
+        except (VLLMClientError, ValueError, TypeError) as error:
+            raise BadRequest(_line(error)) from None
 
     async def _whole(self, ids: list[int], params: Any, asked: Draw) -> Any:
         async for output in self._generate(ids, params, asked):

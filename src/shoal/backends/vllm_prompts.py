@@ -16,15 +16,16 @@ def tokens(tokenizer: Any, request: Request) -> list[int]:
         return list(tokenizer.encode(request.prompt))
     going_on = begun(request)
     nothing_yet = continues(request) and not going_on and not request.messages[-1].tool_calls
-    turns = request.messages[:-1] if nothing_yet else request.messages
+    turns = [_turn(message) for message in (request.messages[:-1] if nothing_yet else request.messages)]
+    options = _template_options(request)
     try:
         text = tokenizer.apply_chat_template(
-            [_turn(message) for message in turns],
+            turns,
             tools=[tool.value() for tool in request.tools] or None,
             add_generation_prompt=not going_on,
             continue_final_message=going_on,
             tokenize=False,
-            **_template_options(tokenizer, request),
+            **options,
         )
     except Exception as error:  # noqa: BLE001 - a template is a program, and raises what it likes
         raise BadRequest(f"the model's chat template: {type(error).__name__}: {error}") from None
@@ -40,11 +41,14 @@ def choice_tokens(tokenizer: Any, request: Request) -> list[int]:
     return ids
 
 
-def _template_options(tokenizer: Any, request: Request) -> dict[str, Any]:
+def _template_options(request: Request) -> dict[str, Any]:
     """What the request says to the template, and to nothing else: the function that fills it in has options, too."""
+    from transformers import PreTrainedTokenizerBase  # vLLM's own tokenizers hide what theirs takes
+
+    function = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys()
     extra = request.params.extra.value() if request.params.extra else {}
     options: dict[str, Any] = extra.get("chat_template_kwargs") or {}
-    if taken := sorted(options.keys() & inspect.signature(tokenizer.apply_chat_template).parameters.keys()):
+    if taken := sorted(options.keys() & (function | {"chat_template"})):
         raise BadRequest(f"chat_template_kwargs: {taken[0]} is not the template's")
     return options
 

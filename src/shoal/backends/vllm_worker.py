@@ -42,7 +42,7 @@ _QUIET = {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-_WORDS = 4000  # bytes of what the engine's processes said last, among which the cause of a failure is looked for
+_WORDS = 500  # characters of a cause
 
 
 class _Outbox:
@@ -143,13 +143,14 @@ async def _serve(setup: Setup, out: BinaryIO) -> None:
         _give_up(out, f"the model does not load: {_cause(error)}")
         return
     loaded.set()
+    before = os.fstat(2).st_size
     dead = asyncio.Event()
     desk = _Desk(engine, _Outbox(out), dead)
     working = asyncio.create_task(_work(desk, frames))
     dying = asyncio.create_task(dead.wait())
     await asyncio.wait((working, dying), return_when=asyncio.FIRST_COMPLETED)
     if dead.is_set():
-        _give_up(out, f"vLLM failed: {_cause(None)}")
+        _give_up(out, f"vLLM failed: {_cause(None, before)}")
     await asyncio.to_thread(engine.close)
     os._exit(0)
 
@@ -178,10 +179,9 @@ def _end() -> None:
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
-def _cause(error: Exception | None) -> str:
+def _cause(error: Exception | None, since: int = 0) -> str:
     """What went wrong first, from what the engine's processes said: the error that reaches this one is the last."""
-    size = os.fstat(2).st_size
-    said = os.pread(2, size, 0).decode("utf-8", "replace")
+    said = os.pread(2, os.fstat(2).st_size, since).decode("utf-8", "replace")
     found = re.findall(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): \S.*)$", said, re.MULTILINE)
     if found:
         return str(found[0])[:_WORDS].strip()
