@@ -185,4 +185,4 @@ def _cause(error: Exception | None, since: int = 0) -> str:
     found = re.findall(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): \S.*)$", said, re.MULTILINE)
     if found:
         return str(found[0])[:_WORDS].strip()
-    return f"{type(error).__name__}: {error}" if error is not None else "its process ended"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_WORDS] if error is not None else "its process ended"
