@@ -19,6 +19,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -160,6 +161,19 @@ def alone(args: argparse.Namespace, options: dict[str, Any]) -> None:
     print(json.dumps(row), flush=True)
 
 
+def _row_of(command: list[str]) -> dict[str, Any]:
+    """What a contender found; then it and its engine are ended, which by themselves take long or never do."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as contender:
+        assert contender.stdout is not None
+        found = next((line for line in contender.stdout if line.startswith('{"contender"')), None)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(contender.pid, signal.SIGKILL)
+    if found is None:
+        raise SystemExit(f"{' '.join(command)} found nothing")
+    row: dict[str, Any] = json.loads(found)
+    return row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("model", help="a directory, or a hub id that has been downloaded")
@@ -179,9 +193,9 @@ def main() -> None:
     best: dict[str, float] = {}
     for name in args.contenders.split(",") * args.rounds:
         command = [sys.executable, "-m", "benchmarks.engines", *sys.argv[1:], "--contender", name]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        print(line := done.stdout.strip().splitlines()[-1], flush=True)
-        best[name] = max(best.get(name, 0.0), json.loads(line)["tokens_per_s"])
+        row = _row_of(command)
+        print(json.dumps(row), flush=True)
+        best[name] = max(best.get(name, 0.0), row["tokens_per_s"])
     if "shoal" in best:
         print(
             json.dumps(
