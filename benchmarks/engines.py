@@ -100,12 +100,13 @@ def _timed(spec: str, warm: Any, args: argparse.Namespace) -> dict[str, Any]:
     asyncio.run(warming())
     Path("rows.jsonl").write_text("".join(json.dumps({"prompt": question(i)}) + "\n" for i in range(args.prompts)))
     command = ["run", "rows.jsonl", "-m", spec, "-t", f"self_consistency(n={DRAWS})", "--temperature", "1"]
-    said = io.StringIO()
+    said = io.TextIOWrapper(io.BytesIO())  # the command line prints bytes
     start = time.perf_counter()
     with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         main([*command, "--max-tokens", str(args.max_tokens), "--no-cache", "--json"])
     seconds = time.perf_counter() - start
-    summary = json.loads(said.getvalue())
+    said.seek(0)
+    summary = json.loads(said.read())
     assert summary["finished"] == args.prompts, summary
     asyncio.run(warm.aclose())
     return {"tokens": summary["completion_tokens"], "seconds": seconds}
