@@ -7,6 +7,7 @@ import pytest
 from shoal.backends.config import load_config
 from shoal.backends.engines import Loading, loading
 from shoal.errors import UsageError
+from shoal.techniques.opening import open_model
 
 TOML = """
 [engines.big]
@@ -30,8 +31,9 @@ def opened(spec: str, file: str = "shoal.toml") -> Loading:
 
 def test_a_table_says_what_is_loaded() -> None:
     Path("shoal.toml").write_text(TOML)
-    assert opened("vllm/big") == Loading("org/big", OPTIONS, None, "vllm/big")
-    assert opened("vllm/big:sql") == Loading("org/big", OPTIONS, Path("adapters/sql"), "vllm/big:sql")
+    adapters = {"sql": Path("adapters/sql"), "code.v2": Path("/adapters/code")}
+    assert opened("vllm/big") == Loading("org/big", OPTIONS, None, "vllm/big", adapters)
+    assert opened("vllm/big:sql") == Loading("org/big", OPTIONS, Path("adapters/sql"), "vllm/big:sql", adapters)
     assert opened("vllm/big:code.v2").lora == Path("/adapters/code")
 
 
@@ -84,3 +86,11 @@ def test_an_endpoint_cannot_take_an_engines_name(engine: str) -> None:
     Path("shoal.toml").write_text(f'[endpoints.{engine}]\nbase_url = "http://127.0.0.1:1/v1"\n')
     with pytest.raises(UsageError, match=f"{engine} means something else"):
         load_config()
+
+
+def test_a_missing_engine_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shoal.backends.vllm._ENGINE_PACKAGES", ("no-such-package",))
+    with pytest.raises(UsageError, match=r"needs its engine; run: pip install 'shoal\[vllm\]'"):
+        open_model("vllm/org/m", cache=None)
+    with pytest.raises(UsageError, match="model 'vllm': expected vllm/MODEL"):
+        open_model("vllm", cache=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shoal.backends.gguf import Q4_1, Q8_0, exact_weights, read_header
-from shoal.backends.weights import digest, embedded_weights
+from shoal.backends.weights import checkpoint, digest, directory_digest, embedded_weights
 from shoal.errors import UsageError
 
 np = pytest.importorskip("numpy")
@@ -40,6 +40,50 @@ def test_a_changed_byte_in_a_sampled_block_or_another_size_is_another_file(tmp_p
     second = digest(path)
     path.write_bytes(b"GGUF" + bytes(1001))
     assert len({first, second, digest(path)}) == 3
+
+
+def test_a_directory_is_told_by_its_files_and_not_by_its_place(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(100))
+    first = directory_digest(tmp_path / "a")
+    assert first == directory_digest(tmp_path / "b")
+    (tmp_path / "a" / "README.md").write_text("said of it")
+    (tmp_path / "a" / ".gitattributes").write_text("x")
+    assert first == directory_digest(tmp_path / "a")
+    (tmp_path / "a" / "model.safetensors").write_bytes(bytes(99) + b"x")
+    (tmp_path / "b" / "config.json").rename(tmp_path / "b" / "params.json")
+    assert len({first, directory_digest(tmp_path / "a"), directory_digest(tmp_path / "b")}) == 3
+
+
+def test_a_checkpoint_is_a_directory_or_has_been_downloaded(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    with pytest.raises(UsageError, match=r"^vllm/x: .*model is no model: there is no config.json"):
+        checkpoint(str(model), "vllm/x")
+    (model / "config.json").write_text("{}")
+    assert checkpoint(str(model), "vllm/x") == model
+    with pytest.raises(UsageError, match=r"config.json is a file, not the directory of a model"):
+        checkpoint(str(model / "config.json"), "vllm/x")
+    for missing in (str(tmp_path / "gone"), "a/b/c", "../gone"):
+        with pytest.raises(UsageError, match=f"^vllm/x: no directory {missing}$"):
+            checkpoint(missing, "vllm/x")
+
+
+def test_a_hub_id_stands_for_its_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UsageError, match=r"vllm/x: no directory org/m, and no such download; run: hf download org/m$"):
+        checkpoint("org/m", "vllm/x")
+    with pytest.raises(UsageError, match=r"run: hf download org/m --revision v2$"):
+        checkpoint("org/m", "vllm/x", "v2")
+    snapshot = tmp_path / "models--org--m" / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (tmp_path / "models--org--m" / "refs").mkdir()
+    (tmp_path / "models--org--m" / "refs" / "main").write_text("0" * 40)
+    assert checkpoint("org/m", "vllm/x") == snapshot
 
 
 def test_a_header_tells_the_context(tmp_path: Path) -> None:

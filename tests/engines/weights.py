@@ -81,7 +81,7 @@ def tiny_lora(folder: Path, base: Path, *, rank: int = 8, seed: int = SEED) -> P
     random = torch.Generator().manual_seed(seed)
     weights = {}
     for layer in range(config["num_hidden_layers"]):
-        for projection in ("q_proj", "v_proj"):
+        for projection in ("q_proj", "o_proj"):  # as wide as the model, however many key-value heads it has
             place = f"base_model.model.model.layers.{layer}.self_attn.{projection}"
             weights[f"{place}.lora_A.weight"] = torch.randn(rank, hidden, generator=random)
             weights[f"{place}.lora_B.weight"] = torch.randn(hidden, rank, generator=random)
@@ -93,7 +93,7 @@ def tiny_lora(folder: Path, base: Path, *, rank: int = 8, seed: int = SEED) -> P
         "base_model_name_or_path": "tiny",
         "r": rank,
         "lora_alpha": rank,
-        "target_modules": ["q_proj", "v_proj"],
+        "target_modules": ["q_proj", "o_proj"],
         "bias": "none",
     }
     (folder / "adapter_config.json").write_text(json.dumps(about))
@@ -103,13 +103,16 @@ def tiny_lora(folder: Path, base: Path, *, rank: int = 8, seed: int = SEED) -> P
 def packaged_model(folder: Path) -> Path:
     """The embedded model's weights (SmolLM2-135M-Instruct) in bfloat16, as a directory that engines load."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     from shoal.backends.weights import embedded_weights
 
     packaged = embedded_weights()
     source: dict[str, Any] = {"gguf_file": packaged.name}
-    model = AutoModelForCausalLM.from_pretrained(packaged.parent, dtype=torch.bfloat16, **source)
+    unpacked = GgufConfig(dequantize=True)
+    model = AutoModelForCausalLM.from_pretrained(
+        packaged.parent, dtype=torch.bfloat16, quantization_config=unpacked, **source
+    )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(packaged.parent, **source).save_pretrained(folder)
     return folder

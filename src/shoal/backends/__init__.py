@@ -289,15 +289,23 @@ def _transformers(name: str, config: Config) -> Backend:
     return TransformersBackend(asked.model, asked.options, asked.lora, asked.name)
 
 
+def _vllm(name: str, config: Config) -> Backend:
+    from shoal.backends.vllm import VllmBackend
+
+    return VllmBackend(loading("vllm", name, config.engines, config.file))
+
+
 _ENGINES: dict[str, Callable[[str, Config], Backend]] = {
     "local": _local,
     "gguf": _gguf,
+    "vllm": _vllm,
     "scripted": _scripted,
     "transformers": _transformers,
 }
 _FORMS = {
     "local": "local",
     "gguf": "gguf/PATH",
+    "vllm": "vllm/MODEL",
     "scripted": "scripted/FILE.py:function",
     "transformers": "transformers/MODEL",
 }

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from shoal.backends.engine import Engine
-from shoal.backends.engine_wire import Ask, Count, Counted, Done, Output, Piece, Refused
+from shoal.backends.engine_wire import Answer, Ask, Count, Counted, Done, Output, Piece, Refused
 from shoal.backends.openai_wire import wire_seed
 from shoal.backends.weights import digest, embedded_weights
 from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError, UsageError
@@ -92,7 +92,7 @@ class EmbeddedBackend:
                 self._refuse(reply)
         raise AssertionError("a count ends with Counted or Refused")
 
-    def _refuse(self, reply: Piece | Done | Counted | Refused) -> None:
+    def _refuse(self, reply: Answer) -> None:
         if isinstance(reply, Refused):
             raise _ERRORS[reply.kind](reply.message, endpoint=self.name)
 

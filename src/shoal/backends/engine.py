@@ -1,9 +1,11 @@
-"""The embedded engine's process as its caller sees it: calls go in, replies come back to the event loop that asked."""
+"""An engine's process as its caller sees it: calls go in, replies come back to the event loop that asked."""
 
 import asyncio
 import contextlib
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,10 +19,8 @@ from typing import IO, Any
 from msgspec import structs
 
 from shoal.backends.engine_wire import (
-    Ask,
-    Count,
-    Counted,
-    Done,
+    Answer,
+    Call,
     Drop,
     Fatal,
     Order,
@@ -35,35 +35,35 @@ from shoal.backends.engine_wire import (
 
 # The child finds shoal where this process did; its __main__ is never imported again.
 _START = """
-import json, sys
+import importlib, json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from shoal.backends.engine_worker import main
-main(*sys.argv[2:])
+importlib.import_module(sys.argv[2]).main(*sys.argv[3:])
 """
 
 
-_GRACE = 1.0  # seconds for the process to end by itself
-
-
-class _Call:
+class _Waiting:
     __slots__ = ("loop", "replies")
 
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.replies: asyncio.Queue[Reply] = asyncio.Queue()
+        self.replies: asyncio.Queue[Answer] = asyncio.Queue()
 
 
 class _Process:
     """One life of the engine's process, with a thread that writes to it and one that reads from it."""
 
-    def __init__(self, arguments: list[str]) -> None:
-        self.calls: dict[int, _Call] = {}
+    def __init__(self, worker: str, arguments: list[str], grace: float) -> None:
+        self.grace = grace
+        self.calls: dict[int, _Waiting] = {}
         self.orders: dict[AbstractEventLoop, list[Order]] = {}
         self.ended = False
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        command = [sys.executable, "-c", _START, json.dumps(sys.path), *arguments]
-        self.child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors)
+        command = [sys.executable, "-c", _START, json.dumps(sys.path), worker, *arguments]
+        # In a session of its own: Ctrl-C is for the caller to act on, and what it starts can be ended with it.
+        self.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, start_new_session=True
+        )
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._write, self._read)]
         for thread in self._threads:
             thread.start()
@@ -92,8 +92,7 @@ class _Process:
         with contextlib.suppress(OSError, ValueError):
             while (frame := read_frame(self.child.stdout)) is not None:
                 self._hand_out(decode_replies(frame))
-        self.child.kill()
-        self.child.wait()
+        self.kill()
         self.ended = True
         message = self._last_words()
         self._hand_out([Refused(id, "engine", message) for id in list(self.calls)])
@@ -102,9 +101,8 @@ class _Process:
         """Wake each event loop once for all its replies."""
         if replies and isinstance(replies[0], Fatal):
             self.ended = True
-            message = f"the model does not load: {replies[0].message}"
-            replies = [Refused(id, "engine", message) for id in list(self.calls)]
-        mail: dict[AbstractEventLoop, list[tuple[_Call, Reply]]] = {}
+            replies = [Refused(id, "engine", replies[0].message) for id in list(self.calls)]
+        mail: dict[AbstractEventLoop, list[tuple[_Waiting, Answer]]] = {}
         for reply in replies:
             if not isinstance(reply, Fatal) and (call := self.calls.get(reply.id)) is not None:
                 mail.setdefault(call.loop, []).append((call, reply))
@@ -117,13 +115,18 @@ class _Process:
         lines = self.errors.read().decode("utf-8", "replace").strip().splitlines()
         return f"the engine's process ended ({self.child.returncode})" + (f": {lines[-1][:300]}" if lines else "")
 
+    def kill(self) -> None:
+        """End the process, and with it what it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.child.pid, signal.SIGKILL)
+        self.child.wait()
+
     def end(self) -> None:
         self.outbox.put(None)  # its input ends, and with it the process
         try:
-            self.child.wait(_GRACE)
+            self.child.wait(self.grace)
         except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
+            self.kill()
         for thread in self._threads:
             if thread is not threading.current_thread():  # a collector may run in any
                 thread.join()
@@ -133,40 +136,44 @@ class _Process:
                     file.close()
 
 
-def _deliver(letters: list[tuple[_Call, Reply]]) -> None:
+def _deliver(letters: list[tuple[_Waiting, Answer]]) -> None:
     for call, reply in letters:
         call.replies.put_nowait(reply)
 
 
 class Engine:
-    """Runs calls in a process of its own, which starts with the first and ends with `close`, this object or Python."""
+    """Runs calls in a process of its own, which starts with the first and ends with `close`, this object or Python.
 
-    def __init__(self, *arguments: str) -> None:
+    `worker` is the module whose `main` the process runs with the arguments, `grace` the seconds it has to end.
+    """
+
+    def __init__(self, *arguments: str, worker: str = "shoal.backends.engine_worker", grace: float = 1.0) -> None:
         self._arguments = list(arguments)
+        self._worker = worker
+        self._grace = grace
         self._process: _Process | None = None
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
 
-    async def run(self, ask: Ask | Count) -> AsyncGenerator[Piece | Done | Counted | Refused, None]:
-        """The replies to a call, the last of them Done, Counted or Refused. Leaving early takes it out of the batch."""
+    async def run(self, asked: Call) -> AsyncGenerator[Answer, None]:
+        """The replies to a call, only the last of them no Piece. Leaving early takes it out of the batch."""
         process = self._running()
-        call, ask = _Call(), structs.replace(ask, id=next(self._ids))
-        process.calls[ask.id] = call
-        process.send(ask)
+        call, asked = _Waiting(), structs.replace(asked, id=next(self._ids))
+        process.calls[asked.id] = call
+        process.send(asked)
         if process.ended:
-            call.replies.put_nowait(Refused(ask.id, "engine", "the engine's process ended"))
+            call.replies.put_nowait(Refused(asked.id, "engine", "the engine's process ended"))
         finished = False
         try:
             while not finished:
                 reply = await call.replies.get()
-                assert not isinstance(reply, Fatal)
                 finished = not isinstance(reply, Piece)
                 yield reply
         finally:
-            del process.calls[ask.id]
+            del process.calls[asked.id]
             if not finished:
-                process.send(Drop(ask.id))
+                process.send(Drop(asked.id))
                 process.flush(call.loop)  # the loop may not turn again
 
     def close(self) -> None:
@@ -183,6 +190,6 @@ class Engine:
             if self._process is None or self._process.ended:
                 if self._finalizer is not None:
                     self._finalizer()
-                self._process = _Process(self._arguments)
+                self._process = _Process(self._worker, self._arguments, self._grace)
                 self._finalizer = weakref.finalize(self, self._process.end)
             return self._process

@@ -1,4 +1,4 @@
-"""What the embedded engine's process is asked and what it answers: frames of msgpack on a pipe."""
+"""What an engine's process is asked and what it answers: frames of msgpack on a pipe."""
 
 import struct
 from typing import IO
@@ -6,7 +6,7 @@ from typing import IO
 import msgspec
 from msgspec import Struct
 
-from shoal.runtime.types import SamplingParams
+from shoal.runtime.types import Completion, Request, SamplingParams
 
 _LENGTH = struct.Struct("<I")
 
@@ -31,6 +31,24 @@ class Count(Struct, tag="count", array_like=True):
 
     id: int
     prompt: str | list[tuple[str, str]]
+
+
+class Draw(Struct, tag="draw", array_like=True):
+    """`n` draws of a whole request, as programs of that age ask them; with `adapter` by the model that it names."""
+
+    id: int
+    request: Request
+    n: int = 1
+    stream: bool = False
+    age: int = 0
+    adapter: str = ""
+
+
+class Measure(Struct, tag="measure", array_like=True):
+    """How many tokens the prompt of a whole request has."""
+
+    id: int
+    request: Request
 
 
 class Drop(Struct, tag="drop", array_like=True):
@@ -61,6 +79,13 @@ class Done(Struct, tag="done", array_like=True):
     outputs: list[Output]
 
 
+class Drawn(Struct, tag="drawn", array_like=True):
+    """The answer to Draw; the prompt is paid for with the first."""
+
+    id: int
+    completions: list[Completion]
+
+
 class Counted(Struct, tag="counted", array_like=True):
     id: int
     tokens: int
@@ -75,13 +100,15 @@ class Refused(Struct, tag="refused", array_like=True):
 
 
 class Fatal(Struct, tag="fatal", array_like=True):
-    """The engine does not start."""
+    """The engine does not start, or has failed for good: no call gets an answer."""
 
     message: str
 
 
-Order = Ask | Count | Drop
-Reply = Piece | Done | Counted | Refused | Fatal
+Call = Ask | Count | Draw | Measure
+Order = Call | Drop
+Answer = Piece | Done | Drawn | Counted | Refused
+Reply = Answer | Fatal
 
 encode = msgspec.msgpack.Encoder().encode
 decode_orders = msgspec.msgpack.Decoder(list[Order]).decode

@@ -81,6 +81,7 @@ class Worker:
         if isinstance(order, Drop):
             self._drop(order.id)
             return []
+        assert isinstance(order, Ask | Count)
         try:
             if isinstance(order, Count):
                 return [Counted(order.id, len(engine_config.tokens(self._tokenizer, order.prompt)))]
@@ -274,7 +275,7 @@ def main(weights: str, name: str) -> None:
     try:
         worker = Worker(Path(weights), name)
     except Exception as error:  # noqa: BLE001 - whatever keeps a model from loading is told to those who wait
-        write_frame(out, encode([Fatal(engine_config.first_line(error))]))
+        write_frame(out, encode([Fatal(f"the model does not load: {engine_config.first_line(error)}")]))
         return
     serve(worker, inbox, out)
 

@@ -31,12 +31,16 @@ class EngineTable(Struct, frozen=True):
 
 
 class Loading(Struct, frozen=True):
-    """What an engine loads: a directory or hub id, its options, an adapter where there is one, the spec's own name."""
+    """What an engine loads: a directory or hub id, its options, an adapter where there is one, the spec's own name.
+
+    `adapters` are all that the table names, for an engine that keeps several beside one model.
+    """
 
     model: str
     options: dict[str, Any]
     lora: Path | None
     name: str
+    adapters: dict[str, Path] = {}
 
 
 def engine_tables(tables: dict[str, Any], file: str) -> dict[str, EngineTable]:
@@ -70,6 +74,7 @@ def loading(engine: str, name: str, tables: Mapping[str, EngineTable], file: str
     if colon and adapter not in table.lora:
         raise UsageError(f"model {spec!r}: {where} has no adapter {adapter!r}; {did_you_mean(adapter, table.lora)}")
     beside = Path(file).parent  # paths in a file are relative to the file
-    lora = beside / Path(table.lora[adapter]).expanduser() if colon else None
+    adapters = {each: beside / Path(path).expanduser() for each, path in table.lora.items()}
     model = beside / Path(table.model).expanduser()
-    return Loading(str(model) if model.is_dir() else table.model, table.options, lora, spec)
+    model_name = str(model) if model.is_dir() else table.model
+    return Loading(model_name, table.options, adapters[adapter] if colon else None, spec, adapters)

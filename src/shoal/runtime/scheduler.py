@@ -314,7 +314,10 @@ class Scheduler:
     async def _ask(self, load: _Load) -> list[Outcome]:
         first = load.calls[0][0]
         if first.sink is None:
-            batch = [Draws(c[0].request, len(c), tuple(draw.request.sample for draw in c)) for c in load.calls]
+            batch = [
+                Draws(call[0].request, len(call), tuple(draw.request.sample for draw in call), call[0].age)
+                for call in load.calls
+            ]
             return await self.backend.generate(batch)
         emitted = False
         try:
