@@ -3,22 +3,23 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from shoal.backends import BaseModel
+from shoal.batch.allocation import Allocation
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.journal import RowRecorder
 from shoal.batch.programs import Returned
 from shoal.batch.records import Record, decode, encode, failed, succeeded
 from shoal.batch.rows import Input, Row
 from shoal.errors import BudgetExceeded, NotCached, StoreError
-from shoal.runtime import budget, replay, scope
+from shoal.runtime import allocation, budget, replay, scope
 from shoal.runtime.budget import Budget
-from shoal.runtime.concurrency import map_bounded
+from shoal.runtime.concurrency import gather, map_bounded
 from shoal.runtime.trace import tracing
 from shoal.runtime.types import Completion, Usage
 from shoal.traces.data import Trace
@@ -89,7 +90,9 @@ class BatchRun:
     """One run of a program over the rows of an input, in its directory.
 
     `window` rows are under way at once; where `traced` is set, each row's call tree is kept with its result, but for
-    the numbers in `untraced`. After `execute`, `errors` counts failures by type and `stopped` holds the BudgetExceeded
+    the numbers in `untraced`. With `allocation`, which is made for all rows, they are all under way at once and share
+    the budget out among them; rows that are done already are followed, so that the others get what they got or would
+    have got. After `execute`, `errors` counts failures by type and `stopped` holds the BudgetExceeded
     that ended the run early, if one did.
     """
 
@@ -109,6 +112,7 @@ class BatchRun:
         self.traced = False
         self.untraced: Collection[int] = ()
         self.limit = Budget()
+        self.allocation: Allocation | None = None
         self.on_progress: Callable[[Progress], None] | None = None
 
     async def execute(self, program: RowProgram, limit: Budget | None = None) -> None:
@@ -125,8 +129,38 @@ class BatchRun:
             await self._row(*item, program)
 
         with scope.setting(budget.current, self.limit):
+            if self.allocation is not None:
+                rows = enumerate(self.rows)
+                await gather(*(self._follow(*row, program) if row[0] in done else one(row) for row in rows))
+                return
             async for _ in map_bounded(one, todo, self.window):
                 pass
+
+    async def _follow(self, number: int, row: Row, program: RowProgram) -> None:
+        """Take a finished row's part in the allocation again, from its draws; nothing is asked or kept."""
+        recorder = RowRecorder(self.directory.journal, number)
+        nothing = Budget()
+        nothing.stop("the row is done")
+        with (
+            suppress(BudgetExceeded),
+            scope.setting(budget.current, nothing),
+            scope.setting(replay.current, recorder),
+        ):
+            await self._seated(number, row, program, recorder)
+
+    async def _seated(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Completion:
+        """Run the program, in the row's seat where the budget is allocated."""
+        if self.allocation is None:
+            return await program(row)
+        seat = self.allocation.seat(number, lambda: recorder.usage)
+        answered = False
+        try:
+            with scope.setting(allocation.current, seat):
+                completion = await program(row)
+            answered = True
+            return completion
+        finally:
+            seat.leave(answered=answered)
 
     async def _row(self, number: int, row: Row, program: RowProgram) -> None:
         recorder = RowRecorder(self.directory.journal, number)
@@ -147,7 +181,7 @@ class BatchRun:
 
     async def _attempt(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Record | None:
         try:
-            completion = await program(row)
+            completion = await self._seated(number, row, program, recorder)
             if isinstance(completion, Returned):
                 completion = structs.replace(completion, usage=recorder.usage)
             answer, score = await self.judge(completion, row)
@@ -182,6 +216,8 @@ class BatchRun:
         """Begin no row and make no call from here on; calls under way finish and are kept."""
         self.interrupted = True
         self.limit.stop("the run was interrupted")
+        if self.allocation is not None:
+            self.allocation.stop("the run was interrupted")
 
     def write_output(self, path: Path) -> None:
         """The output, rebuilt from the journal in input order: the same rows always give the same bytes."""

@@ -10,9 +10,11 @@ import click
 
 from shoal.backends.config import load_config, without_keys
 from shoal.backends.loop import run as run_program
+from shoal.batch.allocation import with_most_samples
 from shoal.batch.directory import refuse_other_run
 from shoal.batch.journal import Journal
 from shoal.batch.rows import Input, Row
+from shoal.cli.allocating import allocate_option, allocated_identity, allocation_of
 from shoal.cli.options import (
     model_options,
     named_model,
@@ -37,9 +39,11 @@ from shoal.errors import UsageError
 from shoal.evaluation.scorers import unscored
 from shoal.planning import Pilot, Plan
 from shoal.planning import plan as planned
+from shoal.planning.allocating import within_budget
 from shoal.planning.dry_run import Kept
 from shoal.planning.prices import prices_of
 from shoal.runtime import registry
+from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache, default_cache_path
 from shoal.runtime.types import Completion
 from shoal.techniques.opening import bases, open_cache, opener
@@ -53,7 +57,8 @@ from shoal.techniques.spec import OpenBase
 @sampling_options
 @score_options
 @pilot_options
-@click.option("--budget", metavar="calls=,tokens=,seconds=", help="What a pilot may spend.")
+@click.option("--budget", metavar="calls=,tokens=,seconds=", help="What a pilot may spend, or is to be shared out.")
+@allocate_option
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(data: str | None, **options: Any) -> int:
@@ -83,7 +88,11 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
     program, scorer = program_of(rows, model, options), scorer_of(rows, options, open_base)
     judges = list(scorer.models) if scorer else []
     judge = scorer.against(options["answer"]) if scorer and judges else unscored
-    resumed = refuse_other_run(directory, identity_of(options, model, program, scorer), rows)
+    identity = identity_of(options, model, program, scorer) | allocated_identity(options, rows)
+    if allocation := allocation_of(options, rows, model, judges):
+        model = with_most_samples(model)
+        program = program_of(rows, model, options)
+    resumed = refuse_other_run(directory, identity, rows)
 
     async def row(row: Row) -> Completion:
         completion = await program(row)
@@ -95,9 +104,10 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
         prices = prices_of(load_config(options["config"]))
         steady = not options["program"] and not judges  # a judge whose mark cannot be read is asked again
         try:
-            return await planned(
+            told = await planned(
                 row, rows, models=[model, *judges], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
             )
+            return within_budget(told, Budget.parse(options["budget"])) if allocation else told
         finally:
             for base in bases([model, *judges]):
                 await base.aclose()

@@ -16,6 +16,7 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.records import decode
 from shoal.batch.rows import Input
 from shoal.batch.runner import BatchRun, RowProgram, window_for
+from shoal.cli.allocating import allocate_option, allocated_identity, allocation_of
 from shoal.cli.options import (
     model_options,
     named_model,
@@ -55,6 +56,7 @@ from shoal.techniques.opening import bases
 @click.option("--plan", is_flag=True, help="Say what the run will cost, and run nothing.")
 @pilot_options
 @click.option("--budget", metavar="calls=,tokens=,seconds=", help="Stop when this much is spent.")
+@allocate_option
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
 @click.option("--trace", "traced", is_flag=True, help="Keep each row's call tree, for `shoal trace`.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
@@ -89,13 +91,15 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     program = program_of(rows, model, options)
     scorer = scorer_of(rows, options, open_base)
     judge = scorer.against(options["answer"]) if scorer else unscored
-    identity = identity_of(options, model, program, scorer)
+    identity = identity_of(options, model, program, scorer) | allocated_identity(options, rows)
+    allocation = allocation_of(options, rows, model, list(scorer.models) if scorer else [])
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
         sample_as_told(options)
         window = window_for(bases(model))  # a judge comes after the model: it holds no row back
         batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
         batch.traced = options["traced"]
+        batch.allocation = allocation
         return run_program(_execute(batch, model, program, scorer, budget, options))
 
 
@@ -152,6 +156,7 @@ def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, 
     if options["as_json"]:
         facts = structs.asdict(summary) | {"score": summary.score, "output": str(output or kept)}
         facts |= {"metric": metric[0], "value": metric[1]} if metric else {}
+        facts |= {"allocated": batch.allocation.result()} if batch.allocation else {}
         click.echo(msgspec.json.encode(facts), err=output == "-")
     if not quiet:
         from shoal.cli.show import print_run

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from shoal.batch.records import Record
 from shoal.batch.runner import BatchRun, Summary
+from shoal.cli.allocating import told
 from shoal.errors import ShoalError
 from shoal.techniques.opening import bases
 from shoal.traces import words
@@ -140,10 +141,10 @@ def _facts(run: BatchRun, summary: Summary, output: str, metric: tuple[str, floa
             "tokens",
             f"{words.count(summary.prompt_tokens)} prompt + {words.count(summary.completion_tokens)} completion",
         ),
-        ("seconds", _rate(run, summary)),
-        ("output", output),
     ]
-    return facts
+    if run.allocation is not None and (result := run.allocation.result()):
+        facts.append(("allocated", told(result)))
+    return [*facts, ("seconds", _rate(run, summary)), ("output", output)]
 
 
 def _rate(run: BatchRun, summary: Summary) -> str:

@@ -1,0 +1,134 @@
+"""One round of an allocation, as a pure function: who gets how many samples of what is left."""
+
+import heapq
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from shoal.runtime.types import Usage
+
+# Of what is left, a round gives out so much: votes are looked at again before the rest goes. In simulation a smaller
+# part gains nothing, and half loses a part of what is won over the even split.
+_PART = 0.25
+# A round gives out at least this part of the whole budget, and no more rounds are held for less.
+_WORTH_A_ROUND = 0.01
+# Every row gets two samples first where the budget is good for so many a row, else one.
+_PLENTY = 4
+
+
+class Limits(Struct, frozen=True):
+    """What may be spent in all. None is no limit."""
+
+    calls: int | None
+    tokens: int | None
+
+    def left(self, spent: Usage) -> list[float]:
+        """Of each limit there is, what is left."""
+        calls = [] if self.calls is None else [self.calls - spent.calls]
+        return [*calls, *([] if self.tokens is None else [self.tokens - spent.total_tokens])]
+
+    def all(self) -> list[float]:
+        return self.left(Usage())
+
+    def of(self, calls: float, tokens: float) -> list[float]:
+        """What counts of a cost, in the order of `left`."""
+        return [*([] if self.calls is None else [calls]), *([] if self.tokens is None else [tokens])]
+
+
+class Asking(Struct, frozen=True):
+    """A row that asks: the samples it has been given, what each of the next is worth, and what one costs.
+
+    `calls` and `tokens` are expected of a sample; it costs no more than the `most_` ones.
+    """
+
+    number: int
+    given: int
+    gains: Sequence[float]
+    calls: float
+    tokens: float
+    most_calls: float
+    most_tokens: float
+
+
+def share_out(asking: Sequence[Asking], limits: Limits, spent: Usage) -> dict[int, int | None]:
+    """How many samples each row gets now, by its number: 0 for none, ever, None where it is to wait.
+
+    All that is given now fits into what is left, were each sample as dear as it may be.
+    """
+    return _Round(asking, limits, spent).shared()
+
+
+class _Round:
+    def __init__(self, asking: Sequence[Asking], limits: Limits, spent: Usage) -> None:
+        self.asking = asking
+        self.limits = limits
+        self.whole = limits.all()
+        self.left = limits.left(spent)
+        self.room = list(self.left)  # if all samples were as dear as may be
+        self.quota = [
+            max(_PART * left, _WORTH_A_ROUND * all_) for left, all_ in zip(self.left, self.whole, strict=True)
+        ]
+        self.grants = [0] * len(asking)
+
+    def shared(self) -> dict[int, int | None]:
+        if min(self.left) > 0 and not self._opened() and not self._is_tail():
+            self._by_gain()
+        over = not any(self.grants)
+        return {
+            one.number: grant if grant or over or not self._could_fit(one) else None
+            for one, grant in zip(self.asking, self.grants, strict=True)
+        }
+
+    def _opened(self) -> bool:
+        """Give those rows samples that have fewer than every row gets; whether any got some."""
+        opening = self._opening()
+        for i, one in sorted(enumerate(self.asking), key=lambda item: item[1].given):
+            for _ in one.gains[: opening - one.given]:
+                if not self._take(i, one):
+                    break
+        return any(self.grants)
+
+    def _opening(self) -> int:
+        fewest = min(one.given for one in self.asking)
+        costs = self._sum()
+        return 2 if all(fewest + left / cost >= _PLENTY for left, cost in zip(self.left, costs, strict=True)) else 1
+
+    def _sum(self) -> list[float]:
+        """What one sample more for every row would cost."""
+        return self.limits.of(sum(one.calls for one in self.asking), sum(one.tokens for one in self.asking))
+
+    def _is_tail(self) -> bool:
+        """Whether so few tokens are left that rounds would come to no end: each can only give what surely fits."""
+        return self.limits.tokens is not None and self.left[-1] < _WORTH_A_ROUND * self.whole[-1]
+
+    def _by_gain(self) -> None:
+        """Give the samples with the largest gain for what is left of the budget they take, the largest first."""
+        heap = [self._entry(i, one) for i, one in enumerate(self.asking) if one.gains[0] > 0]
+        heapq.heapify(heap)
+        while heap and min(self.quota) > 0:
+            _, i = heapq.heappop(heap)
+            one = self.asking[i]
+            if self._take(i, one) and self.grants[i] < len(one.gains) and one.gains[self.grants[i]] > 0:
+                heapq.heappush(heap, self._entry(i, one))
+
+    def _entry(self, i: int, one: Asking) -> tuple[float, int]:
+        shares = zip(self.limits.of(one.calls, one.tokens), self.left, strict=True)
+        return -one.gains[self.grants[i]] / max(cost / left for cost, left in shares), i
+
+    def _take(self, i: int, one: Asking) -> bool:
+        """Give a row one sample more, if it fits."""
+        room = [room - most for room, most in zip(self.room, self._most(one), strict=True)]
+        if min(room) < 0:
+            return False
+        self.room = room
+        costs = self.limits.of(one.calls, one.tokens)
+        self.quota = [quota - cost for quota, cost in zip(self.quota, costs, strict=True)]
+        self.grants[i] += 1
+        return True
+
+    def _could_fit(self, one: Asking) -> bool:
+        """Whether one sample would fit if nobody else got any: where not, it never will."""
+        return all(most <= left for most, left in zip(self._most(one), self.left, strict=True))
+
+    def _most(self, one: Asking) -> list[float]:
+        return self.limits.of(one.most_calls, one.most_tokens)
