@@ -18,10 +18,12 @@ from shoal.errors import BudgetExceeded, UsageError
 from shoal.runtime.allocation import Wish
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied, Model
-from shoal.runtime.types import Usage
+from shoal.runtime.types import Usage, total
 from shoal.techniques import TECHNIQUES, slug_of
 from shoal.techniques._allocated import MOST
 from shoal.techniques.bounds import bound
+
+_AMPLE = 2.0  # times what a sample is expected to cost
 
 
 class Allocated(Struct, frozen=True):
@@ -51,6 +53,7 @@ class Allocation:
     def __init__(self, budget: Budget | None, rows: int, calls: int = 1) -> None:
         if budget is None or (budget.tokens is None and budget.calls is None):
             raise UsageError("--allocate shares out a budget; give --budget tokens=N or calls=N")
+        self.budget = budget
         self.limits = Limits(budget.calls, budget.tokens)
         self.calls = calls
         self.rounds = 0
@@ -97,7 +100,8 @@ class Allocation:
             return
         asleep, self._asleep = self._asleep, {}
         spent = self._spent()
-        asking = [seat.asking(self.calls) for _, seat in sorted(asleep.items())]
+        dearest = max((seat.tokens for seat in self._seats.values() if seat.given), default=0.0)
+        asking = [seat.asking(self.calls, dearest) for _, seat in sorted(asleep.items())]
         if self.rounds == 0:  # nothing is spent yet
             prompts = sum(seat.wish.prompt_tokens + 1 for seat in asleep.values())
             if short := _short("tokens", prompts, self.limits.tokens, len(asleep)):
@@ -114,9 +118,10 @@ class Allocation:
             asleep[number].answer.set_result(grant)
 
     def _spent(self) -> Usage:
-        spent = Usage()
-        for seat in self._seats.values():
-            spent = spent + seat.usage()
+        """What all rows have spent, earlier processes of the run included. The budget is told, so that it counts it."""
+        spent = total(seat.usage() for seat in self._seats.values())
+        if spent.calls > self.budget.spent.calls or spent.total_tokens > self.budget.spent.total_tokens:
+            self.budget.spent = spent
         return spent
 
     def result(self) -> Allocated | None:
@@ -162,15 +167,29 @@ class Seat:
     def usage(self) -> Usage:
         return self._usage()
 
-    def asking(self, calls: int) -> Asking:
-        """What is asked for. A sample is expected to cost what this row's did, draws from the cache as if they had."""
-        usage, wish = self.usage(), self.wish
-        most_tokens = calls * wish.most_tokens
+    @property
+    def tokens(self) -> float:
+        """What a sample of this row took, draws from the cache as if they had been paid."""
+        usage = self.usage()
+        return (usage.total_tokens + usage.cached_tokens) / self.given
+
+    def asking(self, calls: int, dearest: float) -> Asking:
+        """What is asked for. A sample is expected to cost what this row's others did.
+
+        `dearest` is what a sample of the dearest row took, 0 where nobody has had one.
+        """
+        wish = self.wish
+        most = float(calls * wish.most_tokens)
         if not self.given:
-            return Asking(self.number, 0, wish.gains, calls, most_tokens, calls, most_tokens)
+            ample = min(most, wish.prompt_tokens + _AMPLE * dearest) if dearest else most
+            return Asking(self.number, 0, wish.gains, calls, ample / _AMPLE, ample, calls, most)
+        usage = self.usage()
         each = max((usage.calls + usage.cached_calls) / self.given, 1)
-        tokens = max((usage.total_tokens + usage.cached_tokens) / self.given, 1)
-        return Asking(self.number, self.given, wish.gains, each, tokens, max(calls, each), max(most_tokens, tokens))
+        tokens = max(self.tokens, 1)
+        most = max(most, tokens)
+        return Asking(
+            self.number, self.given, wish.gains, each, tokens, min(most, _AMPLE * tokens), max(calls, each), most
+        )
 
     def leave(self, *, answered: bool) -> None:
         """The row needs no more samples. What it spends from here on, as in being rated, is not counted."""

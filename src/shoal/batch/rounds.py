@@ -38,7 +38,8 @@ class Limits(Struct, frozen=True):
 class Asking(Struct, frozen=True):
     """A row that asks: the samples it has been given, what each of the next is worth, and what one costs.
 
-    `calls` and `tokens` are expected of a sample; it costs no more than the `most_` ones.
+    `calls` and `tokens` are expected of a sample, `ample_tokens` are enough for it on any but the rarest day, and it
+    never costs more than the `most_` ones.
     """
 
     number: int
@@ -46,6 +47,7 @@ class Asking(Struct, frozen=True):
     gains: Sequence[float]
     calls: float
     tokens: float
+    ample_tokens: float
     most_calls: float
     most_tokens: float
 
@@ -53,7 +55,8 @@ class Asking(Struct, frozen=True):
 def share_out(asking: Sequence[Asking], limits: Limits, spent: Usage) -> dict[int, int | None]:
     """How many samples each row gets now, by its number: 0 for none, ever, None where it is to wait.
 
-    All that is given now fits into what is left, were each sample as dear as it may be.
+    All that is given now fits into what is left where each sample costs what is ample and one of them the most that it
+    may: none is refused then by a budget that reserves the most for each and lets it wait for what others return.
     """
     return _Round(asking, limits, spent).shared()
 
@@ -64,7 +67,8 @@ class _Round:
         self.limits = limits
         self.whole = limits.all()
         self.left = limits.left(spent)
-        self.room = list(self.left)  # if all samples were as dear as may be
+        self.room = list(self.left)  # if all samples cost what is ample
+        self.gap = [0.0] * len(self.left)  # by how much one may at the most exceed that
         self.quota = [
             max(_PART * left, _WORTH_A_ROUND * all_) for left, all_ in zip(self.left, self.whole, strict=True)
         ]
@@ -117,10 +121,12 @@ class _Round:
 
     def _take(self, i: int, one: Asking) -> bool:
         """Give a row one sample more, if it fits."""
-        room = [room - most for room, most in zip(self.room, self._most(one), strict=True)]
-        if min(room) < 0:
+        ample, most = self.limits.of(one.most_calls, one.ample_tokens), self._most(one)
+        room = [room - cost for room, cost in zip(self.room, ample, strict=True)]
+        gap = [max(*pair) for pair in zip(self.gap, (a - b for a, b in zip(most, ample, strict=True)), strict=True)]
+        if any(room < gap for room, gap in zip(room, gap, strict=True)):
             return False
-        self.room = room
+        self.room, self.gap = room, gap
         costs = self.limits.of(one.calls, one.tokens)
         self.quota = [quota - cost for quota, cost in zip(self.quota, costs, strict=True)]
         self.grants[i] += 1

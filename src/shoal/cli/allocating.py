@@ -16,7 +16,9 @@ allocate_option = click.option(
 )
 
 
-def allocation_of(options: dict[str, Any], rows: Input, model: Model, scorer_models: list[Model]) -> Allocation | None:
+def allocation_of(
+    options: dict[str, Any], budget: Budget | None, rows: Input, model: Model, scorer_models: list[Model]
+) -> Allocation | None:
     """The allocation that the options ask for; UsageError where there can be none."""
     if not options["allocate"]:
         return None
@@ -27,7 +29,7 @@ def allocation_of(options: dict[str, Any], rows: Input, model: Model, scorer_mod
     calls = calls_of_a_sample(model)
     if scorer_models:
         raise UsageError("--allocate spends all of the budget on samples, and --scorer asks a model, too; leave it out")
-    return Allocation(Budget.parse(options["budget"]) if options["budget"] else None, rows.count, calls)
+    return Allocation(budget, rows.count, calls)
 
 
 def allocated_identity(options: dict[str, Any], rows: Input) -> dict[str, Any]:

@@ -89,7 +89,9 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
     judges = list(scorer.models) if scorer else []
     judge = scorer.against(options["answer"]) if scorer and judges else unscored
     identity = identity_of(options, model, program, scorer) | allocated_identity(options, rows)
-    if allocation := allocation_of(options, rows, model, judges):
+    limit = Budget.parse(options["budget"]) if options["budget"] else None
+    allocation = allocation_of(options, limit, rows, model, judges)
+    if allocation:
         model = with_most_samples(model)
         program = program_of(rows, model, options)
     resumed = refuse_other_run(directory, identity, rows)
@@ -107,7 +109,7 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
             told = await planned(
                 row, rows, models=[model, *judges], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
             )
-            return within_budget(told, Budget.parse(options["budget"])) if allocation else told
+            return within_budget(told, allocation.budget) if allocation else told
         finally:
             for base in bases([model, *judges]):
                 await base.aclose()

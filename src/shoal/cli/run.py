@@ -92,7 +92,7 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     scorer = scorer_of(rows, options, open_base)
     judge = scorer.against(options["answer"]) if scorer else unscored
     identity = identity_of(options, model, program, scorer) | allocated_identity(options, rows)
-    allocation = allocation_of(options, rows, model, list(scorer.models) if scorer else [])
+    allocation = allocation_of(options, budget, rows, model, list(scorer.models) if scorer else [])
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
         sample_as_told(options)
@@ -169,7 +169,9 @@ def _report(batch: BatchRun, scorer: Scorer | None, options: dict[str, Any], *, 
     if batch.interrupted and left:
         click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)
         return 130
-    if batch.stopped is not None:
+    if batch.stopped is not None and batch.allocation is not None:
+        click.echo(f"stopped: {batch.stopped}; with a larger --budget it is another run", err=True)
+    elif batch.stopped is not None:
         click.echo(f"stopped: {batch.stopped}; the same command with a larger --budget resumes", err=True)
     return 1 if summary.failed or left else 0
 

@@ -1,6 +1,7 @@
 """A bound on what a run may spend: calls, tokens, seconds. Cached and shared draws cost nothing."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from time import monotonic
@@ -26,7 +27,7 @@ class Budget:
         self.on_spent: Callable[[Usage], None] | None = None  # told of what each call cost when it ends
         self._reserved_calls = self._reserved_tokens = 0
         self._deadline: float | None = None
-        self._returns: list[asyncio.Future[None]] = []
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()  # how much each waits for, the first first
         self._stopped: str | None = None
 
     @classmethod
@@ -68,17 +69,21 @@ class Budget:
             if not self._reserved_calls or self._stopped or self._out_of_time():
                 raise BudgetExceeded(short)
             back: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._returns.append(back)
-            await back
+            self._waiting.append((tokens, back))
+            try:
+                await back
+            except asyncio.CancelledError:
+                self._wake()  # what it was woken for, another may have
+                raise
         self._reserved_calls += 1
         self._reserved_tokens += tokens
 
-    def _short_of(self, tokens: int) -> str | None:
+    def _short_of(self, tokens: int, calls: int = 0) -> str | None:
         if self._stopped is not None:
             return self._stopped
         if self._out_of_time():
             return f"the budget of {self.seconds:g} seconds is spent"
-        if self.calls is not None and self.spent.calls + self._reserved_calls >= self.calls:
+        if self.calls is not None and self.spent.calls + self._reserved_calls + calls >= self.calls:
             return f"the budget of {self.calls} calls is spent"
         if self.tokens is not None and self.spent.total_tokens + self._reserved_tokens + tokens > self.tokens:
             spent = self.spent.total_tokens
@@ -95,10 +100,17 @@ class Budget:
         self._wake()
 
     def _wake(self) -> None:
-        returns, self._returns = self._returns, []
-        for back in returns:
+        """Wake those who wait, in their order, as far as what is free goes; all where nothing more will come back."""
+        over = not self._reserved_calls or self._stopped is not None or self._out_of_time()
+        tokens = calls = 0  # of those woken here, who have yet to reserve them
+        while self._waiting:
+            wanted, back = self._waiting[0]
             if not back.done():
+                if not over and self._short_of(tokens + wanted, calls) is not None:
+                    return
+                tokens, calls = tokens + wanted, calls + 1
                 back.set_result(None)
+            self._waiting.popleft()
 
 
 current: ContextVar[Budget | None] = ContextVar("budget", default=None)
