@@ -87,7 +87,7 @@ class _Round:
         """Give those rows samples that have fewer than every row gets; whether any got some."""
         opening = self._opening()
         for i, one in sorted(enumerate(self.asking), key=lambda item: item[1].given):
-            for _ in one.gains[: opening - one.given]:
+            for _ in one.gains[: max(0, opening - one.given)]:
                 if not self._take(i, one):
                     break
         return any(self.grants)
