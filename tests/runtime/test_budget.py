@@ -123,3 +123,28 @@ def test_equal_draws_that_wait_for_the_budget_are_one() -> None:
     budget = Budget(tokens=60)
     assert kinds(spend(budget, model, ["other", "same", "same"], max_tokens=40)) == ["Completion"] * 3
     assert budget.spent.calls == len(backend.requests) == 2
+
+
+def test_those_who_wait_are_served_in_their_order_and_one_who_leaves_holds_up_nobody() -> None:
+    async def main() -> list[int]:
+        budget = Budget(tokens=100)
+        served: list[int] = []
+
+        async def take(number: int, tokens: int) -> None:
+            await budget.reserve(tokens)
+            served.append(number)
+
+        await budget.reserve(100)
+        waiting = [asyncio.ensure_future(take(i, 50)) for i in range(4)]
+        await asyncio.sleep(0)
+        budget.settle(100, Usage(0, 50, 1))  # room for one, which is woken and goes away before it takes it
+        waiting[0].cancel()
+        await asyncio.wait_for(waiting[1], 5)
+        budget.settle(50, Usage(0, 0, 1))
+        await asyncio.wait_for(waiting[2], 5)
+        budget.settle(50, Usage(0, 50, 1))
+        with pytest.raises(BudgetExceeded):
+            await asyncio.wait_for(waiting[3], 5)
+        return served
+
+    assert run(main()) == [1, 2]

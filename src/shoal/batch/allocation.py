@@ -8,12 +8,14 @@ technique's to say.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from statistics import median
+from typing import Any
 
 from msgspec import Struct
 
 from shoal.batch.rounds import Asking, Limits, share_out
+from shoal.batch.rows import Input
 from shoal.errors import BudgetExceeded, UsageError
 from shoal.runtime.allocation import Wish
 from shoal.runtime.budget import Budget
@@ -52,7 +54,7 @@ class Allocation:
 
     def __init__(self, budget: Budget | None, rows: int, calls: int = 1) -> None:
         if budget is None or (budget.tokens is None and budget.calls is None):
-            raise UsageError("--allocate shares out a budget; give --budget tokens=N or calls=N")
+            raise UsageError("to allocate is to share out a budget: give one of tokens or calls")
         self.budget = budget
         self.limits = Limits(budget.calls, budget.tokens)
         self.calls = calls
@@ -206,12 +208,27 @@ def _short(unit: str, need: int, limit: int | None, rows: int) -> str | None:
     return f"the budget of {limit} {unit} is not enough for one sample of each of {rows} rows: at least {need} {unit}"
 
 
+def allocation_for(
+    model: object, rows: Input, budget: Budget | None, scorer_models: Collection[object] = ()
+) -> Allocation:
+    """The allocation of a budget to a model's votes over rows; UsageError where there can be none."""
+    calls = calls_of_a_sample(model)
+    if scorer_models:
+        raise UsageError("to allocate is to spend all of the budget on samples: the scorer may not ask a model")
+    return Allocation(budget, rows.count, calls)
+
+
+def allocated_identity(allocation: Allocation, rows: Input) -> dict[str, Any]:
+    """What an allocated run is besides: another budget, or one row more, would give every row something else."""
+    return {"allocate": [allocation.limits.calls, allocation.limits.tokens, rows.count]}
+
+
 def calls_of_a_sample(model: object) -> int:
     """Calls that one sample of the outermost vote makes at the most; UsageError where the model is no vote."""
     asking = [slug for slug, entry in TECHNIQUES.items() if entry.allocates]
     if not isinstance(model, Applied) or slug_of(model.technique) not in asking:
         raise UsageError(
-            f"--allocate shares samples out among votes: the outermost technique is to be {' or '.join(asking)}"
+            f"to allocate is to share samples out among votes: the outermost technique is to be {' or '.join(asking)}"
         )
     return max(bound(sampled).calls for sampled in model.options.get("proposers") or [model.model])
 

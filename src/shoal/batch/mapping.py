@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypedDict, Unpack
 from msgspec import UNSET, UnsetType, structs
 
 from shoal.backends.loop import run
+from shoal.batch.allocation import Allocation, allocated_identity, allocation_for
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, encode
@@ -52,6 +53,8 @@ class MapOptions(TypedDict, total=False):
     params       of a model: how to sample
     run_dir      where every finished call is kept, so that the same call continues a run that was stopped
     budget       what may be spent
+    allocate     of a model whose outermost technique votes: share the budget (tokens or calls) out, so that undecided
+                 items get the samples that settled ones do without
     replay       ask nothing: every draw must be kept already, or NotCached names the first that is not
     trace        keep each item's call tree in `run_dir`, for `shoal trace`
     score        rates each answer from 0.0 to 1.0: a function of the completion and the row, plain or async, or
@@ -65,6 +68,7 @@ class MapOptions(TypedDict, total=False):
     params: SamplingParams | None
     run_dir: Path | str | None
     budget: Budget | None
+    allocate: bool
     replay: bool
     trace: bool
     score: Score | Rater | None
@@ -112,8 +116,8 @@ async def amap(
 
 
 async def _map_program(function: RowFunction, items: Any, options: MapOptions) -> list[Record]:
-    for name in ("template", "params"):
-        if options.get(name) is not None:
+    for name in ("template", "params", "allocate"):
+        if options.get(name):
             raise UsageError(f"map: {name}= is for models; a program says itself what it asks")
     identity = {"program": function.name, "source": function.version}
     rows = (function.row(item) for item in _listed(items))
@@ -139,6 +143,9 @@ async def _map(
             rater.check_rows(rows, options.get("target"))
             await rater.need()
             identity |= {"score": rater.identity, "target": options.get("target")}
+        allocation = _allocation(model, rows, rater, options)
+        if allocation:
+            identity |= allocated_identity(allocation, rows)
         if options.get("replay"):
             scopes.enter_context(scope.setting(replay.offline, True))
         directory = scopes.enter_context(RunDirectory(place, identity, rows))
@@ -146,9 +153,16 @@ async def _map(
         batch = BatchRun(directory, rows, model=base, technique=technique, window=window_for(bases(model)), judge=judge)
         batch.on_progress = options.get("on_progress")
         batch.traced = options.get("trace", False)
+        batch.allocation = allocation
         await batch.execute(program, options.get("budget"))
         batch.write_output(place / "output.jsonl")
         return [decode(line) for line in batch.lines()]
+
+
+def _allocation(model: Model, rows: Input, rater: Rater | None, options: MapOptions) -> Allocation | None:
+    if not options.get("allocate"):
+        return None
+    return allocation_for(model, rows, options.get("budget"), getattr(rater, "models", ()))
 
 
 def _rater(options: MapOptions) -> Rater | None:

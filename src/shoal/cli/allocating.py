@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from shoal.batch.allocation import Allocated, Allocation, calls_of_a_sample
+from shoal.batch.allocation import Allocated, Allocation, allocation_for
 from shoal.batch.rows import Input
 from shoal.errors import UsageError
 from shoal.runtime.budget import Budget
@@ -22,19 +22,13 @@ def allocation_of(
     """The allocation that the options ask for; UsageError where there can be none."""
     if not options["allocate"]:
         return None
+    if budget is None:
+        raise UsageError("--allocate shares out a budget; give --budget tokens=N or calls=N")
     if options["program"]:
         raise UsageError("--allocate is for a technique on each row; leave --program out")
     if options.get("pilot"):
         raise UsageError("a pilot cannot tell how --allocate shares the budget out; leave --pilot out")
-    calls = calls_of_a_sample(model)
-    if scorer_models:
-        raise UsageError("--allocate spends all of the budget on samples, and --scorer asks a model, too; leave it out")
-    return Allocation(budget, rows.count, calls)
-
-
-def allocated_identity(options: dict[str, Any], rows: Input) -> dict[str, Any]:
-    """What an allocated run is besides: another budget, or one row more, would give every row something else."""
-    return {"allocate": {"budget": options["budget"], "rows": rows.count}} if options["allocate"] else {}
+    return allocation_for(model, rows, budget, scorer_models)
 
 
 def told(result: Allocated) -> str:

@@ -10,11 +10,11 @@ import click
 
 from shoal.backends.config import load_config, without_keys
 from shoal.backends.loop import run as run_program
-from shoal.batch.allocation import with_most_samples
+from shoal.batch.allocation import allocated_identity, with_most_samples
 from shoal.batch.directory import refuse_other_run
 from shoal.batch.journal import Journal
 from shoal.batch.rows import Input, Row
-from shoal.cli.allocating import allocate_option, allocated_identity, allocation_of
+from shoal.cli.allocating import allocate_option, allocation_of
 from shoal.cli.options import (
     model_options,
     named_model,
@@ -88,10 +88,11 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
     program, scorer = program_of(rows, model, options), scorer_of(rows, options, open_base)
     judges = list(scorer.models) if scorer else []
     judge = scorer.against(options["answer"]) if scorer and judges else unscored
-    identity = identity_of(options, model, program, scorer) | allocated_identity(options, rows)
+    identity = identity_of(options, model, program, scorer)
     limit = Budget.parse(options["budget"]) if options["budget"] else None
     allocation = allocation_of(options, limit, rows, model, judges)
     if allocation:
+        identity |= allocated_identity(allocation, rows)
         model = with_most_samples(model)
         program = program_of(rows, model, options)
     resumed = refuse_other_run(directory, identity, rows)

@@ -12,11 +12,12 @@ import msgspec
 from msgspec import UNSET, structs
 
 from shoal.backends.loop import run as run_program
+from shoal.batch.allocation import allocated_identity
 from shoal.batch.directory import RunDirectory
 from shoal.batch.records import decode
 from shoal.batch.rows import Input
 from shoal.batch.runner import BatchRun, RowProgram, window_for
-from shoal.cli.allocating import allocate_option, allocated_identity, allocation_of
+from shoal.cli.allocating import allocate_option, allocation_of
 from shoal.cli.options import (
     model_options,
     named_model,
@@ -91,8 +92,9 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     program = program_of(rows, model, options)
     scorer = scorer_of(rows, options, open_base)
     judge = scorer.against(options["answer"]) if scorer else unscored
-    identity = identity_of(options, model, program, scorer) | allocated_identity(options, rows)
+    identity = identity_of(options, model, program, scorer)
     allocation = allocation_of(options, budget, rows, model, list(scorer.models) if scorer else [])
+    identity |= allocated_identity(allocation, rows) if allocation else {}
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
         sample_as_told(options)
