@@ -13,7 +13,9 @@ and sees the same draws in the same order:
 with its 95 % interval: in simulation by a bootstrap over seeds and rows, on shipped data as `shoal compare` says it.
 
 simulated: rows are distributions over answers of many kinds. The right answer is the likeliest one, but in `wrong
-majority`, where it is the second for 40 % of the rows.
+majority`, where it is the second for 40 % of the rows. Each sample pays its prompt, but where rows are said to have it
+`paid once`: then samples taken together are one request, as where a server gives several for one prompt. The even split
+makes one request a row, an allocated vote comes back and pays the prompt again.
 
 shipped: the embedded model on data sets that ship, its answer constrained to their labels, in a whole run of each arm.
 Every draw is made once, and costs its prompt and its reply in each arm that takes it. Then all arms in simulation over
@@ -52,20 +54,25 @@ from shoal.techniques.self_consistency import self_consistency
 
 MEANS = (2, 4, 8, 16)
 MOST = 64
-ROWS, SEEDS = 300, 4
+ROWS, SEEDS = 300, 3
 
 
 class Item(NamedTuple):
-    """A row: what its draws answer (None: unreadable), what they cost, the longest reply, and the right answer."""
+    """A row: what its draws answer (None: unreadable), what they cost, the longest reply, and the right answer.
+
+    With `once`, samples taken together are one request, and their prompt is paid once.
+    """
 
     answers: list[object]
     prompt_tokens: int
     tokens: list[int]
     longest: int
     right: object
+    once: bool = False
 
     def cost(self, samples: int) -> int:
-        return samples * self.prompt_tokens + sum(self.tokens[:samples])
+        """Of so many samples taken together."""
+        return (1 if self.once else samples) * self.prompt_tokens + sum(self.tokens[:samples])
 
     def is_right(self, samples: int) -> bool:
         votes = [answer for answer in self.answers[:samples] if answer is not None]
@@ -107,7 +114,11 @@ MIXES: dict[str, Weights] = {
     "wrong majority": _two,
     "unreadable": _two,
     "unequal lengths": _two,
+    "prompt of half a reply, paid once": _two,
+    "prompt of two replies, paid once": _two,
+    "prompt of ten replies, paid once": _two,
 }
+PROMPTS = {"half a reply": 50, "two replies": 200, "ten replies": 1000}
 
 
 def item(mix: str, chance: random.Random) -> Item:
@@ -121,7 +132,9 @@ def item(mix: str, chance: random.Random) -> Item:
     if mix == "unequal lengths":  # from 20 to 800 tokens or so, and longer where it is harder
         length = 60 * 2 ** chance.gauss(4 * (1 - weights[0]), 1.5)
     tokens = [max(1, min(2000, round(length * chance.uniform(0.5, 1.5)))) for _ in answers]
-    return Item(answers, 50, tokens, 2000 if mix == "unequal lengths" else 150, right)
+    prompt = next((tokens for words, tokens in PROMPTS.items() if words in mix), 50)
+    longest = 2000 if mix == "unequal lengths" else 150
+    return Item(answers, prompt, tokens, longest, right, once=mix.endswith("paid once"))
 
 
 def drawn_again(items: Sequence[Item], chance: random.Random) -> list[Item]:
@@ -172,12 +185,14 @@ async def _shared_out(items: Sequence[Item], mean: int, budget: Budget) -> list[
     allocation = Allocation(budget, len(items))
 
     async def row(number: int, one: Item) -> int:
-        usage = Usage()
+        usage, paid = Usage(), 0
         seat = allocation.seat(number, lambda: usage)
 
         async def draw(i: int) -> Completion:
-            nonlocal usage
-            cost = Usage(one.prompt_tokens, one.tokens[i], 1)
+            nonlocal usage, paid
+            prompt = 0 if one.once and paid == allocation.rounds else one.prompt_tokens
+            paid = allocation.rounds
+            cost = Usage(prompt, one.tokens[i], 1)
             usage = usage + cost
             return Completion("", usage=cost, answer=str(i))
 
@@ -223,10 +238,13 @@ ARMS: dict[str, Arm] = {
 def simulated(mix: str, mean: int, sets: Sequence[Sequence[Item]]) -> Iterator[dict[str, object]]:
     right: dict[str, Any] = {}
     for name, arm in ARMS.items():
+        if sets[0][0].once and name not in ("even", "allocated"):
+            continue
         taken = [arm(items, mean) for items in sets]
         pairs = [list(zip(items, counts, strict=True)) for items, counts in zip(sets, taken, strict=True)]
         right[name] = np.array([[one.is_right(n) for one, n in each] for each in pairs], dtype=float)
         spent = sum(one.cost(n) for each in pairs for one, n in each)
+        share = spent / sum(one.cost(mean) for items in sets for one in items)
         yield {
             "benchmark": "allocation",
             "rows_are": mix,
@@ -236,7 +254,7 @@ def simulated(mix: str, mean: int, sets: Sequence[Sequence[Item]]) -> Iterator[d
             "right": round(float(right[name].mean()), 4),
             "over_even": round(float((right[name] - right["even"]).mean()), 4),
             "over_even_95": bootstrapped(right[name] - right["even"]),
-            "tokens_of_even": round(spent / sum(one.cost(mean) for items in sets for one in items), 4),
+            "tokens_of_even": None if sets[0][0].once else round(share, 4),
             "samples": [min(map(min, taken)), round(float(np.mean(taken)), 2), max(map(max, taken))],
         }
 
@@ -252,8 +270,8 @@ def bootstrapped(differences: Any, replicates: int = 2000) -> list[float]:
     return [round(float(end), 4) for end in np.quantile(means, [0.025, 0.975])]
 
 
-def simulate() -> None:
-    for mix in MIXES:
+def simulate(mixes: Sequence[str]) -> None:
+    for mix in mixes:
         chances = [random.Random(f"{mix} {seed}") for seed in range(SEEDS)]
         sets = [[item(mix, chance) for _ in range(ROWS)] for chance in chances]
         for mean in MEANS:
@@ -377,7 +395,7 @@ def _item(backend: Kept, request: Request, n: int, right: object) -> Item:
 def main() -> None:
     asked = sys.argv[1:] or ["simulated", "shipped"]
     if "simulated" in asked:
-        simulate()
+        simulate(list(MIXES))
     if "shipped" in asked:
         items = asyncio.run(shipped("sentiment", (2, 4, 8, 16)))
         asyncio.run(shipped("kinds", (2, 4, 8)))
