@@ -182,7 +182,7 @@ def shared_out(items: Sequence[Item], mean: int) -> list[int]:
 
 
 async def _shared_out(items: Sequence[Item], mean: int, budget: Budget) -> list[int]:
-    allocation = Allocation(budget, len(items))
+    allocation = Allocation(budget, len(items), once=items[0].once)
 
     async def row(number: int, one: Item) -> int:
         usage, paid = Usage(), 0

@@ -4,23 +4,25 @@ import asyncio
 import json
 import random
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, UnsetType, structs
 from tests.scripting import AT_ONCE, run
 
 from shoal.backends import BaseModel
 from shoal.backends.scripted import Script, ScriptedBackend
-from shoal.batch.allocation import Allocation, calls_of_a_sample
+from shoal.batch.allocation import Allocation, allocation_for, calls_of_a_sample
 from shoal.batch.directory import RunDirectory
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun
 from shoal.errors import BudgetExceeded, ServerError, UsageError
 from shoal.runtime.allocation import Wish
+from shoal.runtime.backend import Draws, Outcome
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Completion, Request, Usage
@@ -157,7 +159,7 @@ class Votes:
         self.asked = len(self.backend.requests)
         with RunDirectory(self.path / "run", {}, self.rows) as place:
             batch = BatchRun(place, self.rows, model="m", technique=None, window=2, judge=unrated)
-            batch.allocation = Allocation(budget, self.rows.count, calls_of_a_sample(self.model))
+            batch.allocation = allocation_for(self.model, self.rows, budget)
             self.batch = batch
             ask = lambda row: self.model(Request.of(row["q"], max_tokens=max_tokens))  # noqa: E731
             run(asyncio.wait_for(batch.execute(ask, budget), 60))
@@ -230,6 +232,35 @@ def test_tokens_are_never_exceeded_and_nearly_all_spent(tmp_path: Path) -> None:
         spent = votes.budget.spent.total_tokens
         assert spent == sum(sum(r["usage"][k] for k in ("prompt_tokens", "completion_tokens")) for r in votes.records())
         assert 0.97 * tokens <= spent <= tokens
+
+
+def test_prompts_that_several_samples_share_are_counted_once(tmp_path: Path) -> None:
+    """The model is asked for several draws at once, and a row is come back to less often."""
+
+    class Sharing(ScriptedBackend):
+        async def generate(self, batch: Sequence[Draws]) -> list[Outcome]:
+            outcomes = await super().generate(batch)
+            return [
+                [reply if i == 0 else _without_prompt(reply) for i, reply in enumerate(outcome)]
+                for outcome in outcomes
+                if isinstance(outcome, list)
+            ]
+
+    questions = [f"{question} {'very ' * 60}" for question in QUESTIONS]
+    votes = Votes(tmp_path, says(KINDS), questions, n=8)
+    votes.backend = Sharing(says(KINDS), max_n=64)
+    votes.model = apply(self_consistency, BaseModel(votes.backend, retry=AT_ONCE), n=8)
+    even = len(questions) * (62 + 8 * 4)
+    votes(Budget(tokens=even))
+    spent = votes.budget.spent.total_tokens
+    assert 0.9 * even <= spent <= even
+    assert len(votes.backend.batches) < 1.6 * len(questions)
+    assert votes.result is not None
+    assert votes.result.least >= 3
+
+
+def _without_prompt(reply: Completion) -> Completion:
+    return structs.replace(reply, usage=structs.replace(reply.usage, prompt_tokens=0))
 
 
 def test_lengths_count(tmp_path: Path) -> None:

@@ -1,15 +1,18 @@
 """A round of an allocation: what holds whatever is asked for and left."""
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from shoal.batch.rounds import Asking, Limits, share_out
 from shoal.runtime.types import Usage
 
+slow = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a machine that others use
+
 
 @st.composite
 def askings(draw: st.DrawFn) -> list[Asking]:
-    rows = draw(st.integers(1, 30))
+    rows, once = draw(st.integers(1, 40)), draw(st.booleans())
     found = []
     for number in range(rows):
         given_ = draw(st.integers(0, 4))
@@ -17,7 +20,8 @@ def askings(draw: st.DrawFn) -> list[Asking]:
         tokens = draw(st.integers(1, 300))
         most = tokens * draw(st.integers(1, 10))
         gains = draw(st.lists(st.floats(0, 0.4), min_size=1, max_size=4))
-        found.append(Asking(number, given_, gains, calls, tokens, min(most, 2 * tokens), calls, most))
+        visit = once * draw(st.integers(1, 500))
+        found.append(Asking(number, given_, gains, calls, tokens, min(most, 2 * tokens), calls, most + visit, visit))
     return found
 
 
@@ -25,6 +29,7 @@ limits = st.builds(Limits, st.one_of(st.none(), st.integers(1, 200)), st.integer
 spendings = st.builds(lambda calls, tokens: Usage(tokens, 0, calls), st.integers(0, 100), st.integers(0, 10_000))
 
 
+@slow
 @given(askings(), limits, spendings)
 def test_what_is_given_fits_into_what_is_left(asking: list[Asking], limits: Limits, spent: Usage) -> None:
     got = share_out(asking, limits, spent)
@@ -35,12 +40,14 @@ def test_what_is_given_fits_into_what_is_left(asking: list[Asking], limits: Limi
     assert limits.tokens is not None
     left = limits.tokens - spent.total_tokens
     if samples:
-        ample = sum(one.ample_tokens * grant for one, grant in granted)
-        assert ample + max(one.most_tokens - one.ample_tokens for one, grant in granted if grant) <= left
+        ample = sum(one.visit + one.ample_tokens * grant for one, grant in granted if grant)
+        assert ample <= left
+        assert max(one.most_tokens for one, grant in granted if grant) <= left
     for one, grant in granted:
         assert grant <= len(one.gains)
 
 
+@slow
 @given(askings(), limits, spendings)
 def test_a_round_gives_something_or_ends_all(asking: list[Asking], limits: Limits, spent: Usage) -> None:
     """So rounds come to an end, whatever is asked."""
@@ -49,8 +56,10 @@ def test_a_round_gives_something_or_ends_all(asking: list[Asking], limits: Limit
     assert any(grant for grant in got.values()) or all(grant == 0 for grant in got.values())
 
 
+@slow
 @given(askings(), st.integers(10_000_000, 20_000_000))
 def test_every_row_is_served_first(asking: list[Asking], tokens: int) -> None:
+    asking = [structs.replace(one, visit=0.0) for one in asking]
     got = share_out(asking, Limits(None, tokens), Usage())
     wanting = [one for one in asking if one.given < 2 and len(one.gains) >= 2 - one.given]
     for one in wanting:
@@ -81,3 +90,29 @@ def test_one_sample_each_where_the_budget_is_small() -> None:
     assert set(share_out(asking, Limits(30, None), Usage()).values()) == {1}
     assert set(share_out(asking, Limits(40, None), Usage()).values()) == {2}
     assert set(share_out(asking, Limits(None, 4000), Usage()).values()) == {2}
+
+
+def paid_once(number: int, given_: int, visit: float, gains: tuple[float, ...] = (0.2, 0.1, 0.1, 0.1)) -> Asking:
+    return Asking(number, given_, gains, 1, 10, 20, 1, 40 + visit, visit)
+
+
+def test_where_replies_are_unknown_and_coming_back_is_dear_a_few_rows_go_first() -> None:
+    asking = [paid_once(i, 0, 100) for i in range(320)]
+    got = share_out(asking, Limits(None, 320 * 180), Usage())
+    assert sum(grant is not None for grant in got.values()) == 32
+    few = share_out(asking[:20], Limits(None, 20 * 180), Usage())
+    assert [number for number, grant in few.items() if grant is not None] == [0, 4, 8, 12, 16]
+
+
+def test_the_dearer_it_is_to_come_back_the_more_every_row_gets_at_once() -> None:
+    def opening(visit: float) -> int | None:
+        asking = [paid_once(0, 2, visit), *(paid_once(i, 0, visit, (0.1,) * 8) for i in range(1, 50))]
+        return share_out(asking, Limits(None, int(50 * (visit + 80))), Usage())[1]
+
+    assert [opening(visit) for visit in (1, 20, 100, 1000)] == [2, 4, 6, 8]  # where the even split has 8
+
+
+def test_a_row_that_is_come_back_to_gets_as_many_samples_as_pay() -> None:
+    asking = [paid_once(0, 4, 100), paid_once(1, 4, 0.0)]
+    got = share_out(asking, Limits(None, 2000), Usage(completion_tokens=1000))
+    assert got == {0: 4, 1: 4}

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from shoal.backends import BaseModel
 from shoal.batch.rounds import Asking, Limits, share_out
 from shoal.batch.rows import Input
 from shoal.errors import BudgetExceeded, UsageError
@@ -48,21 +49,24 @@ class Allocated(Struct, frozen=True):
 class Allocation:
     """Shares a budget out among `rows` rows, each of which takes a `seat`, asks for samples and leaves.
 
-    A sample makes up to `calls` calls. UsageError where the budget limits neither tokens nor calls, or has
-    not enough of them for one sample of each row.
+    A sample makes up to `calls` calls; `once` says that samples given together pay one prompt. UsageError where the
+    budget limits neither tokens nor calls, or has not enough of them for one sample of each row.
     """
 
-    def __init__(self, budget: Budget | None, rows: int, calls: int = 1) -> None:
+    def __init__(self, budget: Budget | None, rows: int, calls: int = 1, *, once: bool = False) -> None:
         if budget is None or (budget.tokens is None and budget.calls is None):
             raise UsageError("to allocate is to share out a budget: give one of tokens or calls")
         self.budget = budget
         self.limits = Limits(budget.calls, budget.tokens)
         self.calls = calls
+        self.once = once and budget.tokens is not None
         self.rounds = 0
         self.stopped: BudgetExceeded | None = None
         self._active = rows
         self._seats: dict[int, Seat] = {}
         self._asleep: dict[int, Seat] = {}
+        if self.once:  # a draw that waits for tokens would not leave with those that share its prompt
+            budget.reserving = False
         if short := _short("calls", rows, budget.calls, rows):
             raise UsageError(short)
 
@@ -102,8 +106,9 @@ class Allocation:
             return
         asleep, self._asleep = self._asleep, {}
         spent = self._spent()
-        dearest = max((seat.tokens for seat in self._seats.values() if seat.given), default=0.0)
-        asking = [seat.asking(self.calls, dearest) for _, seat in sorted(asleep.items())]
+        once = self.once
+        dearest = max((seat.tokens(once=once) for seat in self._seats.values() if seat.given), default=0.0)
+        asking = [seat.asking(self.calls, dearest, once=once) for _, seat in sorted(asleep.items())]
         if self.rounds == 0:  # nothing is spent yet
             prompts = sum(seat.wish.prompt_tokens + 1 for seat in asleep.values())
             if short := _short("tokens", prompts, self.limits.tokens, len(asleep)):
@@ -116,6 +121,7 @@ class Allocation:
                 self._asleep[number] = asleep[number]
                 continue
             asleep[number].given += grant
+            asleep[number].visits += grant > 0
             asleep[number].told_to_end = grant == 0
             asleep[number].answer.set_result(grant)
 
@@ -148,13 +154,13 @@ class Allocation:
 class Seat:
     """A row's place in an allocation."""
 
-    __slots__ = ("_allocation", "_usage", "answer", "given", "number", "settled", "told_to_end", "wish")
+    __slots__ = ("_allocation", "_usage", "answer", "given", "number", "settled", "told_to_end", "visits", "wish")
 
     def __init__(self, allocation: Allocation, number: int, usage: Callable[[], Usage]) -> None:
         self._allocation = allocation
         self.number = number
         self._usage = usage
-        self.given = 0
+        self.given = self.visits = 0
         self.settled = self.told_to_end = False
         self.wish: Wish
         self.answer: asyncio.Future[int]
@@ -169,29 +175,34 @@ class Seat:
     def usage(self) -> Usage:
         return self._usage()
 
-    @property
-    def tokens(self) -> float:
-        """What a sample of this row took, draws from the cache as if they had been paid."""
+    def tokens(self, *, once: bool) -> float:
+        """What a sample of this row took, draws from the cache as if paid, without what is paid `once` for several."""
         usage = self.usage()
-        return (usage.total_tokens + usage.cached_tokens) / self.given
+        prompts = usage.prompt_tokens + usage.cached_prompt_tokens if once else 0
+        return max((usage.total_tokens + usage.cached_tokens - prompts) / self.given, 1.0)
 
-    def asking(self, calls: int, dearest: float) -> Asking:
+    def asking(self, calls: int, dearest: float, *, once: bool) -> Asking:
         """What is asked for. A sample is expected to cost what this row's others did.
 
-        `dearest` is what a sample of the dearest row took, 0 where nobody has had one.
+        `dearest` is what a sample of the dearest row took, 0 where nobody has had one; `once` says that samples given
+        together pay one prompt, and that nobody else reserves tokens: then what is ample is the most.
         """
         wish = self.wish
         most = float(calls * wish.most_tokens)
+        prompt = calls * wish.prompt_tokens
+        visit = float(prompt) if once else 0.0
         if not self.given:
-            ample = min(most, wish.prompt_tokens + _AMPLE * dearest) if dearest else most
-            return Asking(self.number, 0, wish.gains, calls, ample / _AMPLE, ample, calls, most)
+            ample = most if once or not dearest else min(most, prompt + _AMPLE * dearest)
+            tokens = prompt - visit + max((ample - prompt) / _AMPLE, 1.0)  # replies of half the length they may have
+            return Asking(self.number, 0, wish.gains, calls, tokens, ample - visit, calls, most, visit)
         usage = self.usage()
+        if once:
+            visit = (usage.prompt_tokens + usage.cached_prompt_tokens) / self.visits
         each = max((usage.calls + usage.cached_calls) / self.given, 1)
-        tokens = max(self.tokens, 1)
-        most = max(most, tokens)
-        return Asking(
-            self.number, self.given, wish.gains, each, tokens, min(most, _AMPLE * tokens), max(calls, each), most
-        )
+        tokens = self.tokens(once=once)
+        most = max(most, visit + tokens)
+        ample = max(most - visit, _AMPLE * tokens) if once else min(most, _AMPLE * tokens)
+        return Asking(self.number, self.given, wish.gains, each, tokens, ample, max(calls, each), most, visit)
 
     def leave(self, *, answered: bool) -> None:
         """The row needs no more samples. What it spends from here on, as in being rated, is not counted."""
@@ -215,12 +226,18 @@ def allocation_for(
     calls = calls_of_a_sample(model)
     if scorer_models:
         raise UsageError("to allocate is to spend all of the budget on samples: the scorer may not ask a model")
-    return Allocation(budget, rows.count, calls)
+    return Allocation(budget, rows.count, calls, once=_pays_prompts_once(model))
 
 
 def allocated_identity(allocation: Allocation, rows: Input) -> dict[str, Any]:
     """What an allocated run is besides: another budget, or one row more, would give every row something else."""
     return {"allocate": [allocation.limits.calls, allocation.limits.tokens, rows.count]}
+
+
+def _pays_prompts_once(model: object) -> bool:
+    """Whether draws of one prompt that are asked for together are one wire request, which pays it once."""
+    below = model.model if isinstance(model, Applied) and not model.options.get("proposers") else None
+    return isinstance(below, BaseModel) and getattr(below.scheduler, "max_n", 1) > 1
 
 
 def calls_of_a_sample(model: object) -> int:

@@ -24,6 +24,7 @@ class Budget:
         self.tokens = tokens
         self.seconds = seconds
         self.spent = Usage()
+        self.reserving = True  # False where whoever makes the calls sees to it that their tokens fit
         self.on_spent: Callable[[Usage], None] | None = None  # told of what each call cost when it ends
         self._reserved_calls = self._reserved_tokens = 0
         self._deadline: float | None = None
@@ -134,7 +135,7 @@ class Budgeted:
         budget = current.get()
         if budget is None:
             return await self.model(request)
-        tokens = expected_tokens(request) if budget.tokens is not None else 0
+        tokens = expected_tokens(request) if budget.tokens is not None and budget.reserving else 0
         if not await self._reserved(budget, request, tokens):  # shared with the caller who pays for it
             return await self.model(request)
         usage = Usage()

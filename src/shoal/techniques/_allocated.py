@@ -64,4 +64,4 @@ def _wish(request: Request, vote: Vote, samples: Sequence[Completion]) -> Wish:
     longest = request.params.max_tokens or USUAL_COMPLETION
     looks = expected_tokens(request) - longest
     was = max((sample.usage.prompt_tokens + sample.usage.cached_prompt_tokens for sample in samples), default=0)
-    return Wish(gains(vote, vote.ahead), looks, max(looks, was) + longest)
+    return Wish(gains(vote, vote.n // MOST), looks, max(looks, was) + longest)
