@@ -307,7 +307,7 @@ class Kept:
             question = request.question()
             if question not in self.prompts:
                 self.prompts[question] = await self.backend.count_tokens(question)
-            reply = await self.model(request)
+            reply = await self.model.scheduler(request)  # past the journal and the budget of the run that asks
             usage = Usage(self.prompts[question], reply.usage.completion_tokens, 1)
             self.draws[request] = structs.replace(reply, usage=usage)
         return self.draws[request]
