@@ -335,11 +335,11 @@ def test_a_finished_run_is_followed_without_a_call(tmp_path: Path) -> None:
     assert (tmp_path / "output.jsonl").read_bytes() == before
 
 
-@pytest.mark.parametrize("after", [1, 61, 150, 333, 390])
-def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, after: int) -> None:
+@pytest.mark.parametrize(("after", "calls"), [(1, 400), (61, 400), (333, 400), (390, 400), (600, 800), (750, 800)])
+def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, after: int, calls: int) -> None:
     (tmp_path / "whole").mkdir()
     whole = Votes(tmp_path / "whole", says(KINDS), QUESTIONS, n=8)
-    whole(Budget(calls=400))
+    whole(Budget(calls=calls))
 
     def script(request: Request) -> str:
         if len(votes.backend.requests) == after and votes.batch is not None:
@@ -347,9 +347,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path: Path, after: int) 
         return says(KINDS)(request)
 
     votes = Votes(tmp_path, script, QUESTIONS, n=8)
-    assert votes(Budget(calls=400)).interrupted
+    assert votes(Budget(calls=calls)).interrupted
     assert len(votes.records()) < len(QUESTIONS)
-    votes(Budget(calls=400))
+    votes(Budget(calls=calls))
     assert sorted(votes.backend.requests, key=repr) == sorted(whole.backend.requests, key=repr)  # none asked twice
     assert (tmp_path / "output.jsonl").read_bytes() == (tmp_path / "whole" / "output.jsonl").read_bytes()
 
