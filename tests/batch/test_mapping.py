@@ -11,7 +11,10 @@ from tests.scripting import scripted
 import shoal
 from shoal.backends.prices import Price
 from shoal.errors import RunError, UsageError
+from shoal.runtime.budget import Budget
+from shoal.runtime.model import apply
 from shoal.runtime.types import Completion, Request, Usage, sampling_params
+from shoal.techniques.self_consistency import self_consistency
 
 
 def test_map_texts() -> None:
@@ -86,6 +89,25 @@ def test_map_resumes_and_refuses_other_items(tmp_path: Path) -> None:
     assert len(backend.requests) == 3
     with pytest.raises(RunError, match="run of other rows: items has changed"):
         shoal.map(model, ["x", "b", "c"], run_dir=tmp_path / "run")
+
+
+def test_map_allocates_a_budget(tmp_path: Path) -> None:
+    def script(request: Request) -> str:
+        return f"The answer is {request.sample[-1] % 2 if 'hard' in request.text else 7}."
+
+    model, backend = scripted(script)
+    voting = apply(self_consistency, model, n=8)
+    items = [f"{kind} {i}" for i in range(5) for kind in ("easy", "hard")]
+    found = shoal.map(voting, items, budget=Budget(calls=80), allocate=True, run_dir=tmp_path / "run")
+    calls = {record.input["prompt"].split()[0]: record.usage.calls for record in found}
+    assert calls["easy"] < 8 < calls["hard"]
+    assert sum(record.usage.calls for record in found) == len(backend.requests) == 80
+    with pytest.raises(RunError, match=r"allocate=\[80,null,10\], now allocate=null"):
+        shoal.map(voting, items, run_dir=tmp_path / "run")
+    with pytest.raises(UsageError, match="give one of tokens or calls"):
+        shoal.map(voting, items, allocate=True)
+    with pytest.raises(UsageError, match="is to be self_consistency"):
+        shoal.map(model, items, budget=Budget(calls=80), allocate=True)
 
 
 def test_run_raises_what_the_program_raises() -> None:

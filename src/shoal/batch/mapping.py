@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 from msgspec import UNSET, UnsetType, structs
 
 from shoal.backends.loop import run
+from shoal.batch.allocation import Allocation, allocated_identity, allocation_for
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, encode
@@ -56,6 +57,8 @@ class MapOptions(TypedDict, total=False):
     params       of a model: how to sample
     run_dir      where every finished call is kept, so that the same call continues a run that was stopped
     budget       what may be spent
+    allocate     of a model whose outermost technique votes: share the budget (tokens or calls) out, so that undecided
+                 items get the samples that settled ones do without
     replay       ask nothing: every draw must be kept already, or NotCached names the first that is not
     trace        keep each item's call tree in `run_dir`, for `shoal trace`
     score        rates each answer from 0.0 to 1.0: a function of the completion and the row, plain or async, or
@@ -71,6 +74,7 @@ class MapOptions(TypedDict, total=False):
     params: SamplingParams | None
     run_dir: Path | str | None
     budget: Budget | None
+    allocate: bool
     replay: bool
     trace: bool
     score: Score | Rater | None
@@ -121,8 +125,8 @@ async def amap(
 
 
 async def _map_program(function: RowFunction, items: Any, options: MapOptions) -> list[Record]:
-    for name in ("template", "params"):
-        if options.get(name) is not None:
+    for name in ("template", "params", "allocate"):
+        if options.get(name):
             raise UsageError(f"map: {name}= is for models; a program says itself what it asks")
     identity = {"program": function.name, "source": function.version}
     rows = (function.row(item) for item in _listed(items))
@@ -150,6 +154,9 @@ async def _map(
             rater.check_rows(rows, target)
             await rater.need()
             identity |= {"score": rater.identity, "target": target}
+        allocation = _allocation(model, rows, rater, options)
+        if allocation:
+            identity |= allocated_identity(allocation, rows)
         if options.get("replay"):
             scopes.enter_context(scope.setting(replay.offline, True))
         directory = scopes.enter_context(RunDirectory(place, identity, rows))
@@ -159,6 +166,7 @@ async def _map(
         batch = BatchRun(directory, rows, model=base, technique=technique, window=window, judge=judge)
         batch.on_progress = options.get("on_progress")
         batch.traced = options.get("trace", False)
+        batch.allocation = allocation
         async with by_batch_api([model, *getattr(rater, "models", ())], directory, waves):
             await batch.execute(program, options.get("budget"))
         batch.write_output(place / "output.jsonl")
@@ -172,6 +180,12 @@ def _waves(options: MapOptions) -> "WaveSettings | None":
     from shoal.backends.waves import WaveSettings
 
     return WaveSettings() if wanted else None
+
+
+def _allocation(model: Model, rows: Input, rater: Rater | None, options: MapOptions) -> Allocation | None:
+    if not options.get("allocate"):
+        return None
+    return allocation_for(model, rows, options.get("budget"), getattr(rater, "models", ()))
 
 
 def rater_of(score: Score | Rater | None, target: str | None) -> Rater | None:

@@ -3,22 +3,23 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from time import monotonic
 
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from shoal.backends import BaseModel
+from shoal.batch.allocation import Allocation
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.journal import Journal, RowRecorder
 from shoal.batch.programs import Returned
 from shoal.batch.records import Record, as_output, decode, encode, failed, succeeded
 from shoal.batch.rows import Input, Row
 from shoal.errors import BudgetExceeded, NotCached, StoreError
-from shoal.runtime import budget, replay, scope
+from shoal.runtime import allocation, budget, replay, scope
 from shoal.runtime.budget import Budget
-from shoal.runtime.concurrency import map_bounded
+from shoal.runtime.concurrency import gather, map_bounded
 from shoal.runtime.trace import tracing
 from shoal.runtime.types import Completion, Usage
 from shoal.traces.data import Trace
@@ -147,7 +148,7 @@ class RowRunner:
 
     async def _attempt(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Record | None:
         try:
-            completion = await program(row)
+            completion = await self._answered(number, row, program, recorder)
             if isinstance(completion, Returned):
                 completion = structs.replace(completion, usage=recorder.usage)
             answer, score = await self.judge(completion, row)
@@ -167,6 +168,9 @@ class RowRunner:
             number, row, completion, model=self.model, technique=self.technique, answer=answer, score=score
         )
 
+    async def _answered(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Completion:
+        return await program(row)
+
     def _count(self, record: Record) -> None:
         self.progress.finished += 1
         if record.error is not None:
@@ -180,7 +184,11 @@ class RowRunner:
 
 
 class BatchRun(RowRunner):
-    """One run of a program over the rows of an input, in its directory; `window` rows are under way at once."""
+    """One run of a program over the rows of an input, in its directory; `window` rows are under way at once.
+
+    With `allocation`, which is made for all rows, they are all under way at once and share the budget out among them;
+    rows that are done already are followed, so that the others get what they got or would have got.
+    """
 
     def __init__(
         self, directory: RunDirectory, rows: Input, *, model: str, technique: str | None, window: int, judge: Judge
@@ -192,6 +200,7 @@ class BatchRun(RowRunner):
         self.progress = Progress(rows.own)
         self.interrupted = False
         self.limit = Budget()
+        self.allocation: Allocation | None = None
 
     async def execute(self, program: RowProgram, limit: Budget | None = None) -> None:
         """Run what is not done yet. Cancelling it stops cleanly; StoreError (a full disk) stops it too."""
@@ -207,13 +216,45 @@ class BatchRun(RowRunner):
             await self.run(*item, program)
 
         with scope.setting(budget.current, self.limit):
+            if self.allocation is not None:
+                rows = self.rows.numbered()
+                await gather(*(self._follow(*row, program) if row[0] in done else one(row) for row in rows))
+                return
             async for _ in map_bounded(one, todo, self.window):
                 pass
+
+    async def _follow(self, number: int, row: Row, program: RowProgram) -> None:
+        """Take a finished row's part in the allocation again, from its draws; nothing is asked or kept."""
+        recorder = RowRecorder(self.journal, number)
+        nothing = Budget()
+        nothing.stop("the row is done")
+        with (
+            suppress(BudgetExceeded),
+            scope.setting(budget.current, nothing),
+            scope.setting(replay.current, recorder),
+        ):
+            await self._answered(number, row, program, recorder)
+
+    async def _answered(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Completion:
+        """Run the program, in the row's seat where the budget is allocated."""
+        if self.allocation is None:
+            return await program(row)
+        seat = self.allocation.seat(number, lambda: recorder.usage)
+        answered = False
+        try:
+            with scope.setting(allocation.current, seat):
+                completion = await program(row)
+            answered = True
+            return completion
+        finally:
+            seat.leave(answered=answered)
 
     def interrupt(self) -> None:
         """Begin no row and make no call from here on; calls under way finish and are kept."""
         self.interrupted = True
         self.limit.stop("the run was interrupted")
+        if self.allocation is not None:
+            self.allocation.stop("the run was interrupted")
 
     def write_output(self, path: Path) -> None:
         """The output, rebuilt from the journal in input order: the same rows always give the same bytes."""

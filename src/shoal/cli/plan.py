@@ -11,10 +11,12 @@ import click
 from shoal.backends.config import load_config, without_keys
 from shoal.backends.loop import run as run_program
 from shoal.backends.prices import prices_of
+from shoal.batch.allocation import allocated_identity, with_most_samples
 from shoal.batch.directory import refuse_other_run
 from shoal.batch.journal import Journal
 from shoal.batch.rows import Input, Row
 from shoal.batch.waves import of_one_endpoint
+from shoal.cli.allocating import allocate_option, allocation_of
 from shoal.cli.options import (
     model_options,
     named_model,
@@ -43,9 +45,11 @@ from shoal.errors import UsageError
 from shoal.evaluation.scorers import unscored
 from shoal.planning import Pilot, Plan
 from shoal.planning import plan as planned
+from shoal.planning.allocating import within_budget
 from shoal.planning.dry_run import Kept
 from shoal.planning.waves import Travel, in_waves, window_seconds
 from shoal.runtime import registry
+from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache, default_cache_path
 from shoal.runtime.types import Completion
 from shoal.techniques.opening import bases, open_cache, opener
@@ -61,7 +65,10 @@ from shoal.techniques.spec import OpenBase
 @pilot_options
 @batch_api_options
 @shard_option
-@click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="What a pilot may spend.")
+@click.option(
+    "--budget", metavar="calls=,tokens=,seconds=,dollars=", help="What a pilot may spend, or is to be shared out."
+)
+@allocate_option
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="The run's; default: as for run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the plan as JSON.")
 def plan(data: str | None, **options: Any) -> int:
@@ -94,6 +101,12 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
     judge = scorer.against(options["answer"]) if scorer and judges else unscored
     travel = _travel([model, *judges], options)
     identity = identity_of(options, model, program, scorer)
+    limit = Budget.parse(options["budget"]) if options["budget"] else None
+    allocation = allocation_of(options, limit, rows, model, judges)
+    if allocation:
+        identity |= allocated_identity(allocation, rows)
+        model = with_most_samples(model)
+        program = program_of(rows, model, options)
     directory = place_of(directory, identity, rows)
     resumed = refuse_other_run(directory, identity, rows) is not None
 
@@ -110,7 +123,8 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
             told = await planned(
                 row, rows, models=[model, *judges], steady=steady, kept=kept, done=done, prices=prices, pilot=pilot
             )
-            return in_waves(told, bases([model, *judges]), prices, travel) if travel else told
+            told = in_waves(told, bases([model, *judges]), prices, travel) if travel else told
+            return within_budget(told, allocation.budget) if allocation else told
         finally:
             for base in bases([model, *judges]):
                 await base.aclose()

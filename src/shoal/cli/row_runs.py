@@ -118,6 +118,7 @@ def run_name(data: str | None, options: dict[str, Any]) -> str:
     stem = "stdin" if data == "-" else Path(data or options["args"] or "").stem
     stem = f"{stem}-templates" if data is None else stem
     parts = [stem, options["program"] or "", options["technique"] or "plain", options["model"]]
+    parts += [f"allocate {options['budget']}"] if options["allocate"] else []
     return folder_name(parts)
 
 

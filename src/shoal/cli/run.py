@@ -12,9 +12,11 @@ import msgspec
 
 from shoal.backends.loop import run as run_program
 from shoal.backends.prices import paid
+from shoal.batch.allocation import allocated_identity
 from shoal.batch.directory import RunDirectory
 from shoal.batch.rows import Input
-from shoal.batch.runner import BatchRun, RowProgram, window_for
+from shoal.batch.runner import BatchRun, RowProgram, Summary, window_for
+from shoal.cli.allocating import allocate_option, allocation_of
 from shoal.cli.options import (
     model_options,
     named_model,
@@ -59,6 +61,7 @@ from shoal.techniques.opening import bases, refuse_unpriced
 @click.option("--plan", is_flag=True, help="Say what the run will cost, and run nothing.")
 @pilot_options
 @click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent.")
+@allocate_option
 @batch_api_options
 @click.option("--run-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
 @shard_option
@@ -101,6 +104,8 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     judge = scorer.against(options["answer"]) if scorer else unscored
     refuse_unpriced(budget, [model, *(scorer.models if scorer else ())])
     identity = identity_of(options, model, program, scorer)
+    allocation = allocation_of(options, budget, rows, model, list(scorer.models) if scorer else [])
+    identity |= allocated_identity(allocation, rows) if allocation else {}
     directory = place_of(directory, identity, rows)
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
     with RunDirectory(directory, identity, rows) as place, registry.using(model), scoped(options):
@@ -109,6 +114,7 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
         window = asleep or window_for(bases(model))
         batch = BatchRun(place, rows, model=options["model"], technique=name, window=window, judge=judge)
         batch.traced = options["traced"]
+        batch.allocation = allocation
         return run_program(_execute(batch, model, program, scorer, budget, options))
 
 
@@ -155,39 +161,51 @@ def _progress(batch: BatchRun, models: list[Model]) -> Any:
 
 def _report(batch: BatchRun, model: Model, scorer: Scorer | None, options: dict[str, Any], *, quiet: bool) -> int:
     """Write the output, say what came of the run, and give the exit code."""
-    kept = batch.directory.path / "output.jsonl"
-    batch.write_output(kept)
-    output = options["output"]
-    if output == "-":
-        for line in batch.lines():
-            sys.stdout.buffer.write(line + b"\n")
-    elif output:
-        batch.write_output(Path(output))
+    place = _write(batch, options["output"])
     summary = batch.summary()
     summary.dollars = paid(bases(model), summary.usage)
     lines = (line for number, line in batch.directory.journal.records() if number < batch.rows.count)
     figure = figure_of(scorer.metric if scorer else None, lines, options["answer"])
+    allocated = batch.allocation.result() if batch.allocation else None
     if options["as_json"]:
-        facts = as_json(summary, str(output or kept), figure)
+        facts = as_json(summary, options["output"] or place, figure)
         facts |= {"shard": str(batch.rows.shard)} if batch.rows.shard else {}
-        click.echo(msgspec.json.encode(facts), err=output == "-")
+        facts |= {"allocated": allocated} if batch.allocation else {}
+        click.echo(msgspec.json.encode(facts), err=options["output"] == "-")
     if not quiet:
         from shoal.cli.show import print_run, rate_of
 
-        place = str(output if output and output != "-" else kept)
-        records = batch.directory.journal.records()
+        records, answer = batch.directory.journal.records(), options["answer"]
         rate = rate_of(summary, batch.progress.usage)
-        print_run(records, summary, place, options["answer"], figure, failures=batch.errors, seconds=rate)
+        print_run(records, summary, place, answer, figure, failures=batch.errors, seconds=rate, allocated=allocated)
         if batch.rows.shard:
             whole = batch.directory.path.parent
             click.echo(f"this is shard {batch.rows.shard}; shoal merge {whole} puts all shards together", err=True)
     unscored = summary.finished - summary.scored
     if scorer and unscored:
         click.echo(f"{options['scorer']} came to no score for {unscored} of {summary.finished} answers", err=True)
+    return _ended(batch, summary)
+
+
+def _write(batch: BatchRun, output: str | None) -> str:
+    """Write the output where it is kept, and where --output says; the place to name."""
+    kept = batch.directory.path / "output.jsonl"
+    batch.write_output(kept)
+    if output == "-":
+        for line in batch.lines():
+            sys.stdout.buffer.write(line + b"\n")
+    elif output:
+        batch.write_output(Path(output))
+    return str(output if output and output != "-" else kept)
+
+
+def _ended(batch: BatchRun, summary: Summary) -> int:
+    """Say why the run ended where rows are left, and give the exit code."""
     left = summary.rows - summary.finished - summary.failed
     if batch.interrupted and left:
         click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)
         return 130
     if batch.stopped is not None:
-        click.echo(f"stopped: {batch.stopped}; the same command with a larger --budget resumes", err=True)
+        another, same = "with a larger --budget it is another run", "the same command with a larger --budget resumes"
+        click.echo(f"stopped: {batch.stopped}; {another if batch.allocation else same}", err=True)
     return 1 if summary.failed or left else 0

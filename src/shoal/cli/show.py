@@ -12,8 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from shoal.backends import BaseModel
+from shoal.batch.allocation import Allocated
 from shoal.batch.records import Record
 from shoal.batch.runner import BatchRun, Summary
+from shoal.cli.allocating import told
 from shoal.errors import ShoalError
 from shoal.runtime.types import Usage
 from shoal.techniques.opening import bases
@@ -99,6 +101,7 @@ def print_run(
     *,
     failures: Counter[str],
     seconds: str,
+    allocated: Allocated | None = None,
 ) -> None:
     """The first answers, then the run in numbers and where its output lies."""
     answers = Table(box=None, header_style="bold", pad_edge=False)
@@ -115,7 +118,7 @@ def print_run(
     facts = Table(box=None, show_header=False, pad_edge=False)
     facts.add_column(style="bold")
     facts.add_column()
-    for name, value in _facts(summary, output, metric, failures, seconds):
+    for name, value in [*_facts(summary, metric, failures), *_ends(seconds, output, allocated)]:
         facts.add_row(name, value)
     errors.print()
     errors.print(facts)
@@ -143,9 +146,7 @@ def _mark(record: Record) -> Text:
     )
 
 
-def _facts(
-    summary: Summary, output: str, metric: tuple[str, float] | None, failures: Counter[str], seconds: str
-) -> list[tuple[str, str]]:
+def _facts(summary: Summary, metric: tuple[str, float] | None, failures: Counter[str]) -> list[tuple[str, str]]:
     facts = [("rows", f"{words.count(summary.finished)} of {words.count(summary.rows)}")]
     if summary.failed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in failures.most_common(3))
@@ -161,10 +162,12 @@ def _facts(
             f"{words.count(summary.prompt_tokens)} prompt + {words.count(summary.completion_tokens)} completion",
         ),
         *([("dollars", words.dollars(summary.dollars))] if summary.dollars else []),
-        ("seconds", seconds),
-        ("output", output),
     ]
     return facts
+
+
+def _ends(seconds: str, output: str, allocated: Allocated | None) -> list[tuple[str, str]]:
+    return [*([("allocated", told(allocated))] if allocated else []), ("seconds", seconds), ("output", output)]
 
 
 def rate_of(summary: Summary, usage: Usage) -> str:

@@ -76,6 +76,7 @@ class Budget:
         self.seconds = seconds
         self.dollars = dollars
         self.spent = Usage()
+        self.reserving = True  # False where whoever makes the calls sees to it that their tokens fit
         self.on_spent: Callable[[Usage], None] | None = None  # told of what each call cost when it ends
         self._reserved = Reservation(calls=0)
         self._most_picodollars = None if dollars is None else int(Decimal(str(dollars)) * _PICO)
@@ -257,7 +258,7 @@ class Budgeted:
 
 
 def _reservation(budget: Budget, request: Request, tariff: Tariff | None) -> Reservation:
-    tokens = expected_tokens(request) if budget.tokens is not None else 0
+    tokens = expected_tokens(request) if budget.tokens is not None and budget.reserving else 0
     if tariff is None:
         return Reservation(tokens)
     most = most_tokens(request)

@@ -284,9 +284,8 @@ class Scheduler:
             async with asyncio.timeout_at(min(draw.deadline for draw in load.draws())):
                 outcomes = await self._ask(load)
         except TimeoutError:
-            message = f"no whole answer within {self.retry.deadline:g} s"
-            error = DeadlineExceeded(message, endpoint=self.backend.name, retryable=False)
-            outcomes = [error] * len(load.calls)
+            late = f"no whole answer within {self.retry.deadline:g} s"
+            outcomes = [DeadlineExceeded(late, endpoint=self.backend.name, retryable=False)] * len(load.calls)
         except ShoalError as error:  # a model's, or a full disk's, which is the callers' too
             outcomes = [error] * len(load.calls)
         except Exception as error:  # noqa: BLE001 - a fault in a backend must reach its callers, not hang them
@@ -314,10 +313,7 @@ class Scheduler:
     async def _ask(self, load: _Load) -> list[Outcome]:
         first = load.calls[0][0]
         if first.sink is None:
-            batch = [
-                Draws(call[0].request, len(call), tuple(draw.request.sample for draw in call), call[0].age)
-                for call in load.calls
-            ]
+            batch = [Draws(c[0].request, len(c), tuple(d.request.sample for d in c), c[0].age) for c in load.calls]
             return await self.backend.generate(batch)
         emitted = False
         try:

@@ -49,7 +49,8 @@ class Entry(Struct, frozen=True):
 
     `calls` and `critical_path` are formulas over its options, as Jinja expressions: calls of a model, and how many of
     them one after another. Where the replies decide how many are made, they are the most, and `fewest` says with how
-    many calls it can end. `runs_code`: what a model wrote is run, in the sandbox.
+    many calls it can end. `runs_code`: what a model wrote is run, in the sandbox. `allocates`: where a run shares a
+    budget out among its rows, it takes as many samples as it is given.
     """
 
     function: Technique
@@ -59,6 +60,7 @@ class Entry(Struct, frozen=True):
     aliases: tuple[str, ...] = ()
     fewest: str | None = None
     runs_code: bool = False
+    allocates: bool = False
 
     @property
     def summary(self) -> str:
@@ -95,6 +97,7 @@ TECHNIQUES: dict[str, Entry] = {
         "arXiv:2203.11171",
         ("majority_voting",),
         "max(n, len(proposers or [model])) if stop is none else 1",
+        allocates=True,
     ),
     "best_of_n": Entry(
         best_of_n,

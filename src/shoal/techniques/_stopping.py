@@ -83,6 +83,11 @@ class Vote:
         second = max((a for a in self.counts if a != first), key=self.counts.__getitem__, default=None)
         return first, second
 
+    def leading_votes(self) -> tuple[int, int]:
+        """The votes of the two leading answers."""
+        first, second = self._leading()
+        return self.counts.get(first, 0), self.counts.get(second, 0)
+
     @property
     def confidence(self) -> float:
         """How sure the rule is of the leader, from 0 to 1."""

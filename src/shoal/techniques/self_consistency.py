@@ -1,14 +1,17 @@
 """Self-consistency: sample n answers and keep the one most of them agree on (arXiv:2203.11171)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec import structs
 
 from shoal.errors import UsageError, did_you_mean
 from shoal.prompting.answers import extract
+from shoal.runtime import allocation
 from shoal.runtime.concurrency import gather, take_while
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
+from shoal.techniques._allocated import allocated, vote_of_many
 from shoal.techniques._judging import is_whole
 from shoal.techniques._options import at_least, not_empty
 from shoal.techniques._stopping import RULES, Vote
@@ -39,6 +42,9 @@ async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
     `stop` lets the vote end with fewer than n samples: "settled" when the rest cannot change the winner, "beta" or
     "martingale" when `confidence` is reached; see `_stopping`. The samples still under way are then cancelled. Where a
     divided vote goes on, at least `ahead` samples are started together.
+
+    In a run that shares one budget out among its rows, the budget and the votes decide how many samples a row gets,
+    up to four times n; `stop`, where given, ends a vote as before.
     """
     _check(n, kind, stop, confidence, ahead)
     not_empty(proposers=proposers)
@@ -54,7 +60,14 @@ async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
 
     beyond: list[Completion] = []
     reached = None
-    if stop is None:
+    share = allocation.current.get()
+    if share is not None:
+        if similarity:
+            raise UsageError("samples are shared out by equal answers, and not where similarity is given")
+        vote = vote_of_many(n, stop, confidence, ahead)
+        samples = await allocated(share, request, ask, partial(forms_of, request, kind=kind), vote)
+        reached = vote.confidence
+    elif stop is None:
         samples = await gather(*map(ask, range(n)))
     else:
         vote = Vote(n, stop, confidence, ahead)
