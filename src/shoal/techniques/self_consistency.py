@@ -1,7 +1,6 @@
 """Self-consistency: sample n answers and keep the one most of them agree on (arXiv:2203.11171)."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from msgspec import structs
 
@@ -15,9 +14,10 @@ from shoal.techniques._allocated import allocated, vote_of_many
 from shoal.techniques._judging import is_whole
 from shoal.techniques._options import at_least, not_empty
 from shoal.techniques._stopping import RULES, Vote
-from shoal.techniques._voting import answer_and_form, forms_of, support
+from shoal.techniques._voting import answer_and_form, support
 
 Similarity = Callable[[str, str], float]
+_Read = tuple[str | None, str | None]
 
 
 async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
@@ -58,6 +58,7 @@ async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
     async def ask(i: int) -> Completion:
         return await team[i % len(team)](request.draw(i))
 
+    votes = _Votes(request, kind)
     beyond: list[Completion] = []
     reached = None
     share = allocation.current.get()
@@ -65,23 +66,37 @@ async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
         if similarity:
             raise UsageError("samples are shared out by equal answers, and not where similarity is given")
         vote = vote_of_many(n, stop, confidence, ahead)
-        samples = await allocated(share, request, ask, partial(forms_of, request, kind=kind), vote)
+        samples = await allocated(share, request, ask, votes.of, vote)
         reached = vote.confidence
     elif stop is None:
         samples = await gather(*map(ask, range(n)))
     else:
         vote = Vote(n, stop, confidence, ahead)
-        samples, beyond = await take_while(
-            ask, lambda replies: vote.count(forms_of(request, replies[vote.samples :], kind))
-        )
+        samples, beyond = await take_while(ask, lambda replies: vote.count(votes.of(replies[len(votes.read) :])))
         reached = vote.confidence
     usage = total(completion.usage for completion in (*samples, *beyond))
-    return structs.replace(_winner(request, samples, kind, similarity), usage=usage, confidence=reached)
+    votes.of(samples[len(votes.read) :])
+    winner = _winner(samples, votes.read[: len(samples)], similarity)
+    return structs.replace(winner, usage=usage, confidence=reached)
 
 
-def _winner(request: Request, samples: Sequence[Completion], kind: str, similarity: Similarity | None) -> Completion:
+class _Votes:
+    """The samples of a request, each read once, in order: its answer, and the form in which votes are compared."""
+
+    def __init__(self, request: Request, kind: str) -> None:
+        self.request = request
+        self.kind = kind
+        self.read: list[_Read] = []
+
+    def of(self, new: Sequence[Completion]) -> list[str | None]:
+        """What the next samples vote for."""
+        found = [answer_and_form(self.request, sample, self.kind) for sample in new]
+        self.read += found
+        return [form for _, form in found]
+
+
+def _winner(samples: Sequence[Completion], read: Sequence[_Read], similarity: Similarity | None) -> Completion:
     """The earliest sample that gives the answer voted for, a whole one if there is one."""
-    read = [answer_and_form(request, sample, kind) for sample in samples]
     answers, forms = [answer for answer, _ in read], [form for _, form in read]
     voters = [i for i, form in enumerate(forms) if form is not None]
     if not voters:
