@@ -24,6 +24,7 @@ from shoal.errors import BudgetExceeded, ServerError, UsageError
 from shoal.runtime.allocation import Wish
 from shoal.runtime.backend import Draws, Outcome
 from shoal.runtime.budget import Budget
+from shoal.runtime.cache import DrawCache
 from shoal.runtime.model import Model, apply
 from shoal.runtime.types import Completion, Request, Usage
 from shoal.techniques.best_of_n import best_of_n
@@ -204,6 +205,23 @@ def test_more_than_can_help_is_not_spent(tmp_path: Path) -> None:
     assert votes.samples()["easy"] == pytest.approx(9, abs=3)  # 9 votes without dissent are 99.9 %
     assert votes.result is not None
     assert votes.result.settled == 10
+
+
+@pytest.mark.parametrize("budget", [{"calls": 240}, {"tokens": 1500}])
+def test_with_a_warm_cache_the_same_run_is_had_for_nothing(tmp_path: Path, budget: dict[str, int]) -> None:
+    asked, results, outputs = [], [], []
+    for name in ("cold", "warm"):
+        (tmp_path / name).mkdir()
+        votes = Votes(tmp_path / name, says(KINDS), QUESTIONS)
+        votes.model = apply(self_consistency, BaseModel(votes.backend, cache=DrawCache(tmp_path / "cache")), n=8)
+        votes(Budget(**budget))
+        asked.append(len(votes.backend.requests))
+        results.append(votes.result)
+        outputs.append([record["answer"] for record in votes.records()])
+    assert asked[0] > 200
+    assert asked[1] == 0
+    assert results[0] == results[1]
+    assert outputs[0] == outputs[1]
 
 
 def test_a_rule_of_its_own_ends_a_vote(tmp_path: Path) -> None:

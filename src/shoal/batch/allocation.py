@@ -126,11 +126,15 @@ class Allocation:
             asleep[number].answer.set_result(grant)
 
     def _spent(self) -> Usage:
-        """What all rows have spent, earlier processes of the run included. The budget is told, so that it counts it."""
+        """What all rows have taken of what is shared out, earlier processes of the run included.
+
+        Draws from the cache count as if paid: with a cache that has them all, the same run is had again for nothing.
+        The budget, which they cost nothing, is told of the rest.
+        """
         spent = total(seat.usage() for seat in self._seats.values())
         if spent.calls > self.budget.spent.calls or spent.total_tokens > self.budget.spent.total_tokens:
             self.budget.spent = spent
-        return spent
+        return Usage(spent.total_tokens + spent.cached_tokens, calls=spent.calls + spent.cached_calls)
 
     def result(self) -> Allocated | None:
         """How the budget went; None where no row got anything."""
