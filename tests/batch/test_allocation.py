@@ -20,6 +20,7 @@ from shoal.batch.allocation import Allocation, allocation_for, calls_of_a_sample
 from shoal.batch.directory import RunDirectory
 from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun
+from shoal.cli.show import RunProgress
 from shoal.errors import BudgetExceeded, ServerError, UsageError
 from shoal.runtime.allocation import Wish
 from shoal.runtime.backend import Draws, Outcome
@@ -222,6 +223,14 @@ def test_with_a_warm_cache_the_same_run_is_had_for_nothing(tmp_path: Path, budge
     assert asked[1] == 0
     assert results[0] == results[1]
     assert outputs[0] == outputs[1]
+
+
+def test_progress_is_told_in_rounds_and_in_what_is_shared_out(tmp_path: Path) -> None:
+    votes = Votes(tmp_path, says(KINDS), QUESTIONS, n=8)
+    batch = votes(Budget(calls=480))
+    assert votes.result is not None
+    told = RunProgress(batch, votes.model)._facts()
+    assert told == f"480 calls · 0 in flight · round {votes.result.rounds} · 100% of the budget shared out"
 
 
 def test_a_rule_of_its_own_ends_a_vote(tmp_path: Path) -> None:

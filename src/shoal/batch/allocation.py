@@ -61,6 +61,7 @@ class Allocation:
         self.calls = calls
         self.once = once and budget.tokens is not None
         self.rounds = 0
+        self.part_spent = 0.0  # of the budget, when the last round began
         self.stopped: BudgetExceeded | None = None
         self._active = rows
         self._seats: dict[int, Seat] = {}
@@ -106,6 +107,7 @@ class Allocation:
             return
         asleep, self._asleep = self._asleep, {}
         spent = self._spent()
+        self.part_spent = self.limits.part(spent)
         once = self.once
         dearest = max((seat.tokens(once=once) for seat in self._seats.values() if seat.given), default=0.0)
         asking = [seat.asking(self.calls, dearest, once=once) for _, seat in sorted(asleep.items())]

@@ -36,6 +36,10 @@ class Limits(Struct, frozen=True):
     def all(self) -> list[float]:
         return self.left(Usage())
 
+    def part(self, spent: Usage) -> float:
+        """How much is spent of the limit that is nearest, from 0 to 1."""
+        return max(1 - left / all_ if all_ else 1.0 for left, all_ in zip(self.left(spent), self.all(), strict=True))
+
     def of(self, calls: float, tokens: float) -> list[float]:
         """What counts of a cost, in the order of `left`."""
         return [*([] if self.calls is None else [calls]), *([] if self.tokens is None else [tokens])]

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shoal.backends import BaseModel
-from shoal.batch.allocation import Allocated
+from shoal.batch.allocation import Allocated, Allocation
 from shoal.batch.records import Record
 from shoal.batch.runner import BatchRun, Summary
 from shoal.cli.allocating import told
@@ -60,6 +60,8 @@ class RunProgress:
         yield self.bar.make_tasks_table(self.bar.tasks)
 
     def _facts(self) -> str:
+        if self.run.allocation is not None:
+            return self._shared_out(self.run.allocation)
         progress, usage = self.run.progress, self.run.progress.usage
         seconds = max(progress.seconds, 1e-3) if progress.started else 1e-3
         facts = [
@@ -75,6 +77,13 @@ class RunProgress:
         if progress.failed:
             facts.append(f"{progress.failed} failed")
         return " · ".join(facts)
+
+    def _shared_out(self, allocation: Allocation) -> str:
+        """The same where rows end together, most of them in the last rounds: what is spent says how far it is."""
+        calls, failed = self.run.limit.spent.calls, self.run.progress.failed
+        facts = [f"{words.count(calls)} calls", _under_way(self.bases), f"round {allocation.rounds}"]
+        facts.append(f"{allocation.part_spent:.0%} of the budget shared out")
+        return " · ".join([*facts, *([f"{failed} failed"] if failed else [])])
 
     def __enter__(self) -> "RunProgress":
         self.bar.start()
