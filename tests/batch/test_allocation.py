@@ -286,6 +286,17 @@ def test_prompts_that_several_samples_share_are_counted_once(tmp_path: Path) -> 
     assert votes.result.least >= 3
 
 
+@pytest.mark.parametrize("tokens", [2_200, 3_000, 4_500])
+def test_no_row_goes_without_where_replies_could_be_longer_than_its_part(tmp_path: Path, tokens: int) -> None:
+    """Of replies that nothing limits up to 256 tokens are held for each; no row gets more before all got one."""
+    votes = Votes(tmp_path, says(KINDS), [f"{question} {'very ' * 10}" for question in QUESTIONS])
+    votes.backend = ScriptedBackend(says(KINDS), max_n=4)
+    votes.model = apply(self_consistency, BaseModel(votes.backend, retry=AT_ONCE), n=8)
+    votes(Budget(tokens=tokens), max_tokens=None)
+    assert votes.budget.spent.total_tokens <= tokens
+    assert all(record["error"] is None for record in votes.records())
+
+
 def _without_prompt(reply: Completion) -> Completion:
     return structs.replace(reply, usage=structs.replace(reply.usage, prompt_tokens=0))
 

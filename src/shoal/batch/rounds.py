@@ -104,8 +104,10 @@ class _Round:
         rows = fresh if dear else sorted(enumerate(self.asking), key=lambda item: item[1].given)
         for i, one in rows:
             wanted = max(0, min(opening - one.given, len(one.gains)))
-            at_once = wanted if dear else 1
-            while self.grants[i] < wanted and self._take(i, one, at_once):
+            if dear:  # all at once, or as many as fit
+                any(self._take(i, one, samples) for samples in range(wanted, 0, -1))
+                continue
+            while self.grants[i] < wanted and self._take(i, one):
                 pass
         return any(self.grants)
 
@@ -121,7 +123,8 @@ class _Round:
             return 0
         known = [one.tokens for one in self.asking if one.given] or [one.tokens for one in fresh]
         tokens, visit = sum(known) / len(known), sum(one.visit for one in waiting) / len(waiting)
-        even = (self.left[-1] / len(waiting) - visit) / tokens
+        gap = max(one.most_tokens - one.visit for one in self.asking) - tokens  # else the last may never fit
+        even = ((self.left[-1] - gap) / len(waiting) - visit) / tokens
         return max(1, int(min(even, 2 + (even - 2) * visit / (visit + _REVISITED * tokens))))
 
     def _sum(self) -> list[float]:
