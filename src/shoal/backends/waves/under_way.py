@@ -45,6 +45,7 @@ class Waves:
         self._collecting = Collecting(self._api, store, settings, self._changed, self._arrived)
         self.gathering = Gathering(self._depart, lambda: bool(self._tasks), settings)
         self._lines: dict[int, dict[int, Line]] = {}  # lines that somebody waits for, by wave and by their ids
+        self._boarding: dict[bytes, tuple[Line, int]] = {}  # by draw, lines whose wave is being written down
         self._tasks: set[asyncio.Task[None]] = set()  # one for each wave on its way
         self._no_room: set[asyncio.Task[None]] = set()  # of those, whose wave the provider had no room for
         self._coming_in: set[asyncio.Task[None]] = set()  # whose wave has ended
@@ -102,6 +103,8 @@ class Waves:
 
     def left_with(self, key: bytes) -> tuple[Line, int] | None:
         """The line that a draw left with, where that is on its way or brought an answer."""
+        if key in self._boarding:  # on disk there may be a part of its wave, or none
+            return self._boarding[key]
         kept = self._store.find(key)
         if kept is None:
             return None
@@ -136,7 +139,16 @@ class Waves:
             assert line.draws is not None
             by_endpoint.setdefault(endpoint_of(line.draws.request), []).append(line)
         for part in by_endpoint.values():
+            for line in part:
+                self._boarding.update((key, (line, place)) for place, key in enumerate(line.keys))
             self._start(self._carried(part))
+
+    def _boarded(self, lines: list[Line]) -> None:
+        """The lines are on disk, or will not be; draws that found no room may be boarding again, in other lines."""
+        for line in lines:
+            for key in line.keys:
+                if self._boarding.get(key, (None, 0))[0] is line:
+                    del self._boarding[key]
 
     async def _carried(self, lines: list[Line]) -> None:
         number = 0
@@ -146,6 +158,7 @@ class Waves:
             number = wave.number
             self.out[number] = wave
             self._lines[number] = {line.id: line for line in aboard}
+            self._boarded(lines)
 
         try:
             assert lines[0].draws is not None
@@ -153,6 +166,7 @@ class Waves:
             if wave.state == "out":
                 await self._brought(wave)
         except Exception as error:  # noqa: BLE001 - nobody may be left waiting for a wave that nobody follows
+            self._boarded(lines)
             self._lost(lines, error)
         finally:
             self._over(number)
@@ -265,7 +279,7 @@ class Waves:
 
     def refuse(self, error: ShoalError) -> None:
         """Raise `error` in all who wait. What is with the provider stays there, and is waited for another time."""
-        for line in self.gathering.take():
+        for line in (*self.gathering.take(), *(line for line, _ in self._boarding.values())):
             line.land(error)
         for number in list(self._lines):
             self._land_all(number, error)
