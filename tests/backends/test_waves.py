@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.backends.faulty_batches import asked, paid
+from tests.backends.faulty_batches import Order, asked, paid
 from tests.batch.waving import draws_paid, mapped, model_of, outputs, same, settings
 from tests.batch.waving import serving as failing
 from tests.scripting import run
@@ -344,5 +344,24 @@ def test_a_run_that_is_told_to_stop_while_a_wave_is_being_written_does_not_wait_
                 async with asyncio.timeout(10):
                     await first
             somebody.execute("COMMIT")
+
+    run(main())
+
+
+def test_models_of_one_identity_follow_a_wave_together() -> None:
+    async def main() -> None:
+        async with failing(lambda body, choice: "Rating: 8") as server:
+            configure(server.base_url, server.key)
+            server.order(Order(), Order(hold=True))
+            asking = asyncio.create_task(mapped(server, ["a"], score=open_scorer("judge(model=lab/m)")))
+            while len(server.batches) < 2 or server.batches[1]["status"] != "in_progress":
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            server.release()
+            (record,) = await mapped(server, ["a"], score=open_scorer("judge(model=lab/m)"))
+            assert record.error is None
+            routes = [each.route for each in asked(Path("provider"))]
+            assert routes.count("GET /v1/files/{id}/content") == 2
 
     run(main())
