@@ -164,6 +164,18 @@ def test_a_wave_that_fails_as_a_whole_says_why_and_is_not_sent_again() -> None:
     run(main())
 
 
+def test_a_provider_that_repeats_the_key_is_not_repeated() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.key = "secret-of-mine"
+            server.order(Order(fail=f"no model for Bearer {server.key}"))
+            (record,) = await mapped(server, ["Q"])
+            assert record.error is not None
+            assert "no model for Bearer [key]" in record.error.message
+
+    run(main())
+
+
 def test_a_provider_without_room_is_given_less_and_waited_for() -> None:
     async def main() -> None:
         async with serving(same) as server:

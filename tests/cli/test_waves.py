@@ -13,6 +13,8 @@ from tests.batch.waving import draws_paid, same, serving
 from tests.cli.shell import Shell
 from tests.scripting import run
 
+from shoal.backends.waves import WaveStore
+
 SCRIPT = """
 def answer(request):
     said = request.messages[-1].text
@@ -185,3 +187,19 @@ def test_what_cannot_go_by_a_batch_api_is_refused(shoal: Shell) -> None:
     assert (code, "--batch-api is for one endpoint; both is several: name one of them" in err) == (2, True)
     code, _, err = shoal("waves", "r")
     assert (code, "r: no run that was made with --batch-api" in err) == (2, True)
+
+
+def test_what_a_provider_says_of_a_wave_is_shown_and_nothing_else(shoal: Shell) -> None:
+    async def keep(number: int, expires_at: float) -> None:
+        store = WaveStore(Path("r"))
+        wave = store.new(str(number), "identity", "lab/m", "/v1/chat/completions")
+        said = {"status": "[/done]\x1b[2J", "note": "400 [/a] [red]no"}
+        await store.keep(wave, state="settled", expires_at=expires_at, **said)
+        store.close()
+
+    for number, expires_at in enumerate((1.8e9, 1.8e12, 1e300, -1e18)):
+        run(keep(number, expires_at))
+    code, out, err = shoal("waves", "r")
+    assert code == 0, err
+    assert out.count("400 [/a] [red]no") == out.count("[/done]␛[2J") == 4
+    assert "2027-01-15" in out

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from shoal.backends.openai import OpenAIBackend
+from shoal.backends.openai_errors import without_keys
 from shoal.backends.waves.api import Batch, BatchApi
 from shoal.backends.waves.collecting import Collecting
 from shoal.backends.waves.gathering import Gathering
@@ -25,6 +26,7 @@ from shoal.errors import (
 )
 
 _FIRST_CONTACT = 5  # attempts
+_MOST_SAID = 500  # characters of a provider's reason
 
 
 class Waves:
@@ -239,7 +241,8 @@ class Waves:
         self._land_all(wave.number, Turn.AGAIN)
 
     def _fault(self, batch: Batch, why: str | None) -> BadRequest:
-        return BadRequest(f"batch {batch.id} failed: {why or 'no reason given'}", endpoint=self._backend.name)
+        said = without_keys((why or "no reason given")[:_MOST_SAID], self._backend.server.key)
+        return BadRequest(f"batch {batch.id} failed: {said}", endpoint=self._backend.name)
 
     def _arrived(self, wave: Wave, id_: int, reply: Reply) -> None:
         line = self._lines.get(wave.number, {}).get(id_)
