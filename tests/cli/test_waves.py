@@ -110,7 +110,7 @@ def test_ctrl_c_leaves_waves_with_the_provider_and_the_same_command_collects_the
             server.order(Order(hold=True, done=4))
             code, err = await interrupted(server, "--batch-api")
             assert code == 130
-            assert "1 waves with 9 requests stay with the provider: the same command collects them" in err
+            assert "1 wave with 9 requests left with the provider: the same command collects them" in err
             assert "`shoal waves r --cancel` cancels them" in err
             _, out, _ = await done("waves", "r")
             assert "in_progress" in out
