@@ -41,6 +41,7 @@ class Order(Struct):
     fail: str | None = None  # the code of an error of the whole batch, such as token_limit_exceeded
     hold: bool = False  # stay in_progress until released
     done: int = 0  # lines that are carried out as soon as it is in progress
+    late: bool = False  # the files have no names yet when it is first said to be completed
     unlisted: bool = False  # lines that were not carried out are in no file
 
 

@@ -303,6 +303,10 @@ class FaultyBatches:
                 self._validate(record)
             case "in_progress" if not record.order.hold:
                 self._work(record)
+            case "finalizing" if record.order.late:
+                self._becomes(record, "completed")
+            case "completed" if record.order.late and not record.told["output_file_id"]:
+                self._finish(record, "completed")
             case "finalizing" | "cancelling":
                 self._finish(record, "completed" if record.told["status"] == "finalizing" else "cancelled")
         self._keep()

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from tests.backends.faulty_batches import asked, paid
-from tests.batch.waving import mapped, outputs, same, settings
+from tests.backends.faulty_batches import Order, asked, paid
+from tests.batch.waving import draws_paid, mapped, model_of, outputs, same, settings
 from tests.batch.waving import serving as failing
 from tests.scripting import run
 from tests.server.serving import running, scripted_model, serving
@@ -27,6 +28,7 @@ from shoal.backends.waves.settings import Pace
 from shoal.errors import (
     AuthenticationFailed,
     BadRequest,
+    BudgetExceeded,
     DeadlineExceeded,
     MalformedResponse,
     ModelError,
@@ -293,5 +295,73 @@ def test_the_first_contact_is_not_tried_for_ever() -> None:
             with pytest.raises(ServerError):
                 await mapped(server, ["Q"])
             assert [each.route for each in asked(Path("provider"))] == ["GET /v1/batches"] * 5
+
+    run(main())
+
+
+@asynccontextmanager
+async def being_written(server: Any) -> AsyncIterator[tuple[WaveScheduler, asyncio.Task[Any], sqlite3.Connection]]:
+    """A draw whose wave is being written down, as long as the connection to the run's waves holds its transaction."""
+    model = model_of(server)
+    assert isinstance(model, BaseModel)
+    scheduler, store = waves_over(model, Path("run"))
+    somebody = sqlite3.connect(store.store.path, isolation_level=None)
+    somebody.execute("BEGIN IMMEDIATE")
+    first = asyncio.create_task(scheduler(Request.of("Q")))
+    while not scheduler.waves.sending:
+        await asyncio.sleep(0)
+    try:
+        yield scheduler, first, somebody
+    finally:
+        somebody.close()
+        await scheduler.waves.leave()
+        store.close()
+        await model.aclose()
+
+
+def test_a_draw_given_up_and_asked_again_while_its_wave_is_being_written_is_paid_once() -> None:
+    async def main() -> None:
+        async with failing(same) as server, being_written(server) as (scheduler, first, somebody):
+            first.cancel()
+            await asyncio.wait([first])
+            again = asyncio.create_task(scheduler(Request.of("Q")))
+            while scheduler.wire_requests < 2:
+                await asyncio.sleep(0)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            somebody.execute("COMMIT")
+            assert (await again).text == 'said 0 to "Q"'
+            assert draws_paid() == {"Q": 1}
+
+    run(main())
+
+
+def test_a_run_that_is_told_to_stop_while_a_wave_is_being_written_does_not_wait_for_it() -> None:
+    async def main() -> None:
+        async with failing(same) as server, being_written(server) as (scheduler, first, somebody):
+            scheduler.refuse_waiting(BudgetExceeded("the run was interrupted"))
+            with pytest.raises(BudgetExceeded):
+                async with asyncio.timeout(10):
+                    await first
+            somebody.execute("COMMIT")
+
+    run(main())
+
+
+def test_models_of_one_identity_follow_a_wave_together() -> None:
+    async def main() -> None:
+        async with failing(lambda body, choice: "Rating: 8") as server:
+            configure(server.base_url, server.key)
+            server.order(Order(), Order(hold=True))
+            asking = asyncio.create_task(mapped(server, ["a"], score=open_scorer("judge(model=lab/m)")))
+            while len(server.batches) < 2 or server.batches[1]["status"] != "in_progress":
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            server.release()
+            (record,) = await mapped(server, ["a"], score=open_scorer("judge(model=lab/m)"))
+            assert record.error is None
+            routes = [each.route for each in asked(Path("provider"))]
+            assert routes.count("GET /v1/files/{id}/content") == 2
 
     run(main())

@@ -124,6 +124,33 @@ def test_an_answer_that_the_provider_loses_is_asked_again(fate: str) -> None:
     run(main())
 
 
+def test_a_wave_of_which_nothing_can_be_read_is_not_paid_again_unasked() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.order(Order(fates=dict.fromkeys(range(6), "malformed")))
+            for _ in range(2):  # the second time the same files are read again
+                records = await mapped(server, ITEMS)
+                assert outputs(records) == ["MalformedResponse"] * 6
+                assert records[0].error is not None
+                assert "no reply can be read; the same command reads it again" in records[0].error.message
+            assert draws_paid() == dict.fromkeys(ITEMS, 1)
+            assert len(names_in(Path("provider/files"))) == 2
+
+    run(main())
+
+
+def test_a_batch_may_name_its_files_late() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.order(Order(late=True))
+            records = await mapped(server, ITEMS)
+            assert outputs(records) == [f'said 0 to "{item}"' for item in ITEMS]
+            assert draws_paid() == dict.fromkeys(ITEMS, 1)
+            assert names_in(Path("provider/files")) == []
+
+    run(main())
+
+
 def test_what_a_line_cannot_have_befalls_its_row_alone() -> None:
     async def main() -> None:
         async with serving(same) as server:
@@ -160,6 +187,18 @@ def test_a_wave_that_fails_as_a_whole_says_why_and_is_not_sent_again() -> None:
         assert outputs(records) == ["BadRequest"] * 6
         assert records[0].error is not None
         assert "model_not_found" in records[0].error.message
+
+    run(main())
+
+
+def test_a_provider_that_repeats_the_key_is_not_repeated() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.key = "secret-of-mine"
+            server.order(Order(fail=f"no model for Bearer {server.key}"))
+            (record,) = await mapped(server, ["Q"])
+            assert record.error is not None
+            assert "no model for Bearer [key]" in record.error.message
 
     run(main())
 

@@ -13,6 +13,8 @@ from tests.batch.waving import draws_paid, same, serving
 from tests.cli.shell import Shell
 from tests.scripting import run
 
+from shoal.backends.waves import WaveStore
+
 SCRIPT = """
 def answer(request):
     said = request.messages[-1].text
@@ -108,7 +110,7 @@ def test_ctrl_c_leaves_waves_with_the_provider_and_the_same_command_collects_the
             server.order(Order(hold=True, done=4))
             code, err = await interrupted(server, "--batch-api")
             assert code == 130
-            assert "1 waves with 9 requests stay with the provider: the same command collects them" in err
+            assert "1 wave with 9 requests left with the provider: the same command collects them" in err
             assert "`shoal waves r --cancel` cancels them" in err
             _, out, _ = await done("waves", "r")
             assert "in_progress" in out
@@ -185,3 +187,19 @@ def test_what_cannot_go_by_a_batch_api_is_refused(shoal: Shell) -> None:
     assert (code, "--batch-api is for one endpoint; both is several: name one of them" in err) == (2, True)
     code, _, err = shoal("waves", "r")
     assert (code, "r: no run that was made with --batch-api" in err) == (2, True)
+
+
+def test_what_a_provider_says_of_a_wave_is_shown_and_nothing_else(shoal: Shell) -> None:
+    async def keep(number: int, expires_at: float) -> None:
+        store = WaveStore(Path("r"))
+        wave = store.new(str(number), "identity", "lab/m", "/v1/chat/completions")
+        said = {"status": "[/done]\x1b[2J", "note": "400 [/a] [red]no"}
+        await store.keep(wave, state="settled", expires_at=expires_at, **said)
+        store.close()
+
+    for number, expires_at in enumerate((1.8e9, 1.8e12, 1e300, -1e18)):
+        run(keep(number, expires_at))
+    code, out, err = shoal("waves", "r")
+    assert code == 0, err
+    assert out.count("400 [/a] [red]no") == out.count("[/done]␛[2J") == 4
+    assert "2027-01-15" in out

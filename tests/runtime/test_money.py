@@ -22,6 +22,7 @@ from shoal.runtime.limits import most_tokens
 from shoal.runtime.scope import setting
 from shoal.runtime.types import Completion, Json, Message, Request, Usage, sampling_params
 from shoal.techniques.opening import bases, open_model, refuse_unpriced
+from shoal.traces import words
 
 PRICE = Price(0.15, 0.6)
 Outcomes = list[Completion | BaseException]
@@ -62,6 +63,12 @@ def test_dollars_are_reserved_at_the_most_and_corrected() -> None:
     assert len(backend.requests) == 40 - exceeded(outcomes) == 16
     assert budget.spent_dollars == pytest.approx(0.00016)
     assert str(outcomes[-1]) == "the budget of $0.00025 is spent ($0.00016 used, the next call may need $0.0001)"
+
+
+def test_the_smallest_amounts_are_written_out() -> None:
+    outcomes = spend(Budget(dollars=0.0000001), asked(model_of(costing(5, 5), Price(1.0, 1.0))[0], 1, max_tokens=64))
+    assert str(outcomes[0]) == "the budget of $0.0000001 is spent ($0 used, the next call may need $0.0001)"
+    assert words.dollars(6e-6) == "$0.000006"
 
 
 def test_sums_are_exact_where_floats_are_not() -> None:

@@ -60,7 +60,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes, server: Serve
     The server's key, and whatever looks like a key, is taken out of its words.
     """
     message, words, number = _said(body)
-    message = _without_keys(message, server.key)
+    message = without_keys(message, server.key)
     if status < 400:
         inner = number if number and 400 <= number < 600 else _status_of(words) if status < 300 else None
         if inner is None:
@@ -119,7 +119,8 @@ def _said(body: bytes) -> tuple[str, str, int | None]:
     return str(message)[:_MESSAGE_LIMIT], f"{code or ''} {kind or ''}", number
 
 
-def _without_keys(message: str, key: str) -> str:
+def without_keys(message: str, key: str) -> str:
+    """A server's words without the key that it was sent, or anything that looks like one."""
     if key:
         message = message.replace(key, "[key]")
     return _KEY.sub("[key]", message)

@@ -42,7 +42,7 @@ async def by_batch_api(
     travelling = of_one_endpoint(models)
     store = WaveStore(directory.path)
     before = [(base, base.scheduler) for base in travelling]
-    schedulers = [_in_waves(base, store, settings) for base in travelling]
+    schedulers = _in_waves(travelling, store, settings)
     for scheduler in schedulers:
         scheduler.waves.tell = tell
     try:
@@ -79,17 +79,21 @@ def of_one_endpoint(models: Sequence[object]) -> list[BaseModel]:
     ]
 
 
-def _in_waves(base: BaseModel, store: "WaveStore", settings: "WaveSettings") -> "WaveScheduler":
+def _in_waves(travelling: Sequence[BaseModel], store: "WaveStore", settings: "WaveSettings") -> "list[WaveScheduler]":
+    """Let the models' calls travel; models of one identity, whose draws are the same, by the same waves."""
     from shoal.backends.openai import OpenAIBackend
     from shoal.backends.waves import WaveScheduler
 
-    assert isinstance(base.backend, OpenAIBackend)
-    live = base.scheduler
-    assert not isinstance(live, Router)
-    scheduler = WaveScheduler(base.backend, live, store, settings)
-    base.stand_on(scheduler)
-    base.discount, base.tail_live, base.waves = base.batch_price, settings.tail_live, scheduler
-    return scheduler
+    found: dict[str, WaveScheduler] = {}
+    for base in travelling:
+        live, identity = base.scheduler, base.backend.identity
+        assert isinstance(base.backend, OpenAIBackend)
+        assert not isinstance(live, Router)
+        if identity not in found:
+            found[identity] = WaveScheduler(base.backend, live, store, settings)
+        base.stand_on(found[identity])
+        base.discount, base.tail_live, base.waves = base.batch_price, settings.tail_live, found[identity]
+    return list(found.values())
 
 
 def waves_of(directory: RunDirectory) -> "list[Wave]":

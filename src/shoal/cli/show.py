@@ -96,7 +96,8 @@ class RunProgress:
 def _under_way(models: Iterable[BaseModel]) -> str:
     """Calls in flight; where they travel by a batch API, how their waves stand."""
     models = list(models)
-    waves = [words.short(base.waves.standing(), 100) for base in models if base.waves is not None]
+    schedulers = dict.fromkeys(base.waves for base in models if base.waves is not None)
+    waves = [words.short(scheduler.standing(), 100) for scheduler in schedulers]
     flying = sum(base.scheduler.in_flight for base in models if base.waves is None)
     return " · ".join([*waves, *([f"{flying} in flight"] if flying or not waves else [])])
 

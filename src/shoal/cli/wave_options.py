@@ -11,6 +11,7 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.waves import WITH_PROVIDER, by_batch_api, waves_of
 from shoal.cli.options import stacked
 from shoal.errors import UsageError
+from shoal.traces import words
 
 if TYPE_CHECKING:
     from shoal.backends.waves import Wave, WaveSettings
@@ -55,7 +56,7 @@ def in_waves(
 def _tell(wave: "Wave") -> None:
     """A line where there is no live view: a log that is read hours later."""
     if wave.state == "out":
-        click.echo(f"wave {wave.number}: {wave.requests} requests sent as {wave.batch_id}", err=True)
+        click.echo(f"wave {wave.number}: {words.plural(wave.requests, 'request')} sent as {wave.batch_id}", err=True)
     else:
         failed = f", {wave.failed} failed" if wave.failed else ""
         click.echo(f"wave {wave.number}: {wave.status}, {wave.done} of {wave.requests} answered{failed}", err=True)
@@ -67,9 +68,9 @@ def tell_of_waves(directory: RunDirectory, options: dict[str, Any]) -> None:
         return
     waves = [wave for wave in waves_of(directory) if wave.state in WITH_PROVIDER]
     if waves:
-        requests = sum(wave.requests for wave in waves)
+        left = words.plural(sum(wave.requests for wave in waves), "request")
         click.echo(
-            f"{len(waves)} waves with {requests} requests stay with the provider: the same command collects them, "
+            f"{words.plural(len(waves), 'wave')} with {left} left with the provider: the same command collects them, "
             f"`shoal waves {directory.path} --cancel` cancels them",
             err=True,
         )

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import structs
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from shoal.backends import open_base
 from shoal.backends.config import Config, load_config
@@ -98,11 +99,12 @@ def _print(found: list[Wave]) -> None:
     for heading in ("wave", "model", "state", "requests", "draws", "done", "failed", "sent", "expires", "batch", ""):
         table.add_column(heading)
     for wave in found:
-        table.add_row(
+        cells = (
             *(str(wave.number), wave.model, _state(wave), words.count(wave.requests), words.count(wave.draws)),
             *(words.count(wave.done), words.count(wave.failed), _time(wave.created_at), _time(wave.expires_at)),
             *(words.short(wave.batch_id or "", 40), words.short(wave.note, 60)),
         )
+        table.add_row(*map(Text, cells))  # a provider's words are no markup
     # A pipe has no width to keep to.
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table)
 
@@ -110,8 +112,11 @@ def _print(found: list[Wave]) -> None:
 def _state(wave: Wave) -> str:
     if wave.state == "out":
         return words.short(wave.status or "sent", 20)
-    return {"landed": "back", "settled": wave.status or "back"}.get(wave.state, wave.state)
+    return {"landed": "back", "settled": words.short(wave.status or "back", 20)}.get(wave.state, wave.state)
 
 
 def _time(seconds: float | None) -> str:
-    return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M") if seconds else ""
+    try:
+        return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M") if seconds else ""
+    except (ValueError, OverflowError, OSError):  # a provider may say what is no time
+        return "?"

@@ -195,7 +195,7 @@ class Budget:
 
 
 def _shown(picodollars: int) -> str:
-    return f"${picodollars / _PICO:,.10g}"
+    return f"${(Decimal(picodollars) / _PICO).normalize():,f}"
 
 
 current: ContextVar[Budget | None] = ContextVar("budget", default=None)

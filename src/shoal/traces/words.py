@@ -1,6 +1,7 @@
 """Numbers and texts of a trace in words for people, the same on the terminal and on a page."""
 
 import json
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -121,4 +122,4 @@ def dollars(number: float) -> str:
     """Money, with as many digits as it takes to tell it from none."""
     if number == 0:
         return "$0"
-    return f"${number:,.2f}" if number >= 0.1 else f"${number:.2g}"
+    return f"${number:,.2f}" if number >= 0.1 else f"${Decimal(f'{number:.2g}'):f}"

@@ -40,20 +40,35 @@ class Collecting:
         self._landed = landed
 
     async def collect(self, wave: Wave, batch: Batch) -> Wave:
-        """Returns when all that came back with a wave that has ended is on disk, and nothing of it at the provider."""
-        for reading in range(1, _READINGS + 1):
-            whole = True
-            for file_id in (batch.output_file_id, batch.error_file_id):
-                if file_id is not None:
-                    whole &= await self._collected(wave, file_id)
-            here = sum(here for _, here in self._store.names(wave.number).values())
-            counted = batch.counts.completed + batch.counts.failed
-            if (whole and here >= min(counted, wave.requests)) or reading == _READINGS:
+        """Returns when all that came back with a wave that has ended is on disk, and nothing of it at the provider.
+
+        Files with lines that cannot be read stay there. MalformedResponse where calls are done and no reply can be
+        had: one may be lost and is asked again, but nobody is to pay for a whole wave again unasked.
+        """
+        whole, here = await self._read(wave, batch)
+        for _ in range(_READINGS - 1):
+            if whole and here >= min(batch.counts.completed + batch.counts.failed, wave.requests):
                 break
             await asyncio.sleep(self._pace.pause)
-        wave = await self._store.keep(wave, state="landed", ended_at=time.time(), note="")
-        await self._tidied(wave)
+            batch = await self._standing(wave, batch.id)  # it may name its files late
+            whole, here = await self._read(wave, batch)
+        if batch.counts.completed > 1 and not here:
+            raise MalformedResponse(
+                f"batch {batch.id} is {batch.status} and no reply can be read; the same command reads it again, "
+                f"`shoal waves {self._store.directory} --forget` has its calls made anew"
+            )
+        wave = await self._store.keep(wave, state="landed", ended_at=time.time(), note="", **_files_of(batch))
+        if whole:
+            await self._tidied(wave)
         return wave
+
+    async def _read(self, wave: Wave, batch: Batch) -> tuple[bool, int]:
+        """Take what the batch's files hold: whether all their lines could be read, and how many replies are here."""
+        whole = True
+        for file_id in _files_of(batch).values():
+            if file_id is not None:
+                whole &= await self._collected(wave, file_id)
+        return whole, sum(here for _, here in self._store.names(wave.number).values())
 
     async def ended(self, wave: Wave) -> tuple[Wave, Batch]:
         """Ask how the wave stands until it has ended."""
@@ -66,8 +81,7 @@ class Collecting:
                 "done": batch.counts.completed,
                 "failed": batch.counts.failed,
                 "expires_at": batch.expires_at,
-                "output_file_id": batch.output_file_id,
-                "error_file_id": batch.error_file_id,
+                **_files_of(batch),
             }
             if any(getattr(wave, name) != value for name, value in stands.items()):
                 wave = await self._store.keep(wave, **stands)
@@ -127,6 +141,10 @@ class Collecting:
 
     def _note(self, wave: Wave, said: str) -> None:
         self._changed(structs.replace(wave, note=said))
+
+
+def _files_of(batch: Batch) -> dict[str, Any]:
+    return {"output_file_id": batch.output_file_id, "error_file_id": batch.error_file_id}
 
 
 async def _lines(incoming: Incoming) -> AsyncIterator[bytes]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from shoal.backends.openai import OpenAIBackend
+from shoal.backends.openai_errors import without_keys
 from shoal.backends.waves.api import Batch, BatchApi
 from shoal.backends.waves.collecting import Collecting
 from shoal.backends.waves.gathering import Gathering
@@ -25,6 +26,7 @@ from shoal.errors import (
 )
 
 _FIRST_CONTACT = 5  # attempts
+_MOST_SAID = 500  # characters of a provider's reason
 
 
 class Waves:
@@ -45,6 +47,7 @@ class Waves:
         self._collecting = Collecting(self._api, store, settings, self._changed, self._arrived)
         self.gathering = Gathering(self._depart, lambda: bool(self._tasks), settings)
         self._lines: dict[int, dict[int, Line]] = {}  # lines that somebody waits for, by wave and by their ids
+        self._boarding: dict[bytes, tuple[Line, int]] = {}  # by draw, lines whose wave is being written down
         self._tasks: set[asyncio.Task[None]] = set()  # one for each wave on its way
         self._no_room: set[asyncio.Task[None]] = set()  # of those, whose wave the provider had no room for
         self._coming_in: set[asyncio.Task[None]] = set()  # whose wave has ended
@@ -102,6 +105,8 @@ class Waves:
 
     def left_with(self, key: bytes) -> tuple[Line, int] | None:
         """The line that a draw left with, where that is on its way or brought an answer."""
+        if key in self._boarding:  # on disk there may be a part of its wave, or none
+            return self._boarding[key]
         kept = self._store.find(key)
         if kept is None:
             return None
@@ -136,7 +141,16 @@ class Waves:
             assert line.draws is not None
             by_endpoint.setdefault(endpoint_of(line.draws.request), []).append(line)
         for part in by_endpoint.values():
+            for line in part:
+                self._boarding.update((key, (line, place)) for place, key in enumerate(line.keys))
             self._start(self._carried(part))
+
+    def _boarded(self, lines: list[Line]) -> None:
+        """The lines are on disk, or will not be; draws that found no room may be boarding again, in other lines."""
+        for line in lines:
+            for key in line.keys:
+                if self._boarding.get(key, (None, 0))[0] is line:
+                    del self._boarding[key]
 
     async def _carried(self, lines: list[Line]) -> None:
         number = 0
@@ -146,6 +160,7 @@ class Waves:
             number = wave.number
             self.out[number] = wave
             self._lines[number] = {line.id: line for line in aboard}
+            self._boarded(lines)
 
         try:
             assert lines[0].draws is not None
@@ -153,6 +168,7 @@ class Waves:
             if wave.state == "out":
                 await self._brought(wave)
         except Exception as error:  # noqa: BLE001 - nobody may be left waiting for a wave that nobody follows
+            self._boarded(lines)
             self._lost(lines, error)
         finally:
             self._over(number)
@@ -225,7 +241,8 @@ class Waves:
         self._land_all(wave.number, Turn.AGAIN)
 
     def _fault(self, batch: Batch, why: str | None) -> BadRequest:
-        return BadRequest(f"batch {batch.id} failed: {why or 'no reason given'}", endpoint=self._backend.name)
+        said = without_keys((why or "no reason given")[:_MOST_SAID], self._backend.server.key)
+        return BadRequest(f"batch {batch.id} failed: {said}", endpoint=self._backend.name)
 
     def _arrived(self, wave: Wave, id_: int, reply: Reply) -> None:
         line = self._lines.get(wave.number, {}).get(id_)
@@ -265,7 +282,7 @@ class Waves:
 
     def refuse(self, error: ShoalError) -> None:
         """Raise `error` in all who wait. What is with the provider stays there, and is waited for another time."""
-        for line in self.gathering.take():
+        for line in (*self.gathering.take(), *(line for line, _ in self._boarding.values())):
             line.land(error)
         for number in list(self._lines):
             self._land_all(number, error)
