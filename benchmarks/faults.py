@@ -325,7 +325,7 @@ def cluster(place: Path) -> Iterator[Any]:
     os.environ |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
     import ray
 
-    ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", _temp_dir=str(place))
+    ray.init(num_cpus=3, include_dashboard=False, logging_level="ERROR", log_to_driver=False, _temp_dir=str(place))
     try:
         yield ray
     finally:
