@@ -23,6 +23,11 @@ def reply(messages: Sequence[dict[str, Any]], draw: int) -> str:
     return _reply(tuple((message["role"], message.get("content") or "") for message in messages), draw)
 
 
+def replied(body: dict[str, Any], choice: int) -> str:
+    """The reply to a request of OpenAI's API: by its seed where it has one, so that each draw has its own wherever."""
+    return reply(body["messages"], choice if body.get("seed") is None else body["seed"])
+
+
 @lru_cache(50_000)  # every policy asks the same
 def _reply(turns: tuple[tuple[str, str], ...], draw: int) -> str:
     messages = [{"role": role, "content": content} for role, content in turns]

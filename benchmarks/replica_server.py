@@ -2,7 +2,8 @@
 
 python -m benchmarks.replica_server [--scale 0.1] [--slowness 1]    simulated seconds take `scale` real ones
 
-/metrics has vLLM's names for the prefix cache; /counts the engine's counts as JSON.
+With --tell it also prints a line for each draw that is asked for, and one when it is done: what happened, to which draw
+(a hash of its text), and when. /metrics has vLLM's names for the prefix cache; /counts the engine's counts as JSON.
 """
 
 import argparse
@@ -10,14 +11,17 @@ import asyncio
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple
+from threading import Thread
+from typing import IO, Any, NamedTuple
 
 from benchmarks import technique_mock
 from benchmarks.replica_engine import Replica, tokens_of
-from benchmarks.replica_replies import rendered, reply
+from benchmarks.replica_replies import rendered, replied
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,14 +41,20 @@ class Server(NamedTuple):
         return found
 
 
+Hear = Callable[[list[str]], None]
+
+
 @contextmanager
-def servers(slowness: list[float], scale: float) -> Iterator[list[Server]]:
-    """A replica for each slowness, in processes of their own."""
+def servers(slowness: list[float], scale: float, hear: Hear | None = None) -> Iterator[list[Server]]:
+    """A replica for each slowness, in processes of their own.
+
+    `hear` is given what each says of its draws, from threads; all of it, once the context is left.
+    """
     with ExitStack() as stack:
         started = []
         for slow in slowness:
             command = [sys.executable, "-m", "benchmarks.replica_server"]
-            command += ["--scale", str(scale), "--slowness", str(slow)]
+            command += ["--scale", str(scale), "--slowness", str(slow), *(["--tell"] if hear else [])]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT)
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -54,16 +64,38 @@ def servers(slowness: list[float], scale: float) -> Iterator[list[Server]]:
             if process.stdout is None or not (line := process.stdout.readline()):
                 raise RuntimeError("a replica did not start")
             found.append(Server(int(line), process.pid))
+            if hear is not None:
+                listener = Thread(target=_listen, args=(process.stdout, hear))
+                listener.start()
+                stack.callback(listener.join)
+                stack.callback(process.kill)
         yield found
 
 
-async def serve(replica: Replica) -> None:
+def _listen(lines: IO[str], hear: Hear) -> None:
+    for line in lines:
+        hear(line.split())
+
+
+def draw_id(text: str) -> str:
+    """What a draw is called in what is told of it."""
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+async def serve(replica: Replica, *, tell: bool = False) -> None:
     from aiohttp import web  # not needed by those who only start it
+
+    def told(what: str, texts: list[str]) -> None:
+        for text in texts if tell else ():
+            print(what, draw_id(text), time.monotonic(), flush=True)
 
     async def complete(request: web.Request) -> web.Response:
         body = await request.json()
         messages, n = body["messages"], body.get("n") or 1
-        draws = await replica.draw(rendered(messages), [reply(messages, i) for i in range(n)])
+        said = [replied(body, i) for i in range(n)]
+        told("asked", said)
+        draws = await replica.draw(rendered(messages), said)
+        told("done", said)
         written = sum(tokens_of(draw.reply) for draw in draws)
         choices = [
             {"index": i, "message": {"role": "assistant", "content": draw.reply}, "finish_reason": "stop"}
@@ -112,8 +144,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=0.1)
     parser.add_argument("--slowness", type=float, default=1.0)
+    parser.add_argument("--tell", action="store_true")
     given = parser.parse_args()
-    asyncio.run(serve(Replica(scale=given.scale, slowness=given.slowness)))
+    asyncio.run(serve(Replica(scale=given.scale, slowness=given.slowness), tell=given.tell))
 
 
 if __name__ == "__main__":
