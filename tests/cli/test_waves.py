@@ -108,7 +108,7 @@ def test_ctrl_c_leaves_waves_with_the_provider_and_the_same_command_collects_the
             server.order(Order(hold=True, done=4))
             code, err = await interrupted(server, "--batch-api")
             assert code == 130
-            assert "1 waves with 9 requests stay with the provider: the same command collects them" in err
+            assert "with the provider stays 1 wave of 9 requests: the same command collects them" in err
             assert "`shoal waves r --cancel` cancels them" in err
             _, out, _ = await done("waves", "r")
             assert "in_progress" in out
@@ -178,6 +178,8 @@ def test_what_cannot_go_by_a_batch_api_is_refused(shoal: Shell) -> None:
     assert "--batch-api needs a server that has /v1/files and /v1/batches; scripted/script.py:answer is none" in err
     code, _, err = shoal(*asked, "-m", "lab/m", "--tail-live", "3")
     assert (code, "--tail-live is for --batch-api" in err) == (2, True)
+    code, _, err = shoal(*asked, "-m", "lab/m", "--batch-api", "--batch-window", "soon")
+    assert (code, "completion window 'soon': write 24h" in err) == (2, True)
     code, _, err = shoal(*asked, "-m", "lab/m", "--batch-api", "--replay")
     assert (code, "--replay asks nothing; leave --batch-api out" in err) == (2, True)
     Path("shoal.toml").write_text(Path("shoal.toml").read_text() + '\n[models.both]\nendpoints = ["lab/m", "lab/o"]\n')

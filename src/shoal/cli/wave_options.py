@@ -11,6 +11,8 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.waves import WITH_PROVIDER, by_batch_api, waves_of
 from shoal.cli.options import stacked
 from shoal.errors import UsageError
+from shoal.planning.waves import window_seconds
+from shoal.traces import words
 
 if TYPE_CHECKING:
     from shoal.backends.waves import Wave, WaveSettings
@@ -28,6 +30,7 @@ def window_of(options: dict[str, Any]) -> int | None:
     if options["batch_api"] and options["replay"]:
         raise UsageError("--replay asks nothing; leave --batch-api out")
     if options["batch_api"]:
+        window_seconds(options["batch_window"])
         return int(options["batch_rows"])
     for name in ("tail_live", "batch_window", "batch_rows"):
         source = click.get_current_context().get_parameter_source(name)
@@ -55,7 +58,7 @@ def in_waves(
 def _tell(wave: "Wave") -> None:
     """A line where there is no live view: a log that is read hours later."""
     if wave.state == "out":
-        click.echo(f"wave {wave.number}: {wave.requests} requests sent as {wave.batch_id}", err=True)
+        click.echo(f"wave {wave.number}: {words.plural(wave.requests, 'request')} sent as {wave.batch_id}", err=True)
     else:
         failed = f", {wave.failed} failed" if wave.failed else ""
         click.echo(f"wave {wave.number}: {wave.status}, {wave.done} of {wave.requests} answered{failed}", err=True)
@@ -69,7 +72,8 @@ def tell_of_waves(directory: RunDirectory, options: dict[str, Any]) -> None:
     if waves:
         requests = sum(wave.requests for wave in waves)
         click.echo(
-            f"{len(waves)} waves with {requests} requests stay with the provider: the same command collects them, "
+            f"with the provider {'stays' if len(waves) == 1 else 'stay'} {words.plural(len(waves), 'wave')} of "
+            f"{words.plural(requests, 'request')}: the same command collects them, "
             f"`shoal waves {directory.path} --cancel` cancels them",
             err=True,
         )
