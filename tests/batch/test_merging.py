@@ -256,6 +256,8 @@ def test_what_is_no_run_is_said(tmp_path: Path) -> None:
     for path, said in (("nowhere", "no such run"), ("file", "is no directory"), ("empty", "holds no run")):
         with pytest.raises(UsageError, match=said):
             merge([tmp_path / "a", tmp_path / path], tmp_path / "into")
+    with pytest.raises(UsageError, match="no run is given"):
+        merge([], tmp_path / "into")
     written(tmp_path / "b", done(1))
     with pytest.raises(UsageError, match="--run-dir"):
         merge([tmp_path / "a", tmp_path / "b"])

@@ -212,7 +212,7 @@ def test_catalogues(shoal: Shell) -> None:
     assert json.loads(out)["engines"] == {"vllm/big": "org/big"}
     assert "lab/MODEL" in shoal("models")[1]
     assert re.search(r"^vllm/big +org/big$", shoal("models")[1], re.MULTILINE)
-    assert "gguf/PATH" in shoal("models")[1]
+    assert all(form in shoal("models")[1] for form in ("gguf/PATH", "vllm/MODEL", "transformers/MODEL"))
 
 
 def test_cache_info_and_clear(shoal: Shell) -> None:
@@ -238,6 +238,15 @@ def test_a_file_that_is_not_a_cache_is_left_alone(shoal: Shell, monkeypatch: pyt
 def test_version_and_help(shoal: Shell) -> None:
     assert shoal("--version")[1].startswith("shoal, version ")
     assert "techniques" in shoal("--help")[1]
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_help_shows_every_option_once_under_a_heading(shoal: Shell, command: str) -> None:
+    told = shoal(command, "--help")[1]
+    options = re.findall(r"^  (?:-\w, )?(--[a-z-]+)", told, re.MULTILINE)
+    assert sorted(options) == sorted(set(options))
+    assert {"--prompt", "--model", "--budget", "--shard", "--tail-live", "--json"} <= set(options)
+    assert re.findall(r"^  (?:-\w, )?--[a-z-]+", told.split("\nOthers:\n")[1], re.MULTILINE) == ["  -h, --help"]
 
 
 SLOW = """

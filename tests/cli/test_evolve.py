@@ -304,7 +304,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not(
         ((*EVOLVE, "--decoder_options_override", "{"), "--decoder_options_override: not JSON"),
         ((*EVOLVE, "--decoder_options_override", "smaple"), "did you mean sample?"),
         ((*EVOLVE, "--crossover", "2"), "2"),
-        ((*EVOLVE, "--model_name_or_path", "meta-llama/Llama-2-13b-chat-hf"), "not loaded by a Hugging Face name"),
+        ((*EVOLVE, "--model_name_or_path", "meta-llama/Llama-2-13b-chat-hf"), "-m vllm/meta-llama/Llama-2-13b-chat-hf"),
         ((*EVOLVE, "-m", "gone.gguf"), "gone.gguf"),
     ],
 )

@@ -180,6 +180,8 @@ def test_what_cannot_go_by_a_batch_api_is_refused(shoal: Shell) -> None:
     assert "--batch-api needs a server that has /v1/files and /v1/batches; scripted/script.py:answer is none" in err
     code, _, err = shoal(*asked, "-m", "lab/m", "--tail-live", "3")
     assert (code, "--tail-live is for --batch-api" in err) == (2, True)
+    code, _, err = shoal(*asked, "-m", "lab/m", "--batch-api", "--batch-window", "soon")
+    assert (code, "completion window 'soon': write 24h" in err) == (2, True)
     code, _, err = shoal(*asked, "-m", "lab/m", "--batch-api", "--replay")
     assert (code, "--replay asks nothing; leave --batch-api out" in err) == (2, True)
     Path("shoal.toml").write_text(Path("shoal.toml").read_text() + '\n[models.both]\nendpoints = ["lab/m", "lab/o"]\n')

@@ -167,6 +167,8 @@ def _add(union: Union, run: Path) -> None:
 def _found(runs: Sequence[Path]) -> dict[Path, RunConfig]:
     """The runs that directories stand for, each once: themselves, and the shards in them."""
     found: dict[Path, tuple[Path, RunConfig]] = {}
+    if not runs:
+        raise UsageError("merge: no run is given; name the directories to unite")
     for run in runs:
         if not run.is_dir():
             raise UsageError(f"{run}: {'is no directory' if run.exists() else 'no such run directory'}")

@@ -54,13 +54,13 @@ class _Commands(click.Group):
             formatter.write_dl([(name, help_) for name, (_, help_) in _COMMANDS.items()])
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="shoal", prog_name="shoal")
 def shoal() -> None:
     """Run LLM programs in bulk and spend test-time compute well.
 
-    MODEL is `local`, `gguf/PATH`, `vllm/MODEL`, `openai/NAME`, `ENDPOINT/NAME` or `scripted/FILE.py:function`, with
-    techniques before it: `self_consistency(n=8)@openai/gpt-x`.
+    MODEL is `local`, `gguf/PATH`, `vllm/MODEL`, `transformers/MODEL`, `openai/NAME`, `ENDPOINT/NAME` or
+    `scripted/FILE.py:function`, with techniques before it: `self_consistency(n=8)@openai/gpt-x`.
     """
 
 

@@ -16,6 +16,7 @@ _FORMS = {
     "local": "the embedded model, SmolLM2-135M-Instruct, on this machine",
     "gguf/PATH": "any GGUF file, in this process (llama.cpp)",
     "vllm/MODEL": "a directory or downloaded hub id, or [engines.MODEL] in shoal.toml, on this machine (vLLM)",
+    "transformers/MODEL": "the same, by Hugging Face transformers: also models and machines that vLLM does not do",
     "openai/MODEL": "OPENAI_API_KEY, and OPENAI_BASE_URL for another server",
     "NAME/MODEL": "NAME_BASE_URL and NAME_API_KEY, or [endpoints.NAME] in shoal.toml",
     "scripted/FILE.py:function": "answers from a Python function of yours",

@@ -115,8 +115,8 @@ def model_of(options: dict[str, Any]) -> BaseModel | Applied:
     except UsageError as error:
         if str(error).startswith("unknown model") and (Path(name).is_dir() or "/" in name):
             raise UsageError(
-                f"{error}; weights are not loaded by a Hugging Face name: serve them (as `vllm serve {name}` does) and "
-                f"name the server's [endpoints.NAME], -m NAME/{name}, or give a .gguf file"
+                f"{error}; weights are loaded as -m vllm/{name} or -m transformers/{name}, from a .gguf file, or by a "
+                f"server whose [endpoints.NAME] is named, -m NAME/{name}"
             ) from None
         raise
 

@@ -33,6 +33,34 @@ def stacked(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return apply
 
 
+# Of options that are many, which go together.
+_HEADINGS = {
+    "What is asked": ("prompt", "messages", "program", "template", "args", "samples", "bare", "system", "system_file"),
+    "Who is asked": ("model", "technique", "config", "no_cache", "replay"),
+    "Sampling": ("temperature", "top_p", "max_tokens", "stop", "seed"),
+    "Scores": ("answer", "scorer"),
+    "Cost and pace": (
+        *("plan", "pilot", "pilot_seed", "budget", "allocate"),
+        *("limit", "max_in_flight", "queries_per_batch"),
+    ),
+    "At half the price": ("batch_api", "tail_live", "batch_window", "batch_rows"),
+    "What comes of it": ("run_dir", "shard", "output", "traced", "quiet", "as_json"),
+}
+
+
+class Headed(click.Command):
+    """A command whose --help shows its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [option for option in self.get_params(ctx) if isinstance(option, click.Option)]
+        records = {str(option.name): option.get_help_record(ctx) for option in options}
+        others = tuple(records.keys() - set(sum(_HEADINGS.values(), ())))
+        for heading, names in (_HEADINGS | {"Others": others}).items():
+            if shown := [record for name in names if (record := records.get(name))]:
+                with formatter.section(heading):
+                    formatter.write_dl(shown)
+
+
 def _system_file(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     """Keep the text of the file for --system, which is read after it; line ends at its end are no part of it."""
     if path is None:

@@ -18,6 +18,7 @@ from shoal.batch.rows import Input, Row
 from shoal.batch.waves import of_one_endpoint
 from shoal.cli.allocating import allocate_option, allocation_of
 from shoal.cli.options import (
+    Headed,
     model_options,
     named_model,
     pilot_options,
@@ -56,7 +57,7 @@ from shoal.techniques.opening import bases, open_cache, opener
 from shoal.techniques.spec import OpenBase
 
 
-@click.command()
+@click.command(cls=Headed)
 @click.argument("data", required=False)
 @row_options
 @model_options

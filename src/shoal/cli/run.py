@@ -18,6 +18,7 @@ from shoal.batch.rows import Input
 from shoal.batch.runner import BatchRun, RowProgram, Summary, window_for
 from shoal.cli.allocating import allocate_option, allocation_of
 from shoal.cli.options import (
+    Headed,
     model_options,
     named_model,
     opener_from,
@@ -51,7 +52,7 @@ from shoal.runtime.model import Applied, Model
 from shoal.techniques.opening import bases, refuse_unpriced
 
 
-@click.command()
+@click.command(cls=Headed)
 @click.argument("data", required=False)
 @row_options
 @model_options

@@ -16,7 +16,6 @@ from shoal.batch.allocation import Allocated, Allocation
 from shoal.batch.records import Record
 from shoal.batch.runner import BatchRun, Summary
 from shoal.cli.allocating import told
-from shoal.errors import ShoalError
 from shoal.runtime.types import Usage
 from shoal.techniques.opening import bases
 from shoal.traces import words
@@ -189,7 +188,3 @@ def rate_of(summary: Summary, usage: Usage) -> str:
 def say(message: str) -> None:
     """A line for people, on stderr."""
     errors.print(message, markup=False)
-
-
-def complaint(error: ShoalError) -> str:
-    return f"{type(error).__name__}: {error}"

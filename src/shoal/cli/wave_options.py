@@ -11,6 +11,7 @@ from shoal.batch.directory import RunDirectory
 from shoal.batch.waves import WITH_PROVIDER, by_batch_api, waves_of
 from shoal.cli.options import stacked
 from shoal.errors import UsageError
+from shoal.planning.waves import window_seconds
 from shoal.traces import words
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def window_of(options: dict[str, Any]) -> int | None:
     if options["batch_api"] and options["replay"]:
         raise UsageError("--replay asks nothing; leave --batch-api out")
     if options["batch_api"]:
+        window_seconds(options["batch_window"])
         return int(options["batch_rows"])
     for name in ("tail_live", "batch_window", "batch_rows"):
         source = click.get_current_context().get_parameter_source(name)

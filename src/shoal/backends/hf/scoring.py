@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from shoal.backends.hf_bucketed import padded
-from shoal.backends.hf_model import LoadedModel
-from shoal.backends.hf_sampler import likeliest
-from shoal.backends.hf_sequence import Call, engine_error
+from shoal.backends.hf.bucketed import padded
+from shoal.backends.hf.model import LoadedModel
+from shoal.backends.hf.sampler import likeliest
+from shoal.backends.hf.sequence import Call, engine_error
 from shoal.errors import ContextLengthExceeded
 
 _TOKENS = 4096  # of prompts and replies in one pass

@@ -4,12 +4,12 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
-from shoal.backends.hf_bucketed import Bucketed
-from shoal.backends.hf_config import Source
-from shoal.backends.hf_continuous import Continuous
-from shoal.backends.hf_model import LoadedModel
-from shoal.backends.hf_scoring import Scored, score, scored
-from shoal.backends.hf_sequence import Call, engine_error
+from shoal.backends.hf.bucketed import Bucketed
+from shoal.backends.hf.config import Source
+from shoal.backends.hf.continuous import Continuous
+from shoal.backends.hf.model import LoadedModel
+from shoal.backends.hf.scoring import Scored, score, scored
+from shoal.backends.hf.sequence import Call, engine_error
 from shoal.errors import EngineError, ModelError
 from shoal.runtime.backend import scores
 

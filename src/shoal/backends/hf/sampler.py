@@ -7,8 +7,8 @@ picks tokens there picks these.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from shoal.backends.hf_sequence import Sequence as Row
-from shoal.backends.hf_sequence import Vocabulary
+from shoal.backends.hf.sequence import Sequence as Row
+from shoal.backends.hf.sequence import Vocabulary
 from shoal.errors import EngineError
 from shoal.runtime.types import SamplingParams
 

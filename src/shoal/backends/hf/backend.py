@@ -11,9 +11,9 @@ from typing import Any
 
 from msgspec import structs
 
-from shoal.backends.hf_config import source
-from shoal.backends.hf_engine import Engine
-from shoal.backends.hf_sequence import Call
+from shoal.backends.hf.config import source
+from shoal.backends.hf.engine import Engine
+from shoal.backends.hf.sequence import Call
 from shoal.backends.openai_wire import wire_seed
 from shoal.errors import EngineError, ModelError
 from shoal.runtime.backend import Capabilities, Draws, Outcome, scores

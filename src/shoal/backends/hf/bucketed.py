@@ -3,9 +3,9 @@
 import threading
 from typing import Any
 
-from shoal.backends.hf_model import LoadedModel
-from shoal.backends.hf_sampler import Sampler
-from shoal.backends.hf_sequence import Call, Sequence, advance, engine_error
+from shoal.backends.hf.model import LoadedModel
+from shoal.backends.hf.sampler import Sampler
+from shoal.backends.hf.sequence import Call, Sequence, advance, engine_error
 
 _SEQUENCES = {"cuda": 128}
 _SEQUENCES_ELSEWHERE = 32

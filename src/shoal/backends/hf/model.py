@@ -7,9 +7,9 @@ from typing import Any
 
 from msgspec import structs
 
-from shoal.backends.hf_config import Source, written_defaults
-from shoal.backends.hf_constraints import Constraints
-from shoal.backends.hf_sequence import Call, Sequence, Vocabulary
+from shoal.backends.hf.config import Source, written_defaults
+from shoal.backends.hf.constraints import Constraints
+from shoal.backends.hf.sequence import Call, Sequence, Vocabulary
 from shoal.errors import BadRequest, ContextLengthExceeded
 from shoal.runtime.backend import continues
 from shoal.runtime.types import Json, Request

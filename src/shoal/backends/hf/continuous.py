@@ -6,9 +6,9 @@ import threading
 import time
 from typing import Any, ClassVar
 
-from shoal.backends.hf_model import LoadedModel
-from shoal.backends.hf_sampler import Sampler
-from shoal.backends.hf_sequence import Call, Sequence, advance, engine_error
+from shoal.backends.hf.model import LoadedModel
+from shoal.backends.hf.sampler import Sampler
+from shoal.backends.hf.sequence import Call, Sequence, advance, engine_error
 from shoal.errors import EngineError, ModelError
 from shoal.runtime.types import SamplingParams
 
