@@ -1,6 +1,7 @@
 """Rows from any thread in any batches through one window; journals that processes leave to each other."""
 
 import fcntl
+import json
 import pickle
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from shoal.batch import shelf as shelves
 from shoal.batch.jobs import Job, job_of
 from shoal.batch.shelf import Shelf
 from shoal.batch.streaming import RowStream
-from shoal.errors import CorruptStore, RunError, UsageError
+from shoal.errors import CorruptStore, RunError, StoreLocked, UsageError
 
 SCRIPT = """
 import asyncio, os
@@ -206,17 +207,49 @@ def test_the_journals_of_the_dead_are_sealed_and_many_become_one(monkeypatch: py
     for i in range(6):
         with stream() as opened:
             opened.submit(rows(str(i), "bad" if i < 5 else "good")).result()
-    Path("kept/partial-abc").mkdir()
     Path("kept/worker-here-1").mkdir()  # died before it had begun
     with stream() as opened:
-        sealed = list(Path("kept").glob("worker-*/sealed"))
-        assert len(sealed) <= 3
-        assert any("merged" in str(place) for place in sealed)
+        assert len(list(Path("kept").glob("worker-*"))) == 3  # since the last union: two sealed, and its own
         before = len(asked())
         assert not any(r.error for r in opened.submit(rows(*map(str, range(6)), "good")).result())
     assert len(asked()) == before
-    assert not Path("kept/partial-abc").exists()
     assert not Path("kept/worker-here-1").exists()
+
+
+def test_nothing_is_united_while_somebody_may_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "_MOST_SEALED", 1)
+    with stream() as first:
+        for text in "abc":
+            with stream() as opened:
+                opened.submit(rows(text)).result()
+        assert not Path("kept/journal.sqlite").exists()
+        assert first.submit(rows("d")).result()[0].error is None
+    Path("kept/journal.sqlite").touch()  # somebody was killed when it had begun to unite them
+    with stream() as opened:
+        opened.submit(rows(*"abcd")).result()
+    assert asked() == ["a ()", "b ()", "c ()", "d ()"]
+
+
+def test_journals_of_workers_are_merged_and_the_job_goes_on_from_there() -> None:
+    for place, texts in (("kept", "ab"), ("kept", "bc"), ("elsewhere", "de")):
+        with stream(run_dir=place) as opened:
+            found = opened.submit(rows(*texts)).result()
+    merged = shoal.merge(["kept", "elsewhere"], into="all")
+    assert (merged.summary.finished, merged.missing, merged.differing_rows) == (5, 0, 0)
+    records = [json.loads(line) for line in Path("all/output.jsonl").read_text().splitlines()]
+    assert sorted(record["input"]["prompt"] for record in records) == list("abcde")
+    assert {record.id for record in found} < {record["id"] for record in records}
+    before = len(asked())
+    with stream(run_dir="all") as opened:
+        assert not any(r.error for r in opened.submit(rows(*"abcde")).result())
+        assert len(asked()) == before
+        opened.submit(rows("f")).result()
+        with pytest.raises(StoreLocked, match=r"all/worker-.* is in use by process"):
+            shoal.merge("all")
+    again = shoal.merge("all")
+    assert (again.path, again.summary.finished, len(again.runs)) == (Path("all"), 6, 1)
+    with pytest.raises(RunError, match="with template="), stream(run_dir="other", template="Q: {prompt}"):
+        shoal.merge(["all", "other"], into="both")
 
 
 KILLED = """

@@ -17,6 +17,7 @@ from msgspec import structs
 
 from shoal.backends.loop import run as run_here
 from shoal.batch.jobs import Job, identity_of
+from shoal.batch.journal import RowRecorder
 from shoal.batch.mapping import judge_of, rater_of
 from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, failed
@@ -72,6 +73,14 @@ class RowStream:
             self._thread.join()
 
 
+class _ByContent(RowRunner):
+    """Calls a row by its content: nobody knows its number."""
+
+    async def _attempt(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Record | None:
+        record = await super()._attempt(number, row, program, recorder)
+        return None if record is None else structs.replace(record, id=row_id(row))
+
+
 class _OpenJob:
     """A job's model, journal and program, on the event loop they belong to."""
 
@@ -108,7 +117,7 @@ class _OpenJob:
         shelf = Shelf(Path(place), identity)
         scopes.callback(shelf.close)
         program = _asking(job, model) if job.name is None else _running(RowFunction(function, name=job.name))
-        runner = RowRunner(
+        runner = _ByContent(
             shelf.journal,
             model=base_name,
             technique=job.name or technique,
@@ -142,14 +151,15 @@ class _OpenJob:
     async def _one(self, key: str, row: Row) -> Record:
         number = int(key[:16], 16) >> 1  # a journal counts rows by 63 bits; who else has these is told by the content
         kept = self.shelf.journal.finished(number)
-        if kept is not None and row_id((record := decode(kept)).input) == key:
-            return structs.replace(record, id=key)
+        if kept is not None and (record := decode(kept)).id == key:
+            return record
         async with self._room:
             found = await self.runner.run(number, row, self.program, age=next(self._arrivals))
         if found is None:
             assert self.runner.stopped is not None
             found = failed(number, row, self.runner.stopped, model=self.runner.model, technique=self.runner.technique)
-        return structs.replace(found, id=key)
+            found = structs.replace(found, id=key)
+        return found
 
 
 def _asking(job: Job, model: Model) -> RowProgram:
