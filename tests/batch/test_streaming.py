@@ -15,10 +15,11 @@ import pytest
 
 import shoal
 from shoal.batch import shelf as shelves
-from shoal.batch.jobs import Job, job_of
+from shoal.batch.jobs import Job, Share, job_of
 from shoal.batch.shelf import Shelf
 from shoal.batch.streaming import RowStream
 from shoal.errors import CorruptStore, RunError, StoreLocked, UsageError
+from shoal.runtime.types import Usage
 
 SCRIPT = """
 import asyncio, os
@@ -144,9 +145,39 @@ def test_a_budget_is_shared_among_workers() -> None:
     shared = job_of(
         "test", MODEL, {"budget": shoal.Budget(calls=10, tokens=7, seconds=2.5, dollars=6)}, pickle.dumps, 3
     )
-    assert shared.budget == (3, 2, 2.5, 2)
+    assert shared.budget == (3, 2, 2.5, 2, 3)
     with pytest.raises(UsageError, match="a budget of 2 calls cannot be shared among 3 workers"):
         job_of("test", MODEL, {"budget": shoal.Budget(calls=2)}, pickle.dumps, 3)
+
+
+def test_a_worker_that_comes_for_a_killed_one_spends_what_that_one_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "_MOST_SEALED", 1)
+    asked_once = job(budget=shoal.Budget(calls=3, tokens=1000))
+    errors = []
+    for text in ("a", "b", "b", "cd", "e"):
+        opened = RowStream(asked_once)
+        errors += [r.error and r.error.type for r in opened.submit(rows(*text)).result()]
+        opened.close()
+    assert errors[:3] == [None] * 3
+    assert sorted(map(str, errors[3:5])) == ["BudgetExceeded", "None"]
+    assert errors[5] == "BudgetExceeded"
+    assert len(asked()) == 3
+    with stream(budget=shoal.Budget(calls=1)) as opened:  # asked for anew
+        assert opened.submit(rows("e")).result()[0].error is None
+
+
+def test_a_worker_leaves_the_others_their_share() -> None:
+    share = Share(5, None, None, 2.0, 3)
+    for others, spent, calls, dollars in (
+        (0, 0, 5, 2.0),
+        (2, 0, 5, 2.0),
+        (2, 3, 2, 0.5),
+        (3, 3, 2, 0.5),
+        (0, 12, 3, 0),
+    ):
+        left = share.budget(others, Usage(calls=spent), spent / 2)
+        assert (left.calls, left.dollars) == (calls, dollars)
+    assert share.budget(0, Usage(calls=1), None).dollars == 0  # nobody knows
 
 
 def test_a_run_directory_of_another_job_is_refused() -> None:

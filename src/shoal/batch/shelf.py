@@ -23,9 +23,9 @@ from shoal.batch.journal import Journal
 from shoal.batch.union import uniting
 from shoal.errors import CorruptStore, StoreLocked
 from shoal.runtime.store import is_blank
-from shoal.runtime.types import Completion
+from shoal.runtime.types import Completion, Usage
 
-_FILE, _SEALED = "journal.sqlite", "sealed"
+_FILE, _SEALED, _ASKED = "journal.sqlite", "sealed", "asked"
 _MOST_SEALED = 8  # journals are looked into one after another: more than these become one
 _ENDING_SECONDS = 30.0  # who still holds a lock after this is at work, and finds by itself what is its own
 
@@ -56,11 +56,13 @@ class SharedJournal(Journal):
 class Shelf:
     """A directory of journals, open for one process: `journal` is its own, which shows what the others hold.
 
-    RunError where the directory was made with other `options`; StoreError where it cannot be used.
+    `asked` is the same for all who work together. RunError where the directory was made with other `options`;
+    StoreError where it cannot be used.
     """
 
-    def __init__(self, path: Path, options: dict[str, Any]) -> None:
+    def __init__(self, path: Path, options: dict[str, Any], asked: str = "") -> None:
         self.path = path
+        self._asked = asked
         self._others: dict[Path, Journal] = {}
         # Named for the machine and the process, for people and for who asks whether a neighbour may be read.
         self._of_host = f"worker-{re.sub(r'[^A-Za-z0-9_.]+', '_', platform.node())}-"
@@ -71,17 +73,31 @@ class Shelf:
             hold_options(path, options)
             self._open_all()
             self._lock = DirectoryLock(self._mine, "a worker's journal")
+            (self._mine / _ASKED).write_text(asked)
             self.journal = SharedJournal(self._mine / _FILE, self)
         self._watch_until = monotonic() + _ENDING_SECONDS
 
     def _open_all(self) -> None:
         self._at_work = {place for place in workers_in(self.path) if not _seal(place)}
         if not self._at_work:
-            _unite(self.path)
+            _unite(self.path, [place for place in _sealed_in(self.path) if not self._is_with_us(place)])
         if not is_blank(self.path / _FILE):
             self._open(self.path)
         for place in (*_sealed_in(self.path), *self._at_work):
             self._open(place)
+
+    def _is_with_us(self, place: Path) -> bool:
+        try:
+            return (place / _ASKED).read_text() == self._asked
+        except FileNotFoundError:
+            return False
+
+    def spent(self) -> tuple[int, Usage]:
+        """How many others were at work on the same when this one came, and what those who had ended had paid for."""
+        together = [place for place in workers_in(self.path) if place != self._mine and self._is_with_us(place)]
+        ended = [self._others[place] for place in together if place in self._others and place not in self._at_work]
+        usages = (draw.completion.usage for journal in ended for draw in journal.kept_draws())
+        return len(self._at_work.intersection(together)), sum(usages, Usage())
 
     def _open(self, place: Path) -> None:
         if place not in self._at_work or place.name.startswith(self._of_host):
@@ -164,9 +180,8 @@ def _seal(place: Path) -> bool:
         lock.release()
 
 
-def _unite(path: Path) -> None:
+def _unite(path: Path, places: list[Path]) -> None:
     """Make one journal of many sealed ones, in their directory, where nobody is at work."""
-    places = _sealed_in(path)
     many = len(places) > _MOST_SEALED
     if not many and not (path / f"{_FILE}-wal").exists():  # it was left by one who died here
         return

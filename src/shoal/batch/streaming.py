@@ -16,6 +16,7 @@ from pathlib import Path
 from msgspec import structs
 
 from shoal.backends.loop import run as run_here
+from shoal.backends.prices import paid
 from shoal.batch.jobs import Job, identity_of
 from shoal.batch.journal import RowRecorder
 from shoal.batch.mapping import judge_of, rater_of
@@ -28,7 +29,7 @@ from shoal.prompting.template import Template
 from shoal.runtime import budget, registry, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Request
+from shoal.runtime.types import Completion, Request, Usage
 from shoal.techniques.opening import bases, identities, names, open_model, refuse_unpriced
 
 
@@ -105,8 +106,8 @@ class _OpenJob:
         )
         for base in bases(model):
             scopes.push_async_callback(base.aclose)
-        limit = Budget(*job.budget) if job.budget else Budget()
-        refuse_unpriced(limit, model)
+        if job.budget:
+            refuse_unpriced(job.budget.budget(0, Usage(), 0.0), model)
         base_name, technique = names(model)
         identity = identity_of(job, identities(model), technique)
         rater = rater_of(score, job.target)
@@ -114,8 +115,12 @@ class _OpenJob:
             await rater.need()
             identity["score"] = rater.identity
         place = job.run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
-        shelf = Shelf(Path(place), identity)
+        shelf = Shelf(Path(place), identity, job.asked)
         scopes.callback(shelf.close)
+        limit = Budget()
+        if job.budget:  # a worker that comes in place of one that was killed spends what that one left
+            others, ended = shelf.spent()
+            limit = job.budget.budget(others, ended, paid(bases(model), ended) if ended.calls else 0.0)
         program = _asking(job, model) if job.name is None else _running(RowFunction(function, name=job.name))
         runner = _ByContent(
             shelf.journal,
