@@ -223,8 +223,9 @@ def test_what_is_wrong_is_said_where_it_is_asked_for(subject: Any, options: dict
     ("model", "message"), [("nobody/x", "unknown model 'nobody/x'"), ("gguf/", "expected gguf/PATH")]
 )
 def test_an_unknown_model_is_told_by_the_worker(model: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as error:
         RowStream(job(model))
+    assert error.value.__context__ is None  # Ray shows all that it is told
 
 
 def test_a_program_that_a_worker_cannot_import_is_told() -> None:
