@@ -135,11 +135,13 @@ def refuse_other_shards(directory: Path, shard: Shard, options: dict[str, Any], 
 def refuse_unmerged(directory: Path) -> None:
     """RunError where shards in a run's directory have finished what it lacks: their work would be done again."""
     advice = f"unite them with `shoal merge {directory}`, and the same command goes on from there, or choose another"
-    whole = RunConfig.read(directory)
-    done = _done(directory)
-    for _, path in shards_in(directory):
-        if whole is None:
-            raise RunError(f"{directory} holds shards of a run; {advice} --run-dir")
+    shards = list(shards_in(directory))
+    if not shards:
+        return
+    whole, done = RunConfig.read(directory), _done(directory)
+    if whole is None:
+        raise RunError(f"{directory} holds shards of a run; {advice} --run-dir")
+    for _, path in shards:
         config = RunConfig.read(path)
         if config is not None and config.options == whole.options and (more := len(_done(path) - done)):
             raise RunError(f"{path} has finished {more} rows that {directory} lacks; {advice} --run-dir")
