@@ -24,7 +24,8 @@ class ActorOptions(TypedDict, total=False):
     """Where and how the rows of a dataset run.
 
     concurrency  actors: a number, or the least and the most of a pool that grows with its work; default 1
-    num_cpus     cores each actor takes of the cluster; default 1. One must be left over, for Ray's own reading of rows
+    num_cpus     cores each actor takes of the cluster. One must be left over, for Ray's own reading of rows: default 1,
+                 and less where the actors would leave none
     num_gpus     GPUs each actor takes, for an engine in its process
     batch_size   rows handed over at once (32). A batch comes back whole, so small ones come back early; a batch that is
                  not finished holds up no other
@@ -70,8 +71,7 @@ def map_program(dataset: "Dataset", subject: Any, **options: Unpack[MapOptions])
     schema = dataset.schema(fetch_if_missing=False)
     if schema is not None:
         _check_columns(schema.names, job, prefix)
-    batches, num_cpus = placing.get("batches", _BATCHES), placing.get("num_cpus", 1)
-    _warn_of_standstill(least, num_cpus)
+    batches, num_cpus = placing.get("batches", _BATCHES), _cpus_each(least, placing.get("num_cpus"))
     rows = dataset.repartition(target_num_rows_per_block=placing.get("batch_size", _BATCH_SIZE))
     # Ray's own defaults hold for a killed actor: it comes again, and its batches with it, as often as it takes.
     return rows.map_batches(
@@ -123,18 +123,21 @@ def _pool(concurrency: int | tuple[int, int]) -> tuple[int, int]:
     return least, most
 
 
-def _warn_of_standstill(actors: int, num_cpus: float) -> None:
-    """Actors that hold every CPU leave none to the tasks that read rows and hand them over: all would wait for ever."""
+def _cpus_each(actors: int, num_cpus: float | None) -> float:
+    """The CPUs each actor takes. All of them leave none to the tasks that read rows: then all would wait for ever."""
     import ray
 
     cluster: Any = ray  # what is asked here has no types
     there = cluster.cluster_resources().get("CPU", 0) if cluster.is_initialized() else math.inf
+    if num_cpus is None:
+        num_cpus = math.floor((there - 1) / actors * 1000) / 1000 if 1 < there < actors + 1 else 1.0
     if actors * num_cpus > there - 1:
         warnings.warn(
             f"map_program: {actors} actors with num_cpus={num_cpus:g} each leave less than one of the cluster's "
             f"{there:g} CPUs to read rows; unless it grows, nothing will run: lower concurrency= or num_cpus=",
             stacklevel=3,
         )
+    return num_cpus
 
 
 def _check_columns(names: list[str], job: Job, prefix: str, *, missing: bool = True) -> None:

@@ -1,6 +1,7 @@
 """Rows from any thread in any batches through one window; journals that processes leave to each other."""
 
 import fcntl
+import json
 import pickle
 import signal
 import subprocess
@@ -14,10 +15,11 @@ import pytest
 
 import shoal
 from shoal.batch import shelf as shelves
-from shoal.batch.jobs import Job, job_of
+from shoal.batch.jobs import Job, Share, job_of
 from shoal.batch.shelf import Shelf
 from shoal.batch.streaming import RowStream
-from shoal.errors import CorruptStore, RunError, UsageError
+from shoal.errors import CorruptStore, RunError, StoreLocked, UsageError
+from shoal.runtime.types import Usage
 
 SCRIPT = """
 import asyncio, os
@@ -143,9 +145,39 @@ def test_a_budget_is_shared_among_workers() -> None:
     shared = job_of(
         "test", MODEL, {"budget": shoal.Budget(calls=10, tokens=7, seconds=2.5, dollars=6)}, pickle.dumps, 3
     )
-    assert shared.budget == (3, 2, 2.5, 2)
+    assert shared.budget == (3, 2, 2.5, 2, 3)
     with pytest.raises(UsageError, match="a budget of 2 calls cannot be shared among 3 workers"):
         job_of("test", MODEL, {"budget": shoal.Budget(calls=2)}, pickle.dumps, 3)
+
+
+def test_a_worker_that_comes_for_a_killed_one_spends_what_that_one_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "_MOST_SEALED", 1)
+    asked_once = job(budget=shoal.Budget(calls=3, tokens=1000))
+    errors = []
+    for text in ("a", "b", "b", "cd", "e"):
+        opened = RowStream(asked_once)
+        errors += [r.error and r.error.type for r in opened.submit(rows(*text)).result()]
+        opened.close()
+    assert errors[:3] == [None] * 3
+    assert sorted(map(str, errors[3:5])) == ["BudgetExceeded", "None"]
+    assert errors[5] == "BudgetExceeded"
+    assert len(asked()) == 3
+    with stream(budget=shoal.Budget(calls=1)) as opened:  # asked for anew
+        assert opened.submit(rows("e")).result()[0].error is None
+
+
+def test_a_worker_leaves_the_others_their_share() -> None:
+    share = Share(5, None, None, 2.0, 3)
+    for others, spent, calls, dollars in (
+        (0, 0, 5, 2.0),
+        (2, 0, 5, 2.0),
+        (2, 3, 2, 0.5),
+        (3, 3, 2, 0.5),
+        (0, 12, 3, 0),
+    ):
+        left = share.budget(others, Usage(calls=spent), spent / 2)
+        assert (left.calls, left.dollars) == (calls, dollars)
+    assert share.budget(0, Usage(calls=1), None).dollars == 0  # nobody knows
 
 
 def test_a_run_directory_of_another_job_is_refused() -> None:
@@ -191,8 +223,9 @@ def test_what_is_wrong_is_said_where_it_is_asked_for(subject: Any, options: dict
     ("model", "message"), [("nobody/x", "unknown model 'nobody/x'"), ("gguf/", "expected gguf/PATH")]
 )
 def test_an_unknown_model_is_told_by_the_worker(model: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as error:
         RowStream(job(model))
+    assert error.value.__context__ is None  # Ray shows all that it is told
 
 
 def test_a_program_that_a_worker_cannot_import_is_told() -> None:
@@ -206,17 +239,49 @@ def test_the_journals_of_the_dead_are_sealed_and_many_become_one(monkeypatch: py
     for i in range(6):
         with stream() as opened:
             opened.submit(rows(str(i), "bad" if i < 5 else "good")).result()
-    Path("kept/partial-abc").mkdir()
     Path("kept/worker-here-1").mkdir()  # died before it had begun
     with stream() as opened:
-        sealed = list(Path("kept").glob("worker-*/sealed"))
-        assert len(sealed) <= 3
-        assert any("merged" in str(place) for place in sealed)
+        assert len(list(Path("kept").glob("worker-*"))) == 3  # since the last union: two sealed, and its own
         before = len(asked())
         assert not any(r.error for r in opened.submit(rows(*map(str, range(6)), "good")).result())
     assert len(asked()) == before
-    assert not Path("kept/partial-abc").exists()
     assert not Path("kept/worker-here-1").exists()
+
+
+def test_nothing_is_united_while_somebody_may_read_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "_MOST_SEALED", 1)
+    with stream() as first:
+        for text in "abc":
+            with stream() as opened:
+                opened.submit(rows(text)).result()
+        assert not Path("kept/journal.sqlite").exists()
+        assert first.submit(rows("d")).result()[0].error is None
+    Path("kept/journal.sqlite").touch()  # somebody was killed when it had begun to unite them
+    with stream() as opened:
+        opened.submit(rows(*"abcd")).result()
+    assert asked() == ["a ()", "b ()", "c ()", "d ()"]
+
+
+def test_journals_of_workers_are_merged_and_the_job_goes_on_from_there() -> None:
+    for place, texts in (("kept", "ab"), ("kept", "bc"), ("elsewhere", "de")):
+        with stream(run_dir=place) as opened:
+            found = opened.submit(rows(*texts)).result()
+    merged = shoal.merge(["kept", "elsewhere"], into="all")
+    assert (merged.summary.finished, merged.missing, merged.differing_rows) == (5, 0, 0)
+    records = [json.loads(line) for line in Path("all/output.jsonl").read_text().splitlines()]
+    assert sorted(record["input"]["prompt"] for record in records) == list("abcde")
+    assert {record.id for record in found} < {record["id"] for record in records}
+    before = len(asked())
+    with stream(run_dir="all") as opened:
+        assert not any(r.error for r in opened.submit(rows(*"abcde")).result())
+        assert len(asked()) == before
+        opened.submit(rows("f")).result()
+        with pytest.raises(StoreLocked, match=r"all/worker-.* is in use by process"):
+            shoal.merge("all")
+    again = shoal.merge("all")
+    assert (again.path, again.summary.finished, len(again.runs)) == (Path("all"), 6, 1)
+    with pytest.raises(RunError, match="with template="), stream(run_dir="other", template="Q: {prompt}"):
+        shoal.merge(["all", "other"], into="both")
 
 
 KILLED = """

@@ -122,6 +122,22 @@ def test_a_shard_says_what_it_is_and_the_whole_finishes_what_is_missing(shoal: S
     assert shoal("merge", str(run))[0] == 0
 
 
+def test_what_a_shard_did_since_a_merge_is_merged_before_the_whole_goes_on(shoal: Shell) -> None:
+    assert shoal(*RUN, "--run-dir", "run", "--shard", "0/2")[0] == 0
+    assert shoal("merge", "run")[0] == 1
+    assert shoal(*RUN, "--run-dir", "run", "--shard", "1/2", "--budget", "calls=3")[0] == 1
+    before = Path("asked").read_text()
+    code, _, err = shoal(*RUN, "--run-dir", "run")
+    assert code == 2
+    assert "run/shard-1-of-2 has finished 3 rows that run lacks; unite them with `shoal merge run`" in err
+    assert Path("asked").read_text() == before
+    assert shoal("merge", "run")[0] == 1
+    assert shoal(*RUN, "--run-dir", "run")[0] == 0
+    assert len(Path("asked").read_text().splitlines()) == 10
+    assert shoal(*RUN, "--run-dir", "run", "--shard", "1/2")[0] == 0  # pays for what the whole has done; nobody's loss
+    assert shoal(*RUN, "--run-dir", "run")[0] == 0
+
+
 def test_more_shards_than_rows_are_empty_and_well(shoal: Shell) -> None:
     code, out, _ = shoal(*RUN, "--answer", "gold", "--shard", "11/12", "--json", "--run-dir", "run")
     summary = json.loads(out)

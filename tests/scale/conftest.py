@@ -68,7 +68,7 @@ def run_example(module: str, script: Script) -> Path:
     (code,) = (block for block in blocks if f"import {module}\n" in block)
     for relative in ("questions.parquet", "answers"):  # a cluster's workers were started elsewhere
         code = code.replace(f'"{relative}"', repr(str(Path(relative).absolute())))
-    code = code.replace("openai/gpt-x", script.spec)
+    code = code.replace("openai/gpt-x", script.spec).replace("concurrency=(2, 8)", "concurrency=(1, 2)")
     exec(compile(code, "docs", "exec"), {"__name__": "docs"})  # noqa: S102 - our own documents
     return Path("answers")
 

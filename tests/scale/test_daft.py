@@ -112,7 +112,7 @@ def test_a_worker_is_killed_and_the_query_run_again(daft: Any, script: Script) -
         os.kill(victim, signal.SIGKILL)
         _, error = first.communicate()
         assert first.returncode
-        assert b"UDF process" in error
+        assert b"UDF" in error  # whose process closed the connection, or whose connection was reset
     before = script.asked()
     with query(script) as second:
         assert second.wait() == 0, second.stderr

@@ -23,8 +23,10 @@ def run(program: Awaitable[T]) -> T:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return _run(program)
-    return _run_in_thread(program)
+        door = _run
+    else:
+        door = _run_in_thread
+    return door(program)  # out here, so that what it raises is not told as having come of the question
 
 
 def _run(program: Awaitable[T]) -> T:

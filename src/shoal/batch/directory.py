@@ -75,6 +75,11 @@ def hold_options(path: Path, options: dict[str, Any], option: str = "run_dir") -
         raise RunError(f"{path} holds a run with {name}={old}, now {name}={new}; {advice}")
 
 
+def workers_in(path: Path) -> list[Path]:
+    """The places in a directory where workers of Ray or Daft keep a journal each, in the order of their names."""
+    return sorted(place for place in path.glob("worker-*") if place.is_dir())
+
+
 def refuse_other_run(path: Path, options: dict[str, Any], rows: Input, option: str = "--run-dir") -> "RunConfig | None":
     """What a directory holds, if it holds a run; RunError, saying the first difference, where it is one of others."""
     before = RunConfig.read(path)
@@ -144,9 +149,12 @@ def _shown(value: Any) -> str:
 
 
 class DirectoryLock:
-    """An advisory lock that the kernel lets go when its process ends, however it ends. `what` the directory is for."""
+    """An advisory lock that the kernel lets go when its process ends, however it ends. `what` the directory is for.
 
-    def __init__(self, directory: Path, what: str) -> None:
+    StoreLocked where another holds it, unless that is to be waited for.
+    """
+
+    def __init__(self, directory: Path, what: str, *, wait: bool = False) -> None:
         _make_private(directory, what)
         try:
             self._file = (directory / "lock").open("a+")
@@ -155,7 +163,7 @@ class DirectoryLock:
         if fcntl is None:  # pragma: no cover
             return
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.seek(0)
             holder = self._file.read().strip() or "unknown"

@@ -1,9 +1,10 @@
 """What workers elsewhere are told of a job: checked where it is asked for, small, and without a key in it."""
 
 import pickle
+import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +16,7 @@ from shoal.batch.programs import RowFunction
 from shoal.errors import UsageError, refuse_unknown
 from shoal.prompting.template import Template
 from shoal.runtime.budget import Budget
-from shoal.runtime.types import SamplingParams
+from shoal.runtime.types import SamplingParams, Usage
 from shoal.techniques.opening import from_bases
 
 
@@ -50,19 +51,38 @@ class JobOptions(TypedDict, total=False):
 
 
 class Share(NamedTuple):
-    """What one worker may spend: the arguments of its Budget."""
+    """What each of so many workers may spend."""
 
     calls: int | None
     tokens: int | None
     seconds: float | None
     dollars: float | None
+    workers: int
+
+    def budget(self, others: int, ended: Usage, dollars: float | None) -> Budget:
+        """What a worker may spend beside so many others, when those that ended have spent that before.
+
+        Where nobody knows the `dollars` of it, nothing of a budget of dollars is left.
+        """
+        free = self.workers - min(others, self.workers - 1)  # one that is just ending may still be counted
+        calls = None if self.calls is None else _left(self.calls, free, ended.calls)
+        tokens = None if self.tokens is None else _left(self.tokens, free, ended.total_tokens)
+        spent = float("inf") if dollars is None else dollars
+        return Budget(calls, tokens, self.seconds, None if self.dollars is None else _left(self.dollars, free, spent))
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _left(share: _Number, free: int, spent: _Number) -> _Number:
+    return max(min(share, share * free - spent), type(share)(0))
 
 
 class Job(Struct, frozen=True):
     """One job, as it travels. `model` is a spec; `pickled` holds the program (or None) and the score function.
 
     `columns` are those that are read of a row, all where None, and `needed` those that must be there; `budget` is one
-    worker's share.
+    worker's share. `asked` is the same in all workers of one call, and nowhere else.
     """
 
     model: str
@@ -80,6 +100,7 @@ class Job(Struct, frozen=True):
     cache: str | bool = True
     max_in_flight: int | None = None
     budget: Share | None = None
+    asked: str = ""
 
     def __repr__(self) -> str:
         return f"Job({self.name or self.template!r}, {self.model!r})"
@@ -127,6 +148,7 @@ def job_of(what: str, subject: Any, options: JobOptions, dumps: Callable[[Any], 
         cache=cache if isinstance(cache := options.get("cache", True), bool) else str(Path(cache).absolute()),
         max_in_flight=options.get("max_in_flight"),
         budget=_share(what, options.get("budget"), workers),
+        asked=secrets.token_hex(8),
     )
 
 
@@ -175,7 +197,7 @@ def _share(what: str, budget: Budget | None, workers: int) -> Share | None:
         if limit is not None and limit < workers:
             raise UsageError(f"{what}: a budget of {limit} {name} cannot be shared among {workers} workers")
     calls, tokens = (None if limit is None else limit // workers for limit in (budget.calls, budget.tokens))
-    return Share(calls, tokens, budget.seconds, None if budget.dollars is None else budget.dollars / workers)
+    return Share(calls, tokens, budget.seconds, None if budget.dollars is None else budget.dollars / workers, workers)
 
 
 def identity_of(job: Job, models: list[str], technique: str | None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from time import monotonic
 
 from msgspec import Struct
 
-from shoal.batch.directory import DirectoryLock, RunConfig, undisturbed, write_lines
+from shoal.batch.directory import DirectoryLock, RunConfig, undisturbed, workers_in, write_lines
 from shoal.batch.journal import Journal
 from shoal.batch.records import decode
 from shoal.batch.rows import Shard
@@ -126,10 +126,8 @@ def merging(runs: Sequence[Path], into: Path | None = None) -> Iterator[MergedRu
             journal = Journal(path / _JOURNAL)
             undo.callback(journal.close)
             merged = MergedRun(path, config, journal, shards, began)
-            merged.runs = tuple(run for run in found if run.resolve() != path.resolve())
             with uniting(journal) as union:
-                for run in merged.runs:
-                    _add(union, run)
+                merged.runs = tuple(_united(union, path, found))
                 merged.differing = union.differing_rows, union.differing_draws
             undo.pop_all()
         with contextlib.closing(journal):
@@ -151,6 +149,16 @@ def _remove(path: Path) -> None:
     for name in ("config.json", _JOURNAL, f"{_JOURNAL}-wal", f"{_JOURNAL}-shm"):
         with contextlib.suppress(OSError):
             (path / name).unlink(missing_ok=True)
+
+
+def _united(union: Union, path: Path, found: Iterable[Path]) -> Iterator[Path]:
+    """Unite runs with the one in `path`, which is held; what was united, each with its workers' journals."""
+    others = [run for run in found if run.resolve() != path.resolve()]
+    for run in (path, *others):
+        with undisturbed(run) if run in others else contextlib.nullcontext():
+            for place in workers_in(run) if run == path else (run, *workers_in(run)):
+                _add(union, place)
+                yield place
 
 
 def _add(union: Union, run: Path) -> None:

@@ -1,5 +1,6 @@
 """Which shard of a run this process is to do, and what a run's directory may hold beside it."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -8,9 +9,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from shoal.batch.directory import refuse_other_run
+from shoal.batch.directory import RunConfig, refuse_other_run
+from shoal.batch.journal import Journal
 from shoal.batch.rows import Input, Shard
 from shoal.errors import RunError, UsageError
+from shoal.runtime.store import is_blank
 
 _FOLDER = re.compile(r"shard-([0-9]{1,9})-of-([0-9]{1,9})")
 _GIVEN = re.compile(r"(auto|[0-9]{1,9})(?:/([0-9]{1,9}))?")
@@ -130,10 +133,23 @@ def refuse_other_shards(directory: Path, shard: Shard, options: dict[str, Any], 
 
 
 def refuse_unmerged(directory: Path) -> None:
-    """RunError where a run's directory holds shards and nothing of its own: their work would be done again."""
-    found = next(shards_in(directory), None)
-    if found is not None and not (directory / "config.json").exists():
-        raise RunError(
-            f"{directory} holds shards of a run; unite them with `shoal merge {directory}`, and the same command "
-            "goes on from there, or choose another --run-dir"
-        )
+    """RunError where shards in a run's directory have finished what it lacks: their work would be done again."""
+    advice = f"unite them with `shoal merge {directory}`, and the same command goes on from there, or choose another"
+    shards = list(shards_in(directory))
+    if not shards:
+        return
+    whole, done = RunConfig.read(directory), _done(directory)
+    if whole is None:
+        raise RunError(f"{directory} holds shards of a run; {advice} --run-dir")
+    for _, path in shards:
+        config = RunConfig.read(path)
+        if config is not None and config.options == whole.options and (more := len(_done(path) - done)):
+            raise RunError(f"{path} has finished {more} rows that {directory} lacks; {advice} --run-dir")
+
+
+def _done(path: Path) -> set[int]:
+    """The numbers of the rows that are finished in a run's directory."""
+    if is_blank(path / "journal.sqlite"):
+        return set()
+    with contextlib.closing(Journal(path / "journal.sqlite", read_only=True)) as journal:
+        return journal.done()

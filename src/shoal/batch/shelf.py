@@ -2,11 +2,11 @@
 
 A journal has one writer, whose lock the kernel lets go when it ends, however it ends. Whoever comes next folds what the
 dead left into one file each and seals it: from then on nothing in it changes, and any number of processes read it, on
-any machine that sees the directory. A journal whose writer lives is read on the writer's own machine alone.
+any machine that sees the directory. A journal whose writer lives is read on the writer's own machine alone. In the
+directory itself may lie one that others were united in: it changes only while nobody is at work here.
 """
 
 import contextlib
-import fcntl
 import os
 import platform
 import re
@@ -18,12 +18,14 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from shoal.batch.directory import DirectoryLock, hold_options
+from shoal.batch.directory import DirectoryLock, hold_options, workers_in
 from shoal.batch.journal import Journal
-from shoal.errors import CorruptStore, StoreError, StoreLocked
-from shoal.runtime.types import Completion
+from shoal.batch.union import uniting
+from shoal.errors import CorruptStore, StoreLocked
+from shoal.runtime.store import is_blank
+from shoal.runtime.types import Completion, Usage
 
-_FILE, _SEALED = "journal.sqlite", "sealed"
+_FILE, _SEALED, _ASKED = "journal.sqlite", "sealed", "asked"
 _MOST_SEALED = 8  # journals are looked into one after another: more than these become one
 _ENDING_SECONDS = 30.0  # who still holds a lock after this is at work, and finds by itself what is its own
 
@@ -54,11 +56,13 @@ class SharedJournal(Journal):
 class Shelf:
     """A directory of journals, open for one process: `journal` is its own, which shows what the others hold.
 
-    RunError where the directory was made with other `options`; StoreError where it cannot be used.
+    `asked` is the same for all who work together. RunError where the directory was made with other `options`;
+    StoreError where it cannot be used.
     """
 
-    def __init__(self, path: Path, options: dict[str, Any]) -> None:
+    def __init__(self, path: Path, options: dict[str, Any], asked: str = "") -> None:
         self.path = path
+        self._asked = asked
         self._others: dict[Path, Journal] = {}
         # Named for the machine and the process, for people and for who asks whether a neighbour may be read.
         self._of_host = f"worker-{re.sub(r'[^A-Za-z0-9_.]+', '_', platform.node())}-"
@@ -67,22 +71,33 @@ class Shelf:
         self._at_work: set[Path] = set()  # held by others when this one came
         with _alone(path):
             hold_options(path, options)
-            self._seal_all()
+            self._open_all()
             self._lock = DirectoryLock(self._mine, "a worker's journal")
+            (self._mine / _ASKED).write_text(asked)
             self.journal = SharedJournal(self._mine / _FILE, self)
         self._watch_until = monotonic() + _ENDING_SECONDS
 
-    def _seal_all(self) -> None:
-        for leftover in self.path.glob("partial-*"):
-            shutil.rmtree(leftover)
-        for place in sorted(self.path.glob("worker-*")):
-            if not _seal(place):
-                self._at_work.add(place)
-        sealed = _sealed_in(self.path)
-        if len(sealed) > _MOST_SEALED:
-            _merge(sealed, self.path)
+    def _open_all(self) -> None:
+        self._at_work = {place for place in workers_in(self.path) if not _seal(place)}
+        if not self._at_work:
+            _unite(self.path, [place for place in _sealed_in(self.path) if not self._is_with_us(place)])
+        if not is_blank(self.path / _FILE):
+            self._open(self.path)
         for place in (*_sealed_in(self.path), *self._at_work):
             self._open(place)
+
+    def _is_with_us(self, place: Path) -> bool:
+        try:
+            return (place / _ASKED).read_text() == self._asked
+        except FileNotFoundError:
+            return False
+
+    def spent(self) -> tuple[int, Usage]:
+        """How many others were at work on the same when this one came, and what those who had ended had paid for."""
+        together = [place for place in workers_in(self.path) if place != self._mine and self._is_with_us(place)]
+        ended = [self._others[place] for place in together if place in self._others and place not in self._at_work]
+        usages = (draw.completion.usage for journal in ended for draw in journal.kept_draws())
+        return len(self._at_work.intersection(together)), sum(usages, Usage())
 
     def _open(self, place: Path) -> None:
         if place not in self._at_work or place.name.startswith(self._of_host):
@@ -100,7 +115,7 @@ class Shelf:
         if not self._at_work:
             return
         late = monotonic() > self._watch_until
-        with contextlib.suppress(BlockingIOError), _alone(self.path, wait=False):
+        with contextlib.suppress(StoreLocked), _alone(self.path, wait=False):
             for place in list(self._at_work):
                 ended = not place.exists() or _seal(place)
                 if ended or late:
@@ -108,7 +123,7 @@ class Shelf:
                 # One still at work finds by itself what is its own; but another of this process is asked nothing more.
                 if ended or (late and not place.name.startswith(self._of_process)):
                     self._close(place)
-            for place in _sealed_in(self.path):  # also those made of several meanwhile
+            for place in _sealed_in(self.path):
                 if place not in self._others:
                     self._open(place)
 
@@ -126,19 +141,16 @@ class Shelf:
 
 @contextlib.contextmanager
 def _alone(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a directory against others who open or seal journals in it; BlockingIOError where that would be to wait."""
+    """Hold a directory against others who open or unite journals in it; StoreLocked where that would be to wait."""
+    lock = DirectoryLock(path, "a run directory", wait=wait)
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = (path / "opening").open("a")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be used as a run directory ({error.strerror})") from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
+    finally:
+        lock.release()
 
 
 def _sealed_in(path: Path) -> list[Path]:
-    return sorted(place.parent for place in path.glob(f"worker-*/{_SEALED}"))
+    return [place for place in workers_in(path) if (place / _SEALED).exists()]
 
 
 def _seal(place: Path) -> bool:
@@ -168,30 +180,20 @@ def _seal(place: Path) -> bool:
         lock.release()
 
 
-def _merge(places: list[Path], path: Path) -> None:
-    """Make one sealed journal of several: every draw, and each row, with a result that is no failure where there is."""
-    partial = path / f"partial-{secrets.token_hex(6)}"  # of a process that dies here the next one removes it
-    partial.mkdir(mode=0o700)
-    Journal(partial / _FILE).close()
+def _unite(path: Path, places: list[Path]) -> None:
+    """Make one journal of many sealed ones, in their directory, where nobody is at work."""
+    many = len(places) > _MOST_SEALED
+    if not many and not (path / f"{_FILE}-wal").exists():  # it was left by one who died here
+        return
+    whole = Journal(path / _FILE)
     try:
-        with contextlib.closing(sqlite3.connect(partial / _FILE, isolation_level=None)) as into:
-            for place in places:
-                into.execute("ATTACH ? AS other", (str(place / _FILE),))
-                into.execute("BEGIN")
-                into.execute("INSERT OR IGNORE INTO draw SELECT * FROM other.draw")
-                into.execute(
-                    "INSERT INTO row SELECT * FROM other.row WHERE true ON CONFLICT (number) DO UPDATE SET "
-                    "failed = excluded.failed, sum = excluded.sum, record = excluded.record WHERE failed"
-                )
-                into.execute("COMMIT")
-                into.execute("DETACH other")
-            into.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.Error as error:
-        shutil.rmtree(partial)
-        raise StoreError(f"{path}: its journals cannot be made one ({error})") from error
-    for log in partial.glob(f"{_FILE}-*"):
-        log.unlink(missing_ok=True)
-    (partial / _SEALED).touch()
-    partial.rename(path / f"worker-merged-{secrets.token_hex(6)}")
-    for place in places:
+        if many:
+            with uniting(whole) as union:
+                for place in places:
+                    with contextlib.closing(Journal(place / _FILE, read_only=True)) as journal:
+                        union.add(journal)
+    finally:
+        whole.close()
+    for place in places if many else ():
+        (place / _SEALED).unlink()  # first, so that what is left of it is not taken for whole
         shutil.rmtree(place)

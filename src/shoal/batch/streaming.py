@@ -16,7 +16,9 @@ from pathlib import Path
 from msgspec import structs
 
 from shoal.backends.loop import run as run_here
+from shoal.backends.prices import paid
 from shoal.batch.jobs import Job, identity_of
+from shoal.batch.journal import RowRecorder
 from shoal.batch.mapping import judge_of, rater_of
 from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, failed
@@ -27,7 +29,7 @@ from shoal.prompting.template import Template
 from shoal.runtime import budget, registry, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Request
+from shoal.runtime.types import Completion, Request, Usage
 from shoal.techniques.opening import bases, identities, names, open_model, refuse_unpriced
 
 
@@ -72,6 +74,14 @@ class RowStream:
             self._thread.join()
 
 
+class _ByContent(RowRunner):
+    """Calls a row by its content: nobody knows its number."""
+
+    async def _attempt(self, number: int, row: Row, program: RowProgram, recorder: RowRecorder) -> Record | None:
+        record = await super()._attempt(number, row, program, recorder)
+        return None if record is None else structs.replace(record, id=row_id(row))
+
+
 class _OpenJob:
     """A job's model, journal and program, on the event loop they belong to."""
 
@@ -96,8 +106,8 @@ class _OpenJob:
         )
         for base in bases(model):
             scopes.push_async_callback(base.aclose)
-        limit = Budget(*job.budget) if job.budget else Budget()
-        refuse_unpriced(limit, model)
+        if job.budget:
+            refuse_unpriced(job.budget.budget(0, Usage(), 0.0), model)
         base_name, technique = names(model)
         identity = identity_of(job, identities(model), technique)
         rater = rater_of(score, job.target)
@@ -105,10 +115,14 @@ class _OpenJob:
             await rater.need()
             identity["score"] = rater.identity
         place = job.run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
-        shelf = Shelf(Path(place), identity)
+        shelf = Shelf(Path(place), identity, job.asked)
         scopes.callback(shelf.close)
+        limit = Budget()
+        if job.budget:  # a worker that comes in place of one that was killed spends what that one left
+            others, ended = shelf.spent()
+            limit = job.budget.budget(others, ended, paid(bases(model), ended) if ended.calls else 0.0)
         program = _asking(job, model) if job.name is None else _running(RowFunction(function, name=job.name))
-        runner = RowRunner(
+        runner = _ByContent(
             shelf.journal,
             model=base_name,
             technique=job.name or technique,
@@ -142,14 +156,15 @@ class _OpenJob:
     async def _one(self, key: str, row: Row) -> Record:
         number = int(key[:16], 16) >> 1  # a journal counts rows by 63 bits; who else has these is told by the content
         kept = self.shelf.journal.finished(number)
-        if kept is not None and row_id((record := decode(kept)).input) == key:
-            return structs.replace(record, id=key)
+        if kept is not None and (record := decode(kept)).id == key:
+            return record
         async with self._room:
             found = await self.runner.run(number, row, self.program, age=next(self._arrivals))
         if found is None:
             assert self.runner.stopped is not None
             found = failed(number, row, self.runner.stopped, model=self.runner.model, technique=self.runner.technique)
-        return structs.replace(found, id=key)
+            found = structs.replace(found, id=key)
+        return found
 
 
 def _asking(job: Job, model: Model) -> RowProgram:

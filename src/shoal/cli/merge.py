@@ -26,7 +26,8 @@ def merge(runs: tuple[Path, ...], output: str | None, run_dir: Path | None, *, q
     """Put the shards of the run directory RUN together, or any runs of the same options and rows.
 
     The whole is then a run as `shoal run` makes it: the same command without --shard does what is missing. Shards may
-    be merged before all are done, and again later; of two results for one row a finished one is taken.
+    be merged before all are done, and again later; of two results for one row a finished one is taken. The run_dir of
+    shoal.ray and shoal.daft is merged likewise, and the same job goes on from it.
     """
     with merging(runs, run_dir) as run:
         return _report(run, output, quiet=quiet or as_json_, json=as_json_)
