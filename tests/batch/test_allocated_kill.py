@@ -3,13 +3,13 @@
 import json
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from tests.batch.test_kill import asked, journalled
 
 ROWS, KILLS, CALLS = 90, 8, 540
 SCRIPT = """
@@ -30,23 +30,6 @@ def command(directory: Path, *budget: str) -> list[str]:
     run = ["run", "data.jsonl", "-p", "{q}", "-m", "scripted/s.py:answer", "-t", "self_consistency(n=6)"]
     run += ["--allocate", "--budget", *budget, "--max-tokens", "16", "--run-dir", str(directory)]
     return [sys.executable, "-m", "shoal", *run, "--no-cache", "--quiet", "--max-in-flight", "8"]
-
-
-def asked(tmp_path: Path) -> list[str]:
-    """Every draw asked of the model so far, by any process."""
-    return (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
-
-
-def journalled(journal: Path) -> int:
-    if not journal.exists():
-        return 0
-    reader = sqlite3.connect(journal)
-    try:
-        return int(reader.execute("SELECT count(*) FROM draw").fetchone()[0])
-    except sqlite3.OperationalError:  # killed before the tables were made
-        return 0
-    finally:
-        reader.close()
 
 
 @pytest.mark.timeout(300)
