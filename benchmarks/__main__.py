@@ -13,6 +13,9 @@ if __name__ == "__main__":
         "embedded",
         "sandbox",
         "technique_costs",
+        "ray_data",
+        "faults",
+        "million",
         "proxies",
         "clients",
     )
