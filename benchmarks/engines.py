@@ -9,7 +9,8 @@ its own that has loaded and warmed its engine before the clock starts:
 
 One JSON line for each, then one with the ratios. `tokens` are those that were generated (draws that end before
 --max-tokens count with their own length), `tokens_per_s` those over the seconds from the first prompt to the last
-answer. With a GPU: `gpu_gib` in use at the peak, and `gpu_s_per_answer`, an answer being a row's.
+answer, `cpu_s` what all processes of the contender computed meanwhile, `load` the machine's load average of the last
+minute. With a GPU: `gpu_gib` in use at the peak, and `gpu_s_per_answer`, an answer being a row's.
 """
 
 import argparse
@@ -40,6 +41,25 @@ def question(i: int) -> str:
     return f"{_STORY} It happens in the year {1000 + i}, and it is told by fisherman number {i}."
 
 
+@contextlib.contextmanager
+def timing() -> Iterator[dict[str, float]]:
+    """Seconds by the clock and of all processors, once left."""
+    took: dict[str, float] = {}
+    start, computed = time.perf_counter(), _computed()
+    yield took
+    took["seconds"] = round(time.perf_counter() - start, 2)
+    took["cpu_s"] = round(_computed() - computed, 2)
+    took["load"] = round(os.getloadavg()[0], 1)
+
+
+def _computed() -> float:
+    """Seconds of processors that this process and those that it has started have used."""
+    import psutil  # comes with vLLM
+
+    this = psutil.Process()
+    return float(sum(sum(each.cpu_times()[:4]) for each in (this, *this.children(recursive=True))))
+
+
 def offline(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
 
@@ -53,10 +73,9 @@ def offline(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]
 
     llm.generate(rendered(range(-WARM, 0)), sampling, use_tqdm=False)
     prompts = rendered(range(args.prompts))
-    start = time.perf_counter()
-    outputs = llm.generate(prompts, sampling, use_tqdm=False)
-    seconds = time.perf_counter() - start
-    return {"tokens": sum(len(o.token_ids) for each in outputs for o in each.outputs), "seconds": seconds}
+    with timing() as took:
+        outputs = llm.generate(prompts, sampling, use_tqdm=False)
+    return {"tokens": sum(len(o.token_ids) for each in outputs for o in each.outputs), **took}
 
 
 def shoal(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
@@ -101,15 +120,13 @@ def _timed(spec: str, warm: Any, args: argparse.Namespace) -> dict[str, Any]:
     Path("rows.jsonl").write_text("".join(json.dumps({"prompt": question(i)}) + "\n" for i in range(args.prompts)))
     command = ["run", "rows.jsonl", "-m", spec, "-t", f"self_consistency(n={DRAWS})", "--temperature", "1"]
     said = io.TextIOWrapper(io.BytesIO())  # the command line prints bytes
-    start = time.perf_counter()
-    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+    with timing() as took, contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
         main([*command, "--max-tokens", str(args.max_tokens), "--no-cache", "--json"])
-    seconds = time.perf_counter() - start
     said.seek(0)
     summary = json.loads(said.read())
     assert summary["finished"] == args.prompts, summary
     asyncio.run(warm.aclose())
-    return {"tokens": summary["completion_tokens"], "seconds": seconds}
+    return {"tokens": summary["completion_tokens"], **took}
 
 
 def _flag(key: str, value: Any) -> list[str]:

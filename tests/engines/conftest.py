@@ -1,5 +1,6 @@
 """Weights for the engines, made by a process of their own: torch stays out of the one that runs the tests."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,17 +9,20 @@ import pytest
 
 
 def made(call: str) -> None:
-    """Carry out a call of tests.engines.weights."""
-    program = f"from pathlib import Path\nfrom tests.engines.weights import *\n{call}"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    """Carry out a call of tests.engines.weights or taught."""
+    program = (
+        f"from pathlib import Path\nfrom tests.engines.weights import *\nfrom tests.engines.taught import *\n{call}"
+    )
+    alone = os.environ | {"OMP_NUM_THREADS": "1"}  # several threads wait for each other where others compute, too
+    done = subprocess.run([sys.executable, "-c", program], env=alone, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random model; beside it `lora`, an adapter for it."""
-    folder = tmp_path_factory.mktemp("tiny") / "model"
-    made(f"tiny_lora(Path({str(folder.parent / 'lora')!r}), tiny_llama(Path({str(folder)!r})))")
+def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that knows what the contract asks; beside it `lora`, an adapter for it."""
+    folder = tmp_path_factory.mktemp("taught") / "model"
+    made(f"tiny_lora(Path({str(folder.parent / 'lora')!r}), taught_llama(Path({str(folder)!r})))")
     return folder
 
 

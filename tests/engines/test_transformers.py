@@ -11,7 +11,6 @@ from typing import Any
 import msgspec
 import pytest
 from tests.backends.contract import SHAPES, STORY, EngineContract, begun, draw, of, total
-from tests.engines.taught import taught_llama
 from tests.engines.weights import tiny_llama, tiny_lora
 from tests.scripting import run
 
@@ -36,11 +35,6 @@ SEA = Request(prompt="the sea is deep and").with_params(max_tokens=6)
 def one_thread() -> None:
     """Small models on a machine that others use too."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return taught_llama(tmp_path_factory.mktemp("taught"))
 
 
 @pytest.fixture(scope="session")

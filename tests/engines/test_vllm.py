@@ -1,4 +1,4 @@
-"""vLLM on real weights keeps the contract of every engine; no process of its outlives ours."""
+"""vLLM keeps the contract of every engine; no process of its outlives ours."""
 
 import asyncio
 import os
@@ -30,14 +30,22 @@ if find_spec("vllm") is None:
 
 pytestmark = pytest.mark.timeout(900)  # vLLM takes its time to start
 AT_ONCE = 8  # sequences decoded together
-OPTIONS = {"enforce_eager": True, "max_num_seqs": AT_ONCE}
+OPTIONS: dict[str, Any] = {
+    "enforce_eager": True,
+    "max_num_seqs": AT_ONCE,
+    # A tiny model finds no end of white space.
+    "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+}
 ENDLESS = of(STORY, max_tokens=4000, extra={"ignore_eos": True})
 
 
-@pytest.fixture(scope="session", autouse=True)
-def little_memory() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def small() -> Iterator[None]:
+    """As little memory and as few processes and threads as vLLM can do with: these are most of what a start costs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        patch.setenv("OMP_NUM_THREADS", "1")
         yield
 
 
@@ -48,8 +56,8 @@ def opened(model: Path, adapter: str = "") -> VllmBackend:
 
 
 @pytest.fixture(scope="module")
-def engine(packaged: Path) -> Iterator[VllmBackend]:
-    backend = opened(packaged)
+def engine(taught: Path) -> Iterator[VllmBackend]:
+    backend = opened(taught)
     yield backend
     run(backend.aclose())
 
@@ -140,8 +148,8 @@ class TestVllm(EngineContract):
         run(main())
         assert done == [2, 3, 4]
 
-    def test_an_adapter_answers_by_its_name_on_the_same_engine(self, packaged: Path, backend: VllmBackend) -> None:
-        bent = opened(packaged, "bent")
+    def test_an_adapter_answers_by_its_name_on_the_same_engine(self, taught: Path, backend: VllmBackend) -> None:
+        bent = opened(taught, "bent")
         plain = of(STORY, max_tokens=8, temperature=0.0)
         before, other, after = (draw(b, plain)[0] for b in (backend, bent, backend))
         assert before.text == after.text != other.text
@@ -174,9 +182,8 @@ class TestVllm(EngineContract):
             await pieces(stream, 1)
             process = engine._engine._engine._process
             assert process is not None
-            core = next(pid for pid, name in started(process.child.pid) if "EngineCor" in name)
-            os.kill(core, signal.SIGKILL)
-            with pytest.raises(EngineError, match=r"vLLM failed|process ended"):
+            os.kill(process.child.pid, signal.SIGKILL)
+            with pytest.raises(EngineError, match="process ended"):
                 async for _ in stream:
                     pass
             gone([pid for pid, _ in started(process.child.pid)])
@@ -232,27 +239,27 @@ asyncio.run(main())
 """
 
 
-def test_no_process_outlives_one_that_is_killed(tiny: Path) -> None:
+def test_no_process_outlives_one_that_is_killed(taught: Path) -> None:
     Path("shoal.toml").write_text(
-        f'[engines.m]\nengine = "vllm"\nmodel = "{tiny}"\noptions = {{ enforce_eager = true }}\n'
+        f'[engines.m]\nengine = "vllm"\nmodel = "{taught}"\noptions = {{ enforce_eager = true }}\n'
     )
     command = [sys.executable, "-W", "error", "-c", PROGRAM]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as it:
+    pipe = subprocess.PIPE
+    several = os.environ | {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}  # as it is where nobody says otherwise
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=several) as it:
         assert it.stdout is not None
         assert it.stderr is not None
         session = int(it.stdout.readline())
         running = started(session)
-        assert any("EngineCor" in name for _, name in running)
         it.kill()
         it.wait()
+        assert any("EngineCor" in name for _, name in running)
         gone([pid for pid, _ in running])
         assert it.stderr.read() == it.stdout.read() == ""
 
 
-def test_a_model_that_does_not_load_says_why(tiny: Path) -> None:
-    backend = VllmBackend(Loading(str(tiny), {"max_model_len": 1 << 20}, None, "vllm/m"))
+def test_a_model_that_does_not_load_says_why(taught: Path) -> None:
+    backend = VllmBackend(Loading(str(taught), {"max_model_len": 1 << 20}, None, "vllm/m"))
     with pytest.raises(EngineError, match=r"does not load: .*max_model_len"):
         draw(backend, of("Hi"))
     run(backend.aclose())
@@ -270,8 +277,8 @@ def test_a_model_that_does_not_load_says_why(tiny: Path) -> None:
         ({"lora": {"a": "nowhere"}}, r"lora.a: nowhere is no LoRA adapter: adapter_config.json"),
     ],
 )
-def test_mistakes_are_named_before_anything_is_loaded(tiny: Path, table: dict[str, Any], said: str) -> None:
-    table = {"engine": "vllm", "model": str(tiny), **table}
+def test_mistakes_are_named_before_anything_is_loaded(taught: Path, table: dict[str, Any], said: str) -> None:
+    table = {"engine": "vllm", "model": str(taught), **table}
     lines = (f"{key} = {_toml(value)}" for key, value in table.items())
     Path("shoal.toml").write_text("[engines.m]\n" + "\n".join(lines))
     with pytest.raises(UsageError, match=said):

@@ -57,6 +57,7 @@ class _Process:
         self.calls: dict[int, _Waiting] = {}
         self.orders: dict[AbstractEventLoop, list[Order]] = {}
         self.ended = False
+        self.loaded = False  # once it has answered anything
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         command = [sys.executable, "-c", _START, json.dumps(sys.path), worker, *arguments]
@@ -91,6 +92,7 @@ class _Process:
         assert self.child.stdout is not None
         with contextlib.suppress(OSError, ValueError):
             while (frame := read_frame(self.child.stdout)) is not None:
+                self.loaded = True
                 self._hand_out(decode_replies(frame))
         self.kill()
         self.ended = True
@@ -124,7 +126,7 @@ class _Process:
     def end(self) -> None:
         self.outbox.put(None)  # its input ends, and with it the process
         try:
-            self.child.wait(self.grace)
+            self.child.wait(self.grace if self.loaded else 0.0)  # while it loads it may be deaf
         except subprocess.TimeoutExpired:
             self.kill()
         for thread in self._threads:

@@ -1,17 +1,16 @@
-"""vLLM's asynchronous engine, asked in our terms; imported in vLLM's process alone."""
+"""vLLM's engine, asked in our terms; imported in vLLM's process alone."""
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
-from itertools import count
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
-from shoal.backends.engine_wire import Draw
+from msgspec import Struct
+
+from shoal.backends.engine_wire import Answer, Draw, Drawn, Piece, Refused
 from shoal.backends.vllm_options import Setup
 from shoal.backends.vllm_prompts import choice_tokens, tokens
 from shoal.backends.vllm_sampling import Draft, completions, sampling, scored, scoring
-from shoal.errors import BadRequest, ContextLengthExceeded, EngineError
+from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError
 from shoal.runtime.backend import scores
 from shoal.runtime.types import Completion, Request, Usage
 
@@ -20,13 +19,26 @@ class EngineDied(Exception):
     """The engine will not answer any call any more."""
 
 
+class _Call(Struct):
+    """A call under way: its prompt's tokens, of which the last are the option where there is one to score."""
+
+    asked: Draw
+    ids: list[int]
+    option: list[int]
+    draft: Draft
+
+
 class VllmEngine:
-    """The engine, loaded. Raises whatever vLLM does where a model does not load."""
+    """The engine, loaded, for a single thread. Raises whatever vLLM does where a model does not load.
+
+    It is vLLM's synchronous one, as its own offline call uses it: for draws in bulk the asynchronous one costs more
+    than a small model.
+    """
 
     def __init__(self, setup: Setup) -> None:
-        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.engine.arg_utils import EngineArgs
         from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
+        from vllm.v1.engine.llm_engine import LLMEngine
 
         options = {
             "enable_prefix_caching": True,
@@ -37,54 +49,41 @@ class VllmEngine:
             "model": setup.model,
             "enable_lora": bool(setup.adapters),
         }
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**options), usage_context=UsageContext.LLM_CLASS)
         self._by_age = options["scheduling_policy"] == "priority"
-        self._tokenizer = self._engine.get_tokenizer()
+        self._tokenizer = deepcopy(self._engine.get_tokenizer())  # threads of the engine's use its own
         self._context: int = self._engine.model_config.max_model_len
         self._defaults: dict[str, Any] = self._engine.model_config.get_diff_sampling_param()
         self._adapters = _adapters(setup)
-        self._ids = count(1)
-        self._reader = ThreadPoolExecutor(1, "tokenizer")  # which is not made for several threads
+        self._calls: dict[str, _Call] = {}
 
-    async def draw(self, asked: Draw) -> list[Completion]:
-        """All draws of one request, when the last is whole. Cancelling takes them out of the batch."""
-        request = asked.request
-        if scores(request):
-            return [await self._score(asked)]
-        ids = await self._prompt(request)
-        params = self._sampling(asked)
-        return completions(await self._whole(ids, params, asked), request.params)
+    @property
+    def busy(self) -> bool:
+        """Whether a step would bring anything nearer to its end."""
+        return bool(self._calls)
 
-    async def stream(self, asked: Draw) -> AsyncIterator[str | Completion]:
-        """The text of one draw as it comes, then the whole of it."""
-        ids = await self._prompt(asked.request)
-        params = self._sampling(asked)
-        draft = Draft()
-        async with aclosing(self._generate(ids, params, asked)) as outputs:
-            async for output in outputs:
-                if text := draft.extend(output.outputs[0]):
-                    yield text
-        yield draft.completion(len(ids), asked.request.params)
+    def count(self, request: Request) -> int:
+        return len(tokens(self._tokenizer, request))
 
-    async def count(self, request: Request) -> int:
-        return len(await self._read(tokens, request))
+    def add(self, asked: Draw) -> Answer | None:
+        """Take a call into the batch; its answer, if it has one already. Raises ModelError where it is refused."""
+        if scores(asked.request):
+            return self._add_score(asked)
+        ids = self._prompt(asked.request)
+        self._begin(_Call(asked, ids, [], Draft()))
+        return None
 
-    async def _score(self, asked: Draw) -> Completion:
-        request = asked.request
-        option = await self._read(choice_tokens, request)
-        ids = await self._prompt(request, len(option))
+    def _add_score(self, asked: Draw) -> Answer | None:
+        option = choice_tokens(self._tokenizer, asked.request)
+        ids = self._prompt(asked.request, len(option))
         if not option:
-            return Completion("", "stop", Usage(len(ids), 0, calls=1), logprobs=())
-        output = await self._whole([*ids, *option], scoring(), asked)
-        return scored(output, option, request, self._tokenizer)
+            return Drawn(asked.id, [Completion("", "stop", Usage(len(ids), 0, calls=1), logprobs=())])
+        self._begin(_Call(asked, [*ids, *option], option, Draft()))
+        return None
 
-    async def _read(self, by: Any, request: Request) -> list[int]:
-        ids: list[int] = await asyncio.get_running_loop().run_in_executor(self._reader, by, self._tokenizer, request)
-        return ids
-
-    async def _prompt(self, request: Request, option: int = 0) -> list[int]:
+    def _prompt(self, request: Request, option: int = 0) -> list[int]:
         """The tokens of the prompt, if they and the reply fit the context."""
-        ids = await self._read(tokens, request)
+        ids = tokens(self._tokenizer, request)
         if not ids:
             raise BadRequest("an empty prompt cannot be continued")
         reply = option + 1 if option else request.params.max_tokens or 1
@@ -94,48 +93,77 @@ class VllmEngine:
             )
         return ids
 
-    def _sampling(self, asked: Draw) -> Any:
-        from vllm.exceptions import VLLMClientError
-
-        try:
-            return sampling(asked.request, asked.n, self._defaults, stream=asked.stream)
-        except (VLLMClientError, ValueError, TypeError) as error:
-            raise BadRequest(_line(error)) from None
-
-    async def _whole(self, ids: list[int], params: Any, asked: Draw) -> Any:
-        async for output in self._generate(ids, params, asked):
-            if output.finished:
-                return output
-        raise EngineError("the engine gave no whole answer")
-
-    async def _generate(self, ids: list[int], params: Any, asked: Draw) -> AsyncGenerator[Any, None]:
+    def _begin(self, call: _Call) -> None:
         from vllm.exceptions import VLLMClientError
         from vllm.inputs import tokens_input
-        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+        from vllm.v1.engine.exceptions import EngineDeadError
 
-        name = str(next(self._ids))
-        lora = self._adapters.get(asked.adapter)
-        priority = asked.age if self._by_age else 0
-        outputs = self._engine.generate(tokens_input(ids), params, name, lora_request=lora, priority=priority)
+        asked = call.asked
+        name = str(asked.id)
         try:
-            async with aclosing(outputs):
-                async for output in outputs:
-                    yield output
+            params = scoring() if call.option else sampling(asked.request, asked.n, self._defaults, stream=asked.stream)
+            self._engine.add_request(
+                name,
+                tokens_input(call.ids),
+                params,
+                lora_request=self._adapters.get(asked.adapter),
+                priority=asked.age if self._by_age else 0,
+            )
         except EngineDeadError:
             raise EngineDied from None
-        except EngineGenerateError as error:
-            raise _refusal(error.__cause__ or error) from None
-        except (VLLMClientError, ValueError) as error:
+        except (VLLMClientError, ValueError, TypeError) as error:
+            self._engine.abort_request([name])  # some of its draws may have been taken in
             raise BadRequest(_line(error)) from None
+        self._calls[name] = call
+
+    def drop(self, id: int) -> None:
+        """Take a call out of the batch, if it is still there."""
+        if self._calls.pop(str(id), None) is not None:
+            self._engine.abort_request([str(id)])
+
+    def step(self) -> list[Answer]:
+        """Bring all calls one token on; what that finished, and the text of those that stream."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            outputs = self._engine.step()
+        except EngineDeadError:
+            raise EngineDied from None
+        return [answer for output in outputs for answer in self._answers(output)]
+
+    def _answers(self, output: Any) -> Iterator[Answer]:
+        call = self._calls.get(output.request_id)
+        if call is None:  # dropped
+            return
+        asked = call.asked
+        if asked.stream and (text := call.draft.extend(output.outputs[0])):
+            yield Piece(asked.id, text)
+        if output.finished:
+            del self._calls[output.request_id]
+            try:
+                yield Drawn(asked.id, self._completions(call, output))
+            except ModelError as error:
+                yield refused(asked.id, error)
+
+    def _completions(self, call: _Call, output: Any) -> list[Completion]:
+        request = call.asked.request
+        if call.option:
+            return [scored(output, call.option, request, self._tokenizer)]
+        if call.asked.stream:
+            return [call.draft.completion(len(call.ids), request.params)]
+        return completions(output, request.params)
 
     def close(self) -> None:
         """Let the GPU go."""
-        self._engine.shutdown()
+        self._engine.engine_core.shutdown()
 
 
-def _refusal(error: BaseException) -> BadRequest | EngineError:
-    """What vLLM raised for a single request: a value that it does not take is the caller's."""
-    return BadRequest(_line(error)) if isinstance(error, ValueError) else EngineError(_line(error))
+def refused(id: int, error: Exception) -> Refused:
+    if isinstance(error, ContextLengthExceeded):
+        return Refused(id, "context", str(error))
+    if isinstance(error, BadRequest):
+        return Refused(id, "request", str(error))
+    return Refused(id, "engine", str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
 
 
 def _line(error: BaseException) -> str:

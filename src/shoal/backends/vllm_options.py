@@ -12,17 +12,18 @@ from msgspec import Struct
 from shoal.backends.engines import Loading
 from shoal.errors import UsageError, did_you_mean
 
-# Said elsewhere in a table, or nothing to do with a model that is on this machine.
+# Said elsewhere in a table, or nothing to do with one engine and a model that is on this machine.
 _NOT_OPTIONS = {
     "model": "a key of the table",
     "enable_lora": "a key of the table, lora",
+    "data_parallel_size": "serve the model with vllm serve, or several behind a router, and name that as an endpoint",
     "hf_token": "for downloads; a model is loaded from this machine",
     "download_dir": "for downloads; a model is loaded from this machine",
 }
 # Where and how fast the same answers are made.
 _PLACEMENT = frozenset(
     {
-        *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend"),
+        *("tensor_parallel_size", "pipeline_parallel_size", "distributed_executor_backend"),
         *("gpu_memory_utilization", "kv_cache_memory_bytes", "max_num_seqs", "max_num_batched_tokens", "device_ids"),
         *("enforce_eager", "enable_prefix_caching", "enable_chunked_prefill", "async_scheduling", "scheduling_policy"),
         *(
