@@ -21,7 +21,7 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/coverage erase
 	@$(MAKE) --no-print-directory engines
-	$(BIN)/pytest --cov --cov-append --cov-report=term
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-append --cov-report=term
 
 # The engines' tests, in an environment of their own because vLLM pins much, on its build for CPUs. What they cover
 # counts in the main run's report.

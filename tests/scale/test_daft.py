@@ -23,6 +23,7 @@ def daft(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setenv("DO_NOT_TRACK", "true")
     monkeypatch.setenv("DAFT_ANALYTICS_ENABLED", "0")
     monkeypatch.setenv("DAFT_PROGRESS_BAR", "0")
+    monkeypatch.setenv("DAFT_RUNNER", "native")  # not the cluster that another test may have begun
     return pytest.importorskip("daft")
 
 
