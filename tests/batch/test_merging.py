@@ -367,3 +367,14 @@ def test_a_finished_result_replaces_a_failed_one_in_the_directory_of_the_run(tmp
     merged = merge(tmp_path / "b", tmp_path / "into")
     assert rows(tmp_path / "into") == ["mended", "kept"]
     assert (merged.failures, merged.differing_rows) == ({}, 0)
+
+
+def test_rows_whose_cost_alone_differs_have_the_same_result(tmp_path: Path) -> None:
+    """A run whose draws came from the cache paid nothing for them."""
+    paid, cached = written(tmp_path / "paid", Work({}, {})), written(tmp_path / "cached", Work({}, {}))
+    for run, usage in ((paid, RowUsage(calls=1)), (cached, RowUsage(cached_calls=1))):
+        journal = Journal(run / "journal.sqlite")
+        asyncio.run(journal.finish(0, structs.replace(record(0, False, "yes"), usage=usage)))
+        journal.close()
+    merged = merge([paid, cached], tmp_path / "whole")
+    assert (merged.summary.finished, merged.differing_rows) == (1, 0)

@@ -7,7 +7,9 @@ taken, in an order in which a finished one comes before a failed one. So a union
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from shoal.batch.journal import TRACES, Journal, KeptDraw, KeptRow
@@ -54,7 +56,7 @@ class Union:
 
     def _add_row(self, row: KeptRow) -> None:
         kept = self._kept_row(row.number)
-        if kept is not None and not kept.failed and not row.failed and kept.record != row.record:
+        if kept is not None and not kept.failed and not row.failed and _differ(kept.record, row.record):
             self._write.execute("INSERT OR IGNORE INTO differing_row VALUES (?)", (row.number,))
         if kept is not None and kept <= row:
             return
@@ -100,6 +102,16 @@ def uniting(journal: Journal) -> Iterator[Union]:
 def _order(draw: KeptDraw) -> tuple[bool, int, bytes]:
     """Draws that were paid for come first, then those of earlier rows: they own what they share with later ones."""
     return not draw.completion.usage.calls, draw.owner, draw.value
+
+
+def _differ(one: bytes, other: bytes) -> bool:
+    """Whether rows came to something else; what they cost is no matter, for draws from a cache cost nothing."""
+    return one != other and _result(one) != _result(other)
+
+
+def _result(record: bytes) -> Any:
+    told = msgspec.json.decode(record)
+    return {name: value for name, value in told.items() if name != "usage"} if isinstance(told, dict) else told
 
 
 def _said(completion: Completion) -> Completion:
