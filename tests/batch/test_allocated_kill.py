@@ -1,15 +1,13 @@
 """kill -9 in an allocated run: the same command takes the same decisions, so it ends with the same draws and bytes."""
 
 import json
-import random
-import signal
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.batch.test_kill import asked, journalled
+from tests.batch.test_kill import asked, journalled, killed_often
 
 ROWS, KILLS, CALLS = 90, 8, 540
 SCRIPT = """
@@ -40,21 +38,8 @@ def test_kill_at_random_moments(tmp_path: Path, budget: str) -> None:
     subprocess.run(command(tmp_path / "whole", budget), check=True)
     whole = Counter(asked(tmp_path))
     Path("asked").unlink()
-    chance = random.Random(7)
     journal = tmp_path / "killed" / "journal.sqlite"
-    unsaved = kills = 0
-    for _ in range(KILLS):
-        before = len(asked(tmp_path))
-        more = chance.choice([0, *range(1, 2 * CALLS // KILLS)])
-        process = subprocess.Popen(command(tmp_path / "killed", budget))
-        while process.poll() is None:
-            if len(asked(tmp_path)) >= before + more:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-                break
-        process.wait()
-        assert process.returncode in (0, -signal.SIGKILL)
-        unsaved += len(set(asked(tmp_path))) - journalled(journal)
+    kills, unsaved = killed_often(command(tmp_path / "killed", budget), journal, draws=len(whole), times=KILLS)
     subprocess.run(command(tmp_path / "killed", budget), check=True)
     draws = Counter(asked(tmp_path))
     assert kills >= KILLS // 2

@@ -1,4 +1,4 @@
-"""`vllm/MODEL`: a model run by vLLM's asynchronous engine on this machine, without a server."""
+"""`vllm/MODEL`: a model run by vLLM's engine on this machine, without a server."""
 
 import asyncio
 import threading

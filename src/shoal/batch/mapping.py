@@ -117,11 +117,16 @@ async def amap(
 
     rows = ({"prompt": item} if isinstance(item, str) else item for item in _listed(items))
     async with opened(subject) as model:  # type: ignore[arg-type]
+        return await _map(model, asking(model, form, params), rows, options, {"template": form.text, "params": params})
 
-        async def ask(row: Row) -> Completion:
-            return await model(structs.replace(Request.of(form.fill(row)), params=params))
 
-        return await _map(model, ask, rows, options, {"template": form.text, "params": params})
+def asking(model: Model, form: Template, params: SamplingParams) -> RowProgram:
+    """The program that asks a model one thing of each row."""
+
+    async def ask(row: Row) -> Completion:
+        return await model(structs.replace(Request.of(form.fill(row)), params=params))
+
+    return ask
 
 
 async def _map_program(function: RowFunction, items: Any, options: MapOptions) -> list[Record]:

@@ -19,7 +19,7 @@ from shoal.backends.loop import run as run_here
 from shoal.backends.prices import paid
 from shoal.batch.jobs import Job, identity_of
 from shoal.batch.journal import RowRecorder
-from shoal.batch.mapping import judge_of, rater_of
+from shoal.batch.mapping import asking, judge_of, rater_of
 from shoal.batch.programs import RowFunction
 from shoal.batch.records import Record, decode, failed
 from shoal.batch.rows import Row, row_id
@@ -29,7 +29,7 @@ from shoal.prompting.template import Template
 from shoal.runtime import budget, registry, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
-from shoal.runtime.types import Completion, Request, Usage
+from shoal.runtime.types import Completion, Usage
 from shoal.techniques.opening import bases, identities, names, open_model, refuse_unpriced
 
 
@@ -121,7 +121,10 @@ class _OpenJob:
         if job.budget:  # a worker that comes in place of one that was killed spends what that one left
             others, ended = shelf.spent()
             limit = job.budget.budget(others, ended, paid(bases(model), ended) if ended.calls else 0.0)
-        program = _asking(job, model) if job.name is None else _running(RowFunction(function, name=job.name))
+        if job.name is None:
+            program = asking(model, Template(job.template), job.params)
+        else:
+            program = _running(RowFunction(function, name=job.name))
         runner = _ByContent(
             shelf.journal,
             model=base_name,
@@ -165,15 +168,6 @@ class _OpenJob:
             found = failed(number, row, self.runner.stopped, model=self.runner.model, technique=self.runner.technique)
             found = structs.replace(found, id=key)
         return found
-
-
-def _asking(job: Job, model: Model) -> RowProgram:
-    form = Template(job.template)
-
-    async def ask(row: Row) -> Completion:
-        return await model(structs.replace(Request.of(form.fill(row)), params=job.params))
-
-    return ask
 
 
 def _running(function: RowFunction) -> RowProgram:

@@ -103,9 +103,10 @@ def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str,
     program = program_of(rows, model, options)
     scorer = scorer_of(rows, options, open_base)
     judge = scorer.against(options["answer"]) if scorer else unscored
-    refuse_unpriced(budget, [model, *(scorer.models if scorer else ())])
+    judges = list(scorer.models) if scorer else []
+    refuse_unpriced(budget, [model, *judges])
     identity = identity_of(options, model, program, scorer)
-    allocation = allocation_of(options, budget, rows, model, list(scorer.models) if scorer else [])
+    allocation = allocation_of(options, budget, rows, model, judges)
     identity |= allocated_identity(allocation, rows) if allocation else {}
     directory = place_of(directory, identity, rows)
     name = "@".join(part for part in (options["program"], options["technique"]) if part) or None
