@@ -28,7 +28,7 @@ pytest.importorskip("xgrammar")
 
 WAYS = ("continuous", "bucketed")
 ENDLESS = Json.of({"ignore_eos": True})
-SEA = Request(prompt="the sea is deep and").with_params(max_tokens=6)
+SEA = Request(prompt="the sea is deep and").with_params(max_tokens=6, extra=ENDLESS)
 
 
 @pytest.fixture(scope="session", autouse=True)
