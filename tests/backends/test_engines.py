@@ -89,7 +89,7 @@ def test_an_endpoint_cannot_take_an_engines_name(engine: str) -> None:
 
 
 def test_a_missing_engine_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shoal.backends.vllm._ENGINE_PACKAGES", ("no-such-package",))
+    monkeypatch.setattr("shoal.backends.vllm.backend._ENGINE_PACKAGES", ("no-such-package",))
     with pytest.raises(UsageError, match=r"needs its engine; run: pip install 'shoal\[vllm\]'"):
         open_model("vllm/org/m", cache=None)
     with pytest.raises(UsageError, match="model 'vllm': expected vllm/MODEL"):

@@ -7,9 +7,9 @@ from typing import Any
 from msgspec import Struct
 
 from shoal.backends.engine_wire import Answer, Draw, Drawn, Piece, Refused
-from shoal.backends.vllm_options import Setup
-from shoal.backends.vllm_prompts import choice_tokens, tokens
-from shoal.backends.vllm_sampling import Draft, completions, sampling, scored, scoring
+from shoal.backends.vllm.options import Setup
+from shoal.backends.vllm.prompts import choice_tokens, tokens
+from shoal.backends.vllm.sampling import Draft, completions, sampling, scored, scoring
 from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError
 from shoal.runtime.backend import scores
 from shoal.runtime.types import Completion, Request, Usage

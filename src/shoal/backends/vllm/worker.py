@@ -25,8 +25,8 @@ from shoal.backends.engine_wire import (
     read_frame,
     write_frame,
 )
-from shoal.backends.vllm_engine import EngineDied, VllmEngine, refused
-from shoal.backends.vllm_options import Setup
+from shoal.backends.vllm.engine import EngineDied, VllmEngine, refused
+from shoal.backends.vllm.options import Setup
 
 # vLLM is silent, tells nobody that it runs, and loads what is on this machine.
 _QUIET = {

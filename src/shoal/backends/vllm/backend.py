@@ -14,7 +14,7 @@ from shoal.backends.engine import Engine
 from shoal.backends.engine_config import check_constraint
 from shoal.backends.engine_wire import Answer, Counted, Draw, Drawn, Measure, Piece, Refused
 from shoal.backends.engines import Loading
-from shoal.backends.vllm_options import Setup, setup
+from shoal.backends.vllm.options import Setup, setup
 from shoal.backends.weights import checkpoint, directory_digest
 from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError, UsageError
 from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
@@ -121,7 +121,7 @@ class _Shared:
     """An engine that several backends use: loaded by the first that calls, ended by the last that lets go."""
 
     def __init__(self, arguments: bytes) -> None:
-        self._engine = Engine(arguments.decode(), worker="shoal.backends.vllm_worker", grace=_GRACE)
+        self._engine = Engine(arguments.decode(), worker="shoal.backends.vllm.worker", grace=_GRACE)
         self._users: WeakSet[VllmBackend] = WeakSet()
 
     @classmethod
