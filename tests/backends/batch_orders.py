@@ -39,6 +39,7 @@ class Order(Struct):
     expire_after: int | None = None  # the window ends when so many lines were carried out
     fates: dict[int, str] = {}  # by line, from 0
     fail: str | None = None  # the code of an error of the whole batch, such as token_limit_exceeded
+    fail_line: int | None = None  # the line that this error names
     hold: bool = False  # stay in_progress until released
     done: int = 0  # lines that are carried out as soon as it is in progress
     late: bool = False  # the files have no names yet when it is first said to be completed
