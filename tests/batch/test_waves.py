@@ -26,6 +26,7 @@ from shoal.errors import AuthenticationFailed, RunError, UsageError
 from shoal.runtime.budget import Budget
 
 ITEMS = [f"Q{i}" for i in range(6)]
+FAILURES = {"400": "BadRequest", "401": "AuthenticationFailed", "403": "AuthenticationFailed"}
 CONTENT = "GET /v1/files/{id}/content"
 
 
@@ -292,6 +293,20 @@ def test_of_two_batches_for_one_wave_the_later_is_cancelled() -> None:
             assert draws_paid() == dict.fromkeys(ITEMS, 1)
             assert len(server.batches) == 2
             assert server.batches[0]["status"] == "completed"
+
+    run(main())
+
+
+@pytest.mark.parametrize("then", ["401", "403", "400"])
+def test_a_batch_that_was_made_without_an_answer_is_not_given_up_when_the_provider_refuses_us(then: str) -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.disturb("POST /v1/batches", "drop-after")
+            server.disturb("GET /v1/batches", "", then)
+            assert outputs(await mapped(server, ITEMS)) == [FAILURES[then]] * 6
+            assert outputs(await mapped(server, ITEMS)) == [f'said 0 to "{item}"' for item in ITEMS]
+            assert draws_paid() == dict.fromkeys(ITEMS, 1)
+            assert len(server.batches) == 1
 
     run(main())
 
