@@ -118,6 +118,7 @@ def test_ctrl_c_leaves_waves_with_the_provider_and_the_same_command_collects_the
             server.order(Order(hold=True, done=4))
             code, err = await interrupted(server, "--batch-api")
             assert code == 130
+            assert "stopping: waves stay with the provider, live calls and downloads under way are let finish" in err
             assert "1 wave with 9 requests left with the provider: the same command collects them" in err
             assert "`shoal waves r --cancel` cancels them" in err
             _, out, _ = await done("waves", "r")
@@ -132,6 +133,30 @@ def test_ctrl_c_leaves_waves_with_the_provider_and_the_same_command_collects_the
             assert code == 0, err
             assert set(draws_paid().values()) == {1}
             assert len(read("r/output.jsonl").splitlines()) == 9
+
+    run(main())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("route", ["GET /v1/batches", "GET /v1/files/{id}/content"])
+def test_a_second_ctrl_c_ends_a_run_whose_provider_does_not_answer(route: str) -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            written(server.base_url, server.key)
+            server.disturb(route, *["hold-after"] * 9)
+            whole = ["run", "rows.jsonl", "-p", "{q}", "-m", "lab/m", "--run-dir", "r", "--batch-api"]
+            process = await command(*whole)
+            await server.until(route)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert b"stopping" in b"".join([await process.stderr.readline() for _ in range(1 + ("files" in route))])
+            process.send_signal(signal.SIGINT)
+            _, err = await process.communicate()
+            assert process.returncode == 130, err
+            server.let_go()
+            code, _, said = await done(*whole)
+            assert code == 0, said
+            assert set(draws_paid().values()) == {1}
 
     run(main())
 
