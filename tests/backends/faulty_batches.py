@@ -135,6 +135,11 @@ class FaultyBatches:
         """The batches as the API tells of them, oldest first."""
         return [record.told for record in self._kept.batches.values()]
 
+    @property
+    def files(self) -> list[str]:
+        """The ids of the files that are kept."""
+        return list(self._kept.files)
+
     async def _control(self, request: web.Request) -> web.Response:
         """Commands to a process: `{"do": "order", "orders": [...]}` and so on, by the names of the methods."""
         said = await request.json()

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -57,10 +56,8 @@ class Collecting:
                 f"batch {batch.id} is {batch.status} and no reply can be read; the same command reads it again, "
                 f"`shoal waves {self._store.directory} --forget` has its calls made anew"
             )
-        wave = await self._store.keep(wave, state="landed", ended_at=time.time(), note="", **_files_of(batch))
-        if whole:
-            await self._tidied(wave)
-        return wave
+        came = {"ended_at": time.time(), "untidy": whole, **_files_of(batch)}
+        return await self.tidied(await self._store.keep(wave, state="landed", note="", **came))
 
     async def _read(self, wave: Wave, batch: Batch) -> tuple[bool, int]:
         """Take what the batch's files hold: whether all their lines could be read, and how many replies are here."""
@@ -132,12 +129,19 @@ class Collecting:
         for id_, reply in found:
             self._landed(wave, id_, reply)
 
-    async def _tidied(self, wave: Wave) -> None:
-        """What is here need not lie with the provider as well."""
-        for file_id in (wave.file_id, wave.output_file_id, wave.error_file_id):
-            if file_id is not None:
-                with suppress(ModelError):
-                    await self._api.delete(file_id)
+    async def tidied(self, wave: Wave) -> Wave:
+        """Delete the files of a wave that has landed: what is here need not lie with the provider as well."""
+        if not wave.untidy:
+            return wave
+        deleted = [await self._deleted(id_) for id_ in (wave.file_id, wave.output_file_id, wave.error_file_id) if id_]
+        return await self._store.keep(wave, untidy=False) if all(deleted) else wave
+
+    async def _deleted(self, file_id: str) -> bool:
+        try:
+            await self._api.delete(file_id)
+        except ModelError as error:
+            return error.status == 404
+        return True
 
     def _note(self, wave: Wave, said: str) -> None:
         self._changed(structs.replace(wave, note=said))

@@ -74,10 +74,12 @@ class Waves:
             pass  # waves that were sent can be collected all the same
         except (BadRequest, MalformedResponse) as error:
             raise UsageError(f"{self._backend.name} has no batch API; leave --batch-api out ({error})") from None
-        for wave in self._store.waves(*OPEN):
+        for wave in self._store.waves(*OPEN, "landed", "settled"):
             if wave.identity != self._backend.identity:
                 continue
-            if wave.state in ("writing", "written"):
+            if wave.state in ("landed", "settled"):
+                await self._collecting.tidied(wave)
+            elif wave.state in ("writing", "written"):
                 await self._submitting.forget(wave, "the run ended before it was sent")
             else:
                 self._found.add(wave.number)
