@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.backends.faulty_batches import Order, paid
 from tests.batch.waving import draws_paid, same, serving
 from tests.cli.shell import Shell
@@ -179,6 +180,25 @@ def test_waves_are_cancelled_and_what_was_done_is_kept() -> None:
             assert set(draws_paid().values()) == {1}
             assert [batch["status"] for batch in server.batches] == ["cancelled", "completed"]
             assert b"secret-of-mine" not in everything_in("r")
+
+    run(main())
+
+
+def test_a_wave_that_cannot_be_cancelled_keeps_no_other_from_it() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            written(server.base_url, server.key)
+            server.order(Order(hold=True))
+            await interrupted(server, "--batch-api")
+            gone = WaveStore(Path("r"))
+            (wave,) = gone.waves()
+            await gone.keep(structs.replace(wave, number=0, id="gone"), batch_id="batch_gone")
+            gone.close()
+            code, out, err = await done("waves", "r", "--cancel")
+            assert code == 1, err
+            assert "not cancelled: lab: 404" in out
+            assert "404" in err
+            assert [batch["status"] for batch in server.batches] == ["cancelling"]
 
     run(main())
 
