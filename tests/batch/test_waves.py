@@ -215,6 +215,22 @@ def test_a_provider_that_repeats_the_key_is_not_repeated() -> None:
     run(main())
 
 
+def test_a_key_that_a_provider_repeats_is_not_written_down() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.key = "secret-of-mine"
+            server.order(Order(fates={0: "500"}, says=f"no {server.key}"), Order(hold=True))
+            task = asyncio.create_task(mapped(server, ITEMS))
+            await server.until("POST /v1/batches", 2)
+            files = b"".join(path.read_bytes() for path in RUN.iterdir())
+            assert b"no [key]" in files
+            assert b"secret-of-mine" not in files
+            server.release()
+            assert outputs(await task) == [f'said 0 to "{item}"' for item in ITEMS]
+
+    run(main())
+
+
 def test_a_provider_without_room_is_given_less_and_waited_for() -> None:
     async def main() -> None:
         async with serving(same) as server:

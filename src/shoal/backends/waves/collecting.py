@@ -8,9 +8,10 @@ from typing import Any
 
 from msgspec import structs
 
+from shoal.backends.openai_errors import without_keys
 from shoal.backends.transport import Incoming
 from shoal.backends.waves.api import ENDED, Batch, BatchApi
-from shoal.backends.waves.lines import Reply, read_line
+from shoal.backends.waves.lines import Reply, drawn, read_line
 from shoal.backends.waves.patience import persist
 from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import Wave, WaveStore
@@ -108,7 +109,7 @@ class Collecting:
             found: list[tuple[int, Reply]] = []
             async with self._api.content(file_id) as incoming:
                 async for line in _lines(incoming):
-                    read = read_line(line)
+                    read = self._read_line(line)
                     if read is None:
                         unread += 1
                         continue
@@ -123,6 +124,12 @@ class Collecting:
 
         await persist(download, self._pace, partial(self._note, wave))
         return not unread
+
+    def _read_line(self, line: bytes) -> tuple[str, Reply] | None:
+        read = read_line(line)
+        if read is None or drawn(read[1]):
+            return read
+        return read_line(without_keys(line.decode(), self._api.server.key).encode())  # it may repeat what it was sent
 
     async def _keep(self, wave: Wave, found: list[tuple[int, Reply]]) -> None:
         await self._store.keep_replies(found)
