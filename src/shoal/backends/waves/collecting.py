@@ -2,9 +2,9 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import structs
 
@@ -17,6 +17,7 @@ from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import Wave, WaveStore
 from shoal.errors import BadRequest, MalformedResponse, ModelError
 
+T = TypeVar("T")
 _CHUNK = 1000  # replies in one transaction
 _LONGEST_LINE = 64 << 20
 _READINGS = 3  # of files that hold less than they should
@@ -90,8 +91,12 @@ class Collecting:
             pause = min(1.5 * pause, self._pace.longest)
 
     async def _standing(self, wave: Wave, id_: str) -> Batch:
+        return await self._had(wave, id_, partial(self._api.batch, id_))
+
+    async def _had(self, wave: Wave, id_: str, call: Callable[[], Awaitable[T]]) -> T:
+        """What the provider keeps under an id of the wave's; BadRequest where it keeps it no longer."""
         try:
-            return await persist(partial(self._api.batch, id_), self._pace, partial(self._note, wave))
+            return await persist(call, self._pace, partial(self._note, wave))
         except BadRequest as error:
             advice = (
                 f"if {id_} is gone for good, `shoal waves {self._store.directory} --forget` has its calls made anew"
@@ -122,7 +127,7 @@ class Collecting:
                         found = []
             await self._keep(wave, found)
 
-        await persist(download, self._pace, partial(self._note, wave))
+        await self._had(wave, file_id, download)
         return not unread
 
     def _read_line(self, line: bytes) -> tuple[str, Reply] | None:
