@@ -291,6 +291,7 @@ def test_a_provider_that_fails_now_and_then_is_asked_again_and_paid_once(route: 
             assert outputs(records) == [f'said 0 to "{item}"' for item in ITEMS]
             assert draws_paid() == dict.fromkeys(ITEMS, 1)
             assert len(server.batches) == 1
+            assert not server.files
 
     run(main())
 

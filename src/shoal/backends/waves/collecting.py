@@ -20,6 +20,7 @@ from shoal.errors import BadRequest, MalformedResponse, ModelError
 T = TypeVar("T")
 _CHUNK = 1000  # replies in one transaction
 _LONGEST_LINE = 64 << 20
+_DELETIONS = 3  # attempts
 _READINGS = 3  # of files that hold less than they should
 
 
@@ -150,7 +151,7 @@ class Collecting:
 
     async def _deleted(self, file_id: str) -> bool:
         try:
-            await self._api.delete(file_id)
+            await persist(partial(self._api.delete, file_id), self._pace, lambda _: None, _DELETIONS)
         except ModelError as error:
             return error.status == 404
         return True

@@ -101,9 +101,8 @@ class Submitting:
     async def _sent(self, wave: Wave, path: Path) -> Wave:
         if not wave.requests:
             return await self._store.keep(wave, state="dropped", note="nothing that could be asked")
-        upload = partial(self._api.upload, path, wave.file_name)
         try:
-            file_id = await persist(upload, self._settings.pace, partial(self._note, wave))
+            file_id = await self._uploaded(wave, path)
         except ModelError as error:
             raise _NotTaken(error) from error
         wave = await self._store.keep(wave, file_id=file_id)
@@ -112,6 +111,23 @@ class Submitting:
         return await self._store.keep(
             wave, state="out", batch_id=batch.id, status=batch.status, expires_at=batch.expires_at, note=""
         )
+
+    async def _uploaded(self, wave: Wave, path: Path) -> str:
+        """Upload the file. Of two, which an answer lost may leave, the first is removed."""
+        tries = 0
+
+        async def upload() -> str:
+            nonlocal tries
+            tries += 1
+            return await self._api.upload(path, wave.file_name)
+
+        file_id = await persist(upload, self._settings.pace, partial(self._note, wave))
+        if tries > 1:
+            with suppress(ModelError):
+                for double in await self._api.files_named(wave.file_name):
+                    if double != file_id:
+                        await self._api.delete(double)
+        return file_id
 
     async def _created(self, wave: Wave) -> Batch:
         """Make the batch. One whose making got no answer may be there all the same, or soon: it is looked for."""
