@@ -39,6 +39,8 @@ class Order(Struct):
     expire_after: int | None = None  # the window ends when so many lines were carried out
     fates: dict[int, str] = {}  # by line, from 0
     fail: str | None = None  # the code of an error of the whole batch, such as token_limit_exceeded
+    fail_line: int | None = None  # the line that this error names
+    says: str | None = None  # the message of lines that fail
     hold: bool = False  # stay in_progress until released
     done: int = 0  # lines that are carried out as soon as it is in progress
     late: bool = False  # the files have no names yet when it is first said to be completed
@@ -196,7 +198,8 @@ def result_lines(record: BatchRecord, lines: list[bytes], reply: Reply) -> tuple
         elif PAID.get(fate):
             output += _output(number, line, fate, answer(line["body"], reply))
         elif fate != "left-out":
-            said = {"error": {"message": f"this line is to get {fate}", "type": None, "param": None, "code": None}}
+            says = record.order.says or f"this line is to get {fate}"
+            said = {"error": {"message": says, "type": None, "param": None, "code": None}}
             errors.append(_line(number, line["custom_id"], {"status_code": int(fate), "body": said}, None))
     if record.order.reorder is not None:
         random.Random(record.order.reorder).shuffle(output)

@@ -135,6 +135,11 @@ class FaultyBatches:
         """The batches as the API tells of them, oldest first."""
         return [record.told for record in self._kept.batches.values()]
 
+    @property
+    def files(self) -> list[str]:
+        """The ids of the files that are kept."""
+        return list(self._kept.files)
+
     async def _control(self, request: web.Request) -> web.Response:
         """Commands to a process: `{"do": "order", "orders": [...]}` and so on, by the names of the methods."""
         said = await request.json()
@@ -241,20 +246,20 @@ class FaultyBatches:
         }
 
     async def _upload(self, request: web.Request) -> web.Response:
-        purpose, data = None, None
+        purpose, data, name = None, None, None
         async for part in await request.multipart():
             assert isinstance(part, BodyPartReader)
             if part.name == "file":
-                data = bytes(await part.read())
+                data, name = bytes(await part.read()), part.filename
             elif part.name == "purpose":
                 purpose = await part.text()
         if data is None or purpose != "batch":
             return _error(400, "purpose and file are needed")
-        return web.json_response(self._new_file(data, "batch"))
+        return web.json_response(self._new_file(data, "batch", name))
 
-    def _new_file(self, data: bytes, purpose: str) -> Body:
+    def _new_file(self, data: bytes, purpose: str, name: str | None = None) -> Body:
         told = {"id": self._new_id("file"), "object": "file", "bytes": len(data), "created_at": int(time.time())}
-        told |= {"filename": f"{purpose}.jsonl", "purpose": purpose, "status": "processed"}
+        told |= {"filename": name or f"{purpose}.jsonl", "purpose": purpose, "status": "processed"}
         (self.directory / "files" / told["id"]).write_bytes(data)
         self._kept.files[told["id"]] = told
         self._keep()
@@ -344,7 +349,8 @@ class FaultyBatches:
             if fate == "invalid":
                 faults.append({"code": "invalid_request", "message": "ordered", "line": number, "param": "body"})
         if record.order.fail:
-            faults = [{"code": record.order.fail, "message": record.order.fail, "line": None, "param": None}]
+            said = {"code": record.order.fail, "message": record.order.fail, "param": None}
+            faults = [said | {"line": record.order.fail_line}]
         if faults:
             record.told["errors"] = {"object": "list", "data": faults}
             return self._becomes(record, "failed")

@@ -112,7 +112,7 @@ async def answering(handler: Handler) -> AsyncIterator[BatchApi]:
         await backend.aclose()
 
 
-@pytest.mark.parametrize("id_", ["../../admin", "a/b", "..", "a?b", "a b", "", "x" * 300, "é"])
+@pytest.mark.parametrize("id_", ["../../admin", "a/b", "..", "a?b", "a b", "", "x" * 1001, "é"])
 def test_an_id_that_would_lead_elsewhere_is_refused(id_: str) -> None:
     Path("in.jsonl").write_text("{}\n")
 
@@ -216,10 +216,11 @@ def test_a_judge_at_the_same_endpoint_travels_too_and_one_elsewhere_is_asked_liv
     run(main())
 
 
-def test_a_wave_that_the_provider_no_longer_knows_is_no_reason_to_pay_again_unasked() -> None:
+@pytest.mark.parametrize("route", ["GET /v1/batches/{id}", "GET /v1/files/{id}/content"])
+def test_a_wave_that_the_provider_no_longer_knows_is_no_reason_to_pay_again_unasked(route: str) -> None:
     async def main() -> None:
         async with failing(same) as server:
-            server.disturb("GET /v1/batches/{id}", "404")
+            server.disturb(route, "404")
             (record,) = await mapped(server, ["Q"])
             assert record.error is not None
             assert "is gone for good, `shoal waves run --forget` has its calls made anew" in record.error.message

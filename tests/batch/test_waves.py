@@ -26,6 +26,7 @@ from shoal.errors import AuthenticationFailed, RunError, UsageError
 from shoal.runtime.budget import Budget
 
 ITEMS = [f"Q{i}" for i in range(6)]
+FAILURES = {"400": "BadRequest", "401": "AuthenticationFailed", "403": "AuthenticationFailed"}
 CONTENT = "GET /v1/files/{id}/content"
 
 
@@ -191,6 +192,17 @@ def test_a_wave_that_fails_as_a_whole_says_why_and_is_not_sent_again() -> None:
     run(main())
 
 
+def test_a_wave_that_fails_for_a_line_that_it_does_not_have_is_not_sent_again() -> None:
+    async def main() -> None:
+        async with serving(same) as server, asyncio.timeout(30):
+            server.order(*[Order(fail="odd", fail_line=99)] * 3)
+            records = await mapped(server, ITEMS)
+            assert outputs(records) == ["BadRequest"] * 6
+            assert len(server.batches) == 1
+
+    run(main())
+
+
 def test_a_provider_that_repeats_the_key_is_not_repeated() -> None:
     async def main() -> None:
         async with serving(same) as server:
@@ -199,6 +211,22 @@ def test_a_provider_that_repeats_the_key_is_not_repeated() -> None:
             (record,) = await mapped(server, ["Q"])
             assert record.error is not None
             assert "no model for Bearer [key]" in record.error.message
+
+    run(main())
+
+
+def test_a_key_that_a_provider_repeats_is_not_written_down() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.key = "secret-of-mine"
+            server.order(Order(fates={0: "500"}, says=f"no {server.key}"), Order(hold=True))
+            task = asyncio.create_task(mapped(server, ITEMS))
+            await server.until("POST /v1/batches", 2)
+            files = b"".join(path.read_bytes() for path in RUN.iterdir())
+            assert b"no [key]" in files
+            assert b"secret-of-mine" not in files
+            server.release()
+            assert outputs(await task) == [f'said 0 to "{item}"' for item in ITEMS]
 
     run(main())
 
@@ -212,6 +240,33 @@ def test_a_provider_without_room_is_given_less_and_waited_for() -> None:
             assert [status for status, _ in ended[:3]] == ["failed"] * 3
             assert ended[3:] == [("completed", 2), ("completed", 4), ("completed", 8), ("completed", 2)]
         assert outputs(records) == [f'said 0 to "Q{i}"' for i in range(16)]
+
+    run(main())
+
+
+def test_waves_that_find_no_room_in_the_same_moment_do_not_wait_for_each_other() -> None:
+    async def main() -> None:
+        async with serving(same) as server, asyncio.timeout(30):
+            server.order(*[Order(fail="token_limit_exceeded")] * 2)
+            server.disturb("DELETE /v1/files/{id}", "hold-after", "hold-after")  # so that both end at once
+            task = asyncio.create_task(mapped(server, ITEMS, waves=settings(most_requests=3)))
+            await server.until("DELETE /v1/files/{id}", 2)
+            server.let_go()
+            assert outputs(await task) == [f'said 0 to "{item}"' for item in ITEMS]
+
+    run(main())
+
+
+def test_a_wave_made_smaller_for_want_of_room_is_no_tail() -> None:
+    async def main() -> None:
+        async with serving(same) as server, asyncio.timeout(30):
+            server.order(*[Order(fail="token_limit_exceeded")] * 2)
+            items = [f"Q{i}" for i in range(16)]
+            records = await mapped(server, items, waves=settings(tail_live=5))  # halved twice to 4, which are not live
+            assert outputs(records) == [f'said 0 to "{item}"' for item in items]
+            assert draws_paid() == dict.fromkeys(items, 1)
+            assert waves_sent() == [4, 8]
+            assert live_paid() == 4
 
     run(main())
 
@@ -236,6 +291,7 @@ def test_a_provider_that_fails_now_and_then_is_asked_again_and_paid_once(route: 
             assert outputs(records) == [f'said 0 to "{item}"' for item in ITEMS]
             assert draws_paid() == dict.fromkeys(ITEMS, 1)
             assert len(server.batches) == 1
+            assert not server.files
 
     run(main())
 
@@ -254,6 +310,20 @@ def test_of_two_batches_for_one_wave_the_later_is_cancelled() -> None:
             assert draws_paid() == dict.fromkeys(ITEMS, 1)
             assert len(server.batches) == 2
             assert server.batches[0]["status"] == "completed"
+
+    run(main())
+
+
+@pytest.mark.parametrize("then", ["401", "403", "400"])
+def test_a_batch_that_was_made_without_an_answer_is_not_given_up_when_the_provider_refuses_us(then: str) -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            server.disturb("POST /v1/batches", "drop-after")
+            server.disturb("GET /v1/batches", "", then)
+            assert outputs(await mapped(server, ITEMS)) == [FAILURES[then]] * 6
+            assert outputs(await mapped(server, ITEMS)) == [f'said 0 to "{item}"' for item in ITEMS]
+            assert draws_paid() == dict.fromkeys(ITEMS, 1)
+            assert len(server.batches) == 1
 
     run(main())
 

@@ -81,6 +81,7 @@ async def finished(server: FaultyBatches) -> None:
     assert len(seconds) == 40
     assert set(seconds.values()) == {3}
     assert run_directory() == (40, [])
+    assert not server.files
 
 
 @pytest.mark.timeout(120)

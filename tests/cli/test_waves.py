@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 from tests.backends.faulty_batches import Order, paid
 from tests.batch.waving import draws_paid, same, serving
 from tests.cli.shell import Shell
@@ -118,6 +119,7 @@ def test_ctrl_c_leaves_waves_with_the_provider_and_the_same_command_collects_the
             server.order(Order(hold=True, done=4))
             code, err = await interrupted(server, "--batch-api")
             assert code == 130
+            assert "stopping: waves stay with the provider, live calls and downloads under way are let finish" in err
             assert "1 wave with 9 requests left with the provider: the same command collects them" in err
             assert "`shoal waves r --cancel` cancels them" in err
             _, out, _ = await done("waves", "r")
@@ -132,6 +134,30 @@ def test_ctrl_c_leaves_waves_with_the_provider_and_the_same_command_collects_the
             assert code == 0, err
             assert set(draws_paid().values()) == {1}
             assert len(read("r/output.jsonl").splitlines()) == 9
+
+    run(main())
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("route", ["GET /v1/batches", "GET /v1/files/{id}/content"])
+def test_a_second_ctrl_c_ends_a_run_whose_provider_does_not_answer(route: str) -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            written(server.base_url, server.key)
+            server.disturb(route, *["hold-after"] * 9)
+            whole = ["run", "rows.jsonl", "-p", "{q}", "-m", "lab/m", "--run-dir", "r", "--batch-api"]
+            process = await command(*whole)
+            await server.until(route)
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            assert b"stopping" in b"".join([await process.stderr.readline() for _ in range(1 + ("files" in route))])
+            process.send_signal(signal.SIGINT)
+            _, err = await process.communicate()
+            assert process.returncode == 130, err
+            server.let_go()
+            code, _, said = await done(*whole)
+            assert code == 0, said
+            assert set(draws_paid().values()) == {1}
 
     run(main())
 
@@ -154,6 +180,25 @@ def test_waves_are_cancelled_and_what_was_done_is_kept() -> None:
             assert set(draws_paid().values()) == {1}
             assert [batch["status"] for batch in server.batches] == ["cancelled", "completed"]
             assert b"secret-of-mine" not in everything_in("r")
+
+    run(main())
+
+
+def test_a_wave_that_cannot_be_cancelled_keeps_no_other_from_it() -> None:
+    async def main() -> None:
+        async with serving(same) as server:
+            written(server.base_url, server.key)
+            server.order(Order(hold=True))
+            await interrupted(server, "--batch-api")
+            gone = WaveStore(Path("r"))
+            (wave,) = gone.waves()
+            await gone.keep(structs.replace(wave, number=0, id="gone"), batch_id="batch_gone")
+            gone.close()
+            code, out, err = await done("waves", "r", "--cancel")
+            assert code == 1, err
+            assert "not cancelled: lab: 404" in out
+            assert "404" in err
+            assert [batch["status"] for batch in server.batches] == ["cancelling"]
 
     run(main())
 

@@ -208,6 +208,8 @@ class BatchRun(RowRunner):
         done = self.directory.journal.done()
         done -= {number for number in done if number >= self.rows.count}
         self.progress = Progress(self.rows.own, resumed=len(done), started=monotonic())
+        if self.interrupted:  # before it began
+            return
         if self.traced:
             await self.directory.journal.keep_traces()
         todo = ((number, row) for number, row in self.rows.numbered() if number not in done and not self.stopped)

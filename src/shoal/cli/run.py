@@ -136,12 +136,16 @@ async def _execute(
         from shoal.planning.checking import refuse_impossible
 
         await refuse_impossible(model)
-    try:
+
+    async def carried_out() -> None:
         async with in_waves(models, batch.directory, options):
-            task = asyncio.ensure_future(batch.execute(program, budget))
-            stop_on_signals(batch, models, task)
-            with nullcontext() if quiet else _progress(batch, models):
-                await task
+            await batch.execute(program, budget)
+
+    task = asyncio.ensure_future(carried_out())
+    stop_on_signals(batch, models, task)
+    try:
+        with nullcontext() if quiet else _progress(batch, models):
+            await task
     except asyncio.CancelledError:
         if not batch.interrupted:
             raise

@@ -25,7 +25,10 @@ def _say(line: str) -> None:
 
 
 def stop_on_signals(work: Stoppable, models: object, task: "asyncio.Future[Any]") -> None:
-    """The first Ctrl-C (or SIGTERM) lets the calls under way finish; a second, or half a minute, cuts them off."""
+    """The first Ctrl-C (or SIGTERM) lets the calls under way finish; a second, or half a minute, cuts them off.
+
+    What travels by a batch API is waited for no longer: it stays with the provider.
+    """
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -33,9 +36,12 @@ def stop_on_signals(work: Stoppable, models: object, task: "asyncio.Future[Any]"
             task.cancel()
             return
         work.interrupt()
-        for base in bases(models):
+        asked = list(bases(models))
+        travelling = any(base.waves is not None for base in asked)
+        for base in asked:
             base.scheduler.refuse_waiting(BudgetExceeded("the run was interrupted"))
-        _say("stopping: calls under way are let finish; Ctrl-C again cuts them off")
+        live = "waves stay with the provider, live calls and downloads" if travelling else "calls"
+        _say(f"stopping: {live} under way are let finish; Ctrl-C again cuts them off")
         loop.call_later(_DRAIN_SECONDS, task.cancel)
 
     for number in (signal.SIGINT, signal.SIGTERM):

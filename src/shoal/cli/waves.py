@@ -16,10 +16,10 @@ from shoal.backends.config import Config, load_config
 from shoal.backends.loop import run as run_program
 from shoal.backends.openai import OpenAIBackend
 from shoal.backends.waves import FILE, OPEN, Wave, WaveStore
-from shoal.backends.waves.api import ENDED, BatchApi
+from shoal.backends.waves.api import ENDED, Batch, BatchApi
 from shoal.batch.directory import DirectoryLock
 from shoal.batch.waves import WITH_PROVIDER
-from shoal.errors import UsageError
+from shoal.errors import ModelError, UsageError
 from shoal.traces import words
 
 
@@ -41,12 +41,15 @@ def waves(run: Path, cancel: bool, forget: bool, config: Path | None, as_json: b
     if forget:
         run_program(_forget(run))
     found = _waves(run)
+    refusals: list[ModelError] = []
     if cancel:
-        found = run_program(_cancelled(found, load_config(config)))
+        found, refusals = run_program(_cancelled(found, load_config(config)))
     if as_json:
         click.echo(msgspec.json.encode([structs.asdict(wave) for wave in found]))
     else:
         _print(found)
+    if refusals:
+        raise refusals[0]
 
 
 def _waves(run: Path) -> list[Wave]:
@@ -70,9 +73,17 @@ async def _forget(run: Path) -> None:
         lock.release()
 
 
-async def _cancelled(found: list[Wave], config: Config) -> list[Wave]:
-    """The waves, after all that are with their provider were cancelled there."""
-    return [await _cancel(wave, config) if wave.state in WITH_PROVIDER else wave for wave in found]
+async def _cancelled(found: list[Wave], config: Config) -> tuple[list[Wave], list[ModelError]]:
+    """The waves, after all that are with their provider were cancelled there; why some could not be."""
+    told: list[Wave] = []
+    refusals: list[ModelError] = []
+    for wave in found:
+        try:
+            told.append(await _cancel(wave, config) if wave.state in WITH_PROVIDER else wave)
+        except ModelError as error:  # the others are to cost nothing more all the same
+            told.append(structs.replace(wave, note=f"not cancelled: {error}"))
+            refusals.append(error)
+    return told, refusals
 
 
 async def _cancel(wave: Wave, config: Config) -> Wave:
@@ -85,13 +96,25 @@ async def _cancel(wave: Wave, config: Config) -> Wave:
             made = await api.of_wave(wave.id, wave.file_id, wave.written_at)
         else:
             made = [await api.batch(wave.batch_id)]
-        told = [await api.cancel(batch.id) if batch.status not in ENDED else batch for batch in made]
+        told = [await _stopped(api, batch) for batch in made]
     finally:
         await backend.aclose()
     if not told:
         return wave
     done, failed = told[0].counts.completed, told[0].counts.failed
     return structs.replace(wave, status=told[0].status, done=done, failed=failed)
+
+
+async def _stopped(api: BatchApi, batch: Batch) -> Batch:
+    if batch.status in ENDED:
+        return batch
+    try:
+        return await api.cancel(batch.id)
+    except ModelError:
+        stands = await api.batch(batch.id)
+        if stands.status in ENDED:  # meanwhile
+            return stands
+        raise
 
 
 def _print(found: list[Wave]) -> None:

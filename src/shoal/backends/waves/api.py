@@ -20,7 +20,7 @@ METADATA = "shoal_wave"
 ENDED = frozenset(("failed", "completed", "expired", "cancelled"))
 _PAGE = 100
 _MOST_PAGES = 1000
-_ID = re.compile(r"[\w:-][\w.:-]{0,199}", re.ASCII)
+_ID = re.compile(r"[\w:-][\w.:-]{0,999}", re.ASCII)  # a gateway may wrap its provider's id, and its model's, in its own
 _TRANSFER = 3600.0  # seconds a file may take on its way
 _LARGEST = 64 << 30  # bytes of a results file: read line by line, each bounded by itself
 

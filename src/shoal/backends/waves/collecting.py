@@ -2,23 +2,25 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from msgspec import structs
 
+from shoal.backends.openai_errors import without_keys
 from shoal.backends.transport import Incoming
 from shoal.backends.waves.api import ENDED, Batch, BatchApi
-from shoal.backends.waves.lines import Reply, read_line
+from shoal.backends.waves.lines import Reply, drawn, read_line
 from shoal.backends.waves.patience import persist
 from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import Wave, WaveStore
 from shoal.errors import BadRequest, MalformedResponse, ModelError
 
+T = TypeVar("T")
 _CHUNK = 1000  # replies in one transaction
 _LONGEST_LINE = 64 << 20
+_DELETIONS = 3  # attempts
 _READINGS = 3  # of files that hold less than they should
 
 
@@ -57,10 +59,8 @@ class Collecting:
                 f"batch {batch.id} is {batch.status} and no reply can be read; the same command reads it again, "
                 f"`shoal waves {self._store.directory} --forget` has its calls made anew"
             )
-        wave = await self._store.keep(wave, state="landed", ended_at=time.time(), note="", **_files_of(batch))
-        if whole:
-            await self._tidied(wave)
-        return wave
+        came = {"ended_at": time.time(), "untidy": whole, **_files_of(batch)}
+        return await self.tidied(await self._store.keep(wave, state="landed", note="", **came))
 
     async def _read(self, wave: Wave, batch: Batch) -> tuple[bool, int]:
         """Take what the batch's files hold: whether all their lines could be read, and how many replies are here."""
@@ -92,8 +92,12 @@ class Collecting:
             pause = min(1.5 * pause, self._pace.longest)
 
     async def _standing(self, wave: Wave, id_: str) -> Batch:
+        return await self._had(wave, id_, partial(self._api.batch, id_))
+
+    async def _had(self, wave: Wave, id_: str, call: Callable[[], Awaitable[T]]) -> T:
+        """What the provider keeps under an id of the wave's; BadRequest where it keeps it no longer."""
         try:
-            return await persist(partial(self._api.batch, id_), self._pace, partial(self._note, wave))
+            return await persist(call, self._pace, partial(self._note, wave))
         except BadRequest as error:
             advice = (
                 f"if {id_} is gone for good, `shoal waves {self._store.directory} --forget` has its calls made anew"
@@ -111,7 +115,7 @@ class Collecting:
             found: list[tuple[int, Reply]] = []
             async with self._api.content(file_id) as incoming:
                 async for line in _lines(incoming):
-                    read = read_line(line)
+                    read = self._read_line(line)
                     if read is None:
                         unread += 1
                         continue
@@ -124,20 +128,33 @@ class Collecting:
                         found = []
             await self._keep(wave, found)
 
-        await persist(download, self._pace, partial(self._note, wave))
+        await self._had(wave, file_id, download)
         return not unread
+
+    def _read_line(self, line: bytes) -> tuple[str, Reply] | None:
+        read = read_line(line)
+        if read is None or drawn(read[1]):
+            return read
+        return read_line(without_keys(line.decode(), self._api.server.key).encode())  # it may repeat what it was sent
 
     async def _keep(self, wave: Wave, found: list[tuple[int, Reply]]) -> None:
         await self._store.keep_replies(found)
         for id_, reply in found:
             self._landed(wave, id_, reply)
 
-    async def _tidied(self, wave: Wave) -> None:
-        """What is here need not lie with the provider as well."""
-        for file_id in (wave.file_id, wave.output_file_id, wave.error_file_id):
-            if file_id is not None:
-                with suppress(ModelError):
-                    await self._api.delete(file_id)
+    async def tidied(self, wave: Wave) -> Wave:
+        """Delete the files of a wave that has landed: what is here need not lie with the provider as well."""
+        if not wave.untidy:
+            return wave
+        deleted = [await self._deleted(id_) for id_ in (wave.file_id, wave.output_file_id, wave.error_file_id) if id_]
+        return await self._store.keep(wave, untidy=False) if all(deleted) else wave
+
+    async def _deleted(self, file_id: str) -> bool:
+        try:
+            await persist(partial(self._api.delete, file_id), self._pace, lambda _: None, _DELETIONS)
+        except ModelError as error:
+            return error.status == 404
+        return True
 
     def _note(self, wave: Wave, said: str) -> None:
         self._changed(structs.replace(wave, note=said))

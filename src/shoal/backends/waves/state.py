@@ -67,6 +67,7 @@ class Wave(Struct, frozen=True, kw_only=True, omit_defaults=True):
     done: int = 0
     failed: int = 0
     note: str = ""
+    untidy: bool = False  # what its files at the provider hold is here, and they may not be deleted yet
 
     @property
     def file_name(self) -> str:

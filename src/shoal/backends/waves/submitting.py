@@ -18,7 +18,7 @@ from shoal.backends.waves.lines import Endpoint, Line, Turn, custom_id, request_
 from shoal.backends.waves.patience import persist
 from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import Wave, WaveStore
-from shoal.errors import BadRequest, ModelError, StoreError
+from shoal.errors import BadRequest, ModelError, ServerError, StoreError
 
 
 class _File(Struct):
@@ -29,6 +29,14 @@ class _File(Struct):
     refused: list[tuple[Line, BadRequest]]
     digest: str = ""
     size: int = 0
+
+
+class _NotTaken(Exception):
+    """The provider refused a wave, and nothing of it can have been begun."""
+
+    def __init__(self, error: ModelError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class Submitting:
@@ -48,6 +56,7 @@ class Submitting:
         """Send the lines as one wave; the wave, which is out, or dropped where it was refused as a whole.
 
         Lines that found no room, or that have to travel in a smaller wave, land as AGAIN; `board` is told who travels.
+        Raises a ModelError where the batch may have been made all the same: the wave stays, and is looked for.
         """
         new = self._store.new(token_hex(12), self._backend.identity, self._backend.name, endpoint)
         path = self._store.directory / new.file_name
@@ -61,8 +70,8 @@ class Submitting:
             board(wave, file.aboard)
             try:
                 return await self._sent(wave, path)
-            except ModelError as error:
-                return await self._refused(wave, file, error)
+            except _NotTaken as refusal:
+                return await self._refused(wave, file, refusal.error)
         except OSError as error:
             raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
         finally:
@@ -92,14 +101,33 @@ class Submitting:
     async def _sent(self, wave: Wave, path: Path) -> Wave:
         if not wave.requests:
             return await self._store.keep(wave, state="dropped", note="nothing that could be asked")
-        upload = partial(self._api.upload, path, wave.file_name)
-        file_id = await persist(upload, self._settings.pace, partial(self._note, wave))
+        try:
+            file_id = await self._uploaded(wave, path)
+        except ModelError as error:
+            raise _NotTaken(error) from error
         wave = await self._store.keep(wave, file_id=file_id)
         wave = await self._store.keep(wave, state="creating", created_at=time.time())
         batch = await self._created(wave)
         return await self._store.keep(
             wave, state="out", batch_id=batch.id, status=batch.status, expires_at=batch.expires_at, note=""
         )
+
+    async def _uploaded(self, wave: Wave, path: Path) -> str:
+        """Upload the file. Of two, which an answer lost may leave, the first is removed."""
+        tries = 0
+
+        async def upload() -> str:
+            nonlocal tries
+            tries += 1
+            return await self._api.upload(path, wave.file_name)
+
+        file_id = await persist(upload, self._settings.pace, partial(self._note, wave))
+        if tries > 1:
+            with suppress(ModelError):
+                for double in await self._api.files_named(wave.file_name):
+                    if double != file_id:
+                        await self._api.delete(double)
+        return file_id
 
     async def _created(self, wave: Wave) -> Batch:
         """Make the batch. One whose making got no answer may be there all the same, or soon: it is looked for."""
@@ -111,7 +139,12 @@ class Submitting:
             if asked and (made := await self.adopted(wave)) is not None:
                 return made
             asked += 1
-            return await self._api.create(file_id, wave.endpoint, self._settings.window, wave.id)
+            try:
+                return await self._api.create(file_id, wave.endpoint, self._settings.window, wave.id)
+            except ModelError as error:
+                if asked > 1 or error.retryable or isinstance(error, ServerError):
+                    raise
+                raise _NotTaken(error) from error
 
         batch = await persist(create, pace, partial(self._note, wave))
         if asked == 1:

@@ -74,10 +74,12 @@ class Waves:
             pass  # waves that were sent can be collected all the same
         except (BadRequest, MalformedResponse) as error:
             raise UsageError(f"{self._backend.name} has no batch API; leave --batch-api out ({error})") from None
-        for wave in self._store.waves(*OPEN):
+        for wave in self._store.waves(*OPEN, "landed", "settled"):
             if wave.identity != self._backend.identity:
                 continue
-            if wave.state in ("writing", "written"):
+            if wave.state in ("landed", "settled"):
+                await self._collecting.tidied(wave)
+            elif wave.state in ("writing", "written"):
                 await self._submitting.forget(wave, "the run ended before it was sent")
             else:
                 self._found.add(wave.number)
@@ -132,7 +134,8 @@ class Waves:
     # Waves on their way
 
     def _depart(self, lines: list[Line]) -> None:
-        if sum(len(line.keys) for line in lines) <= self._settings.tail_live:
+        # A part of what gathers is no tail: the rest waits for the wave that this part becomes.
+        if not self.gathering and sum(len(line.keys) for line in lines) <= self._settings.tail_live:
             for line in lines:
                 line.land(Turn.LIVE)
             return
@@ -227,15 +230,15 @@ class Waves:
         faults = batch.faults
         if any("token_limit" in (fault.code or "") for fault in faults):
             self._no_room.update(self._tasks & {asyncio.current_task()})
-            self.gathering.no_room(wave.requests, others=len(self._tasks) > 1)
+            self.gathering.no_room(wave.requests, others=bool(self._tasks - self._no_room))
             self._land_all(wave.number, Turn.AGAIN)
             return
         ids = dict(enumerate(sorted(id_ for id_, _ in self._store.names(wave.number).values()), 1))
-        for fault in faults:
-            line = left.get(ids.get(fault.line or 0, 0))
-            if line is not None:
-                line.land(self._fault(batch, fault.message or fault.code))
-        if not any(fault.line for fault in faults):
+        named = [(ids[fault.line], fault) for fault in faults if fault.line is not None and fault.line in ids]
+        for id_, fault in named:
+            if id_ in left:
+                left[id_].land(self._fault(batch, fault.message or fault.code))
+        if not named:
             why = next((fault.message or fault.code for fault in faults), None)
             self._land_all(wave.number, self._fault(batch, why))
         self._land_all(wave.number, Turn.AGAIN)
