@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from msgspec import structs
 from tests.backends.faulty_batches import Order, asked, paid
-from tests.batch.waving import draws_paid, mapped, model_of, outputs, same, settings
+from tests.batch.waving import QUICK, draws_paid, mapped, model_of, outputs, same, settings
 from tests.batch.waving import serving as failing
 from tests.scripting import run
 from tests.server.serving import running, scripted_model, serving
@@ -23,7 +24,17 @@ from shoal.backends.openai import OpenAIBackend
 from shoal.backends.waves import WaveScheduler, WaveSettings, WaveStore
 from shoal.backends.waves.api import BatchApi
 from shoal.backends.waves.gathering import Gathering
-from shoal.backends.waves.lines import Line, custom_id, drawn, failure, read_line, request_line
+from shoal.backends.waves.lines import (
+    Joined,
+    Line,
+    custom_id,
+    drawn,
+    draws_of,
+    failure,
+    read_line,
+    request_line,
+    together,
+)
 from shoal.backends.waves.settings import Pace
 from shoal.errors import (
     AuthenticationFailed,
@@ -38,7 +49,8 @@ from shoal.errors import (
 )
 from shoal.evaluation.scorers import open_scorer
 from shoal.runtime.backend import Draws
-from shoal.runtime.types import Request
+from shoal.runtime.scheduler import Scheduler
+from shoal.runtime.types import Request, SamplingParams
 
 
 def test_a_request_is_named_by_its_draws_and_its_body_is_that_of_a_live_call() -> None:
@@ -364,5 +376,56 @@ def test_models_of_one_identity_follow_a_wave_together() -> None:
             assert record.error is None
             routes = [each.route for each in asked(Path("provider"))]
             assert routes.count("GET /v1/files/{id}/content") == 2
+
+    run(main())
+
+
+def test_draws_of_one_question_that_leave_together_are_one_request() -> None:
+    def line(text: str, *samples: int, seed: int | None = None) -> Line:
+        request = structs.replace(Request.of(text), params=SamplingParams(seed=seed))
+        keys = [f"{text} {sample}".encode() for sample in samples]
+        return Line(keys, draws_of(request, [(sample,) for sample in samples]))
+
+    async def main() -> None:
+        lines = [
+            line("a", 0),
+            line("b", 0),
+            line("a", 1, 2),
+            line("s", 0, seed=1),
+            line("a", 3, 4),
+            line("s", 1, seed=1),
+        ]
+        one, rest, b, s, t = together(lines, 4)
+        assert (b, rest, s, t) == (lines[1], lines[4], lines[3], lines[5])
+        assert one.keys == [b"a 0", b"a 1", b"a 2"]
+        assert one.draws is not None
+        assert (one.draws.n, one.draws.samples) == (3, ((0,), (1,), (2,)))
+        assert [await lines[i].landed for i in (0, 2)] == [Joined(one, 0), Joined(one, 1)]
+        assert not any(line.landed.done() for line in (one, b, rest, s, t))
+        assert together([line("a", 0, 1), line("a", 2)], 1) != []
+
+    run(main())
+
+
+def test_callers_of_one_question_are_one_request_of_a_wave_and_each_gets_its_draw() -> None:
+    async def main() -> None:
+        async with failing(lambda body, choice: f"choice {choice}") as server:
+            store, backend = WaveStore(Path("run")), OpenAIBackend("m", base_url=server.base_url, api_key=server.key)
+            scheduler = WaveScheduler(
+                backend, Scheduler(backend), store, settings(pace=structs.replace(QUICK, alone=0.2))
+            )
+            question = Request.of("Q")
+
+            async def after(turns: int, sample: int) -> str:
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                return (await scheduler(question.draw(sample))).text
+
+            texts = await asyncio.gather(after(0, 0), after(20, 1), after(40, 2))
+            assert sorted(texts) == ["choice 0", "choice 1", "choice 2"]
+            assert [each.body.get("n") for each in paid(Path("provider"))] == [3]
+            await scheduler.waves.leave()
+            store.close()
+            await backend.aclose()
 
     run(main())

@@ -1,4 +1,7 @@
-"""`shoal` as a function, for tests of the command line."""
+"""`shoal` as a function and as a process, for tests of the command line."""
+
+import asyncio
+import sys
 
 import pytest
 
@@ -17,3 +20,18 @@ class Shell:
             main(arguments)
         assert isinstance(exit_.value.code, int)
         return exit_.value.code, *self.capture.readouterr()
+
+
+async def command(*arguments: str) -> asyncio.subprocess.Process:
+    """The command line in a process of its own."""
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "shoal", *arguments, stdout=pipe, stderr=pipe, limit=1 << 24
+    )
+
+
+async def done(*arguments: str) -> tuple[int | None, str, str]:
+    """The same to its end: exit code, standard output, standard error."""
+    process = await command(*arguments)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()

@@ -1,9 +1,7 @@
 """`shoal run --batch-api` and `shoal waves`, as commands of their own process."""
 
-import asyncio
 import json
 import signal
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 from msgspec import structs
 from tests.backends.faulty_batches import Order, paid
 from tests.batch.waving import draws_paid, same, serving
-from tests.cli.shell import Shell
+from tests.cli.shell import Shell, command, done
 from tests.scripting import run
 
 from shoal.backends.waves import WaveStore
@@ -40,19 +38,6 @@ def written(base_url: str, key: str = "secret-of-mine") -> None:
 
 def write_script() -> None:
     Path("script.py").write_text(SCRIPT)
-
-
-async def command(*arguments: str) -> asyncio.subprocess.Process:
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "shoal", *arguments, stdout=pipe, stderr=pipe, limit=1 << 24
-    )
-
-
-async def done(*arguments: str) -> tuple[int | None, str, str]:
-    process = await command(*arguments)
-    out, err = await process.communicate()
-    return process.returncode, out.decode(), err.decode()
 
 
 def told(path: str) -> tuple[list[Any], Counter[str]]:

@@ -7,22 +7,25 @@ import pytest
 from tests.server.sdks import assistant, served
 from tests.server.serving import scripted_model
 
+from shoal.backends.waves import WaveStore
+
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```py\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADDRESS = "http://127.0.0.1:8000"
-NO_SERVER = ("ray.md", "waves.md")  # their blocks are run where clusters and batch APIs are tested
+WAVES = ROOT / "docs" / "waves.md"  # its blocks ask by the batch API of a provider
+CLUSTERS = ROOT / "docs" / "ray.md"  # its blocks are run where clusters are tested
+CLIENTS = {ROOT / "README.md", *(ROOT / "docs").rglob("*.md")} - {WAVES, CLUSTERS}
 
 
-def blocks() -> list[object]:
+def blocks(*pages: Path) -> list[object]:
     return [
         pytest.param(match[1], id=f"{page.name}:{match.string.count(chr(10), 0, match.start()) + 2}")
-        for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-        if page.name not in NO_SERVER
+        for page in pages
         for match in BLOCK.finditer(page.read_text("utf-8"))
     ]
 
 
-@pytest.mark.parametrize("code", blocks())
+@pytest.mark.parametrize("code", blocks(*sorted(CLIENTS)))
 def test_clients(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -35,3 +38,18 @@ def test_clients(
         exec(compile(code.replace(ADDRESS, url), "docs", "exec"), {"__name__": "docs"})  # noqa: S102 - our own documents
     if "print(" in code:
         assert "You said:" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("code", blocks(WAVES))
+def test_batch_api(code: str, at_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = scripted_model(assistant)
+    with served({"gpt-x": model}, state=str(at_home / "state")) as url:
+        monkeypatch.setenv("OPENAI_BASE_URL", f"{url}/v1")
+        monkeypatch.setenv("OPENAI_API_KEY", "key")
+        exec(compile(code, "docs", "exec"), {"__name__": "docs"})  # noqa: S102 - our own documents
+    (directory,) = Path("runs").iterdir()
+    store = WaveStore(directory, read_only=True)
+    waves = store.waves()
+    store.close()
+    assert {wave.state for wave in waves} == {"settled"}
+    assert sum(wave.draws for wave in waves) == model.scheduler.draws

@@ -41,6 +41,15 @@ class RunDirectory:
             self._lock.release()
             raise
 
+    def keeps(self, key: bytes) -> bool:
+        """Whether a draw is in the journal, by its key."""
+        return self.journal.has(key)
+
+    def finished(self) -> bool:
+        """Whether no row needs more work."""
+        rows = msgspec.json.decode((self.path / "config.json").read_bytes())["rows"]
+        return len(self.journal.done()) >= int(rows)
+
     def __enter__(self) -> "RunDirectory":
         return self
 

@@ -18,7 +18,7 @@ from shoal.batch.rows import Input, Row
 from shoal.batch.runner import BatchRun, Judge, Progress, RowProgram, window_for
 from shoal.batch.scores import as_score
 from shoal.batch.tables import items_of
-from shoal.batch.waves import by_batch_api
+from shoal.batch.waves import by_batch_api, wave_settings
 from shoal.errors import UsageError, refuse_unknown
 from shoal.prompting.answers import extract
 from shoal.prompting.template import Template
@@ -166,7 +166,7 @@ async def _map(
             scopes.enter_context(scope.setting(replay.offline, True))
         directory = scopes.enter_context(RunDirectory(place, identity, rows))
         technique = getattr(program, "name", technique)
-        waves = _waves(options)
+        waves = wave_settings(options.get("batch_api", False))
         window = waves.rows if waves else window_for(bases(model))
         batch = BatchRun(directory, rows, model=base, technique=technique, window=window, judge=judge)
         batch.on_progress = options.get("on_progress")
@@ -176,15 +176,6 @@ async def _map(
             await batch.execute(program, options.get("budget"))
         batch.write_output(place / "output.jsonl")
         return [decode(line) for line in batch.lines()]
-
-
-def _waves(options: MapOptions) -> "WaveSettings | None":
-    wanted = options.get("batch_api", False)
-    if not isinstance(wanted, bool):
-        return wanted
-    from shoal.backends.waves import WaveSettings
-
-    return WaveSettings() if wanted else None
 
 
 def _allocation(model: Model, rows: Input, rater: Rater | None, options: MapOptions) -> Allocation | None:

@@ -1,15 +1,12 @@
-"""Runs whose calls travel by the provider's batch API: the waves of a run are kept in its directory."""
+"""Runs and comparisons whose calls travel by the provider's batch API: their waves are kept in their directories."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, Protocol
 
 from shoal.backends import BaseModel
 from shoal.backends.router import Router
-from shoal.batch.directory import RunDirectory
 from shoal.errors import RunError, UsageError
 from shoal.runtime.model import Applied
 from shoal.techniques.opening import bases
@@ -20,10 +17,34 @@ if TYPE_CHECKING:  # what runs without waves need not import
 WITH_PROVIDER = ("creating", "out")
 
 
+class Home(Protocol):
+    """The directory of a run, or of whatever else asks by waves, which are written down in it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    def keeps(self, key: bytes) -> bool:
+        """Whether a draw is kept there so that it outlasts a power cut: then no wave need hold it."""
+        ...
+
+    def finished(self) -> bool:
+        """Whether nothing is needed any more: what is left of waves then are draws that a technique did without."""
+        ...
+
+
+def wave_settings(wanted: "bool | WaveSettings") -> "WaveSettings | None":
+    """What `batch_api=` says: True for the defaults."""
+    if not isinstance(wanted, bool):
+        return wanted
+    from shoal.backends.waves import WaveSettings
+
+    return WaveSettings() if wanted else None
+
+
 @asynccontextmanager
 async def by_batch_api(
     models: Sequence[object],
-    directory: RunDirectory,
+    directory: Home,
     settings: "WaveSettings | None",
     tell: "Callable[[Wave], None] | None" = None,
 ) -> AsyncIterator[None]:
@@ -51,7 +72,7 @@ async def by_batch_api(
         yield
         for scheduler in schedulers:
             await scheduler.waves.come_in()
-            await scheduler.waves.settle(directory.journal.has)
+            await scheduler.waves.settle(directory.keeps)
     finally:
         for scheduler in schedulers:
             await scheduler.waves.leave()
@@ -96,17 +117,15 @@ def _in_waves(travelling: Sequence[BaseModel], store: "WaveStore", settings: "Wa
     return list(found.values())
 
 
-def waves_of(directory: RunDirectory) -> "list[Wave]":
-    """The waves of a run that hold what the run still needs: they are with the provider, or nobody took them yet."""
+def waves_of(directory: Home) -> "list[Wave]":
+    """The waves that hold what is still needed: they are with the provider, or nobody took them yet."""
     if not (directory.path / "waves.sqlite").exists():
         return []
     from shoal.backends.waves import WaveStore
 
     store = WaveStore(directory.path, read_only=True)
     try:
-        landed = [
-            wave for wave in store.waves("landed") if not all(map(directory.journal.has, store.keys(wave.number)))
-        ]
+        landed = [wave for wave in store.waves("landed") if not all(map(directory.keeps, store.keys(wave.number)))]
         return store.waves(*WITH_PROVIDER) + landed
     finally:
         store.close()
@@ -125,16 +144,10 @@ def requests_out(run: Path) -> int:
         store.close()
 
 
-def _finished(directory: RunDirectory) -> bool:
-    """Whether no row needs more work: what is left of waves then are draws that a technique did without."""
-    rows = msgspec.json.decode((directory.path / "config.json").read_bytes())["rows"]
-    return len(directory.journal.done()) >= int(rows)
-
-
-def refuse_waiting_waves(directory: RunDirectory) -> None:
-    """RunError where answers of a run are on their way by the batch API."""
+def refuse_waiting_waves(directory: Home) -> None:
+    """RunError where answers are on their way by the batch API that would be paid a second time."""
     waves = waves_of(directory)
-    if waves and not _finished(directory):
+    if waves and not directory.finished():
         requests = sum(wave.requests for wave in waves)
         raise RunError(
             f"{directory.path} waits for {requests} calls sent by the batch API; add --batch-api to collect them, or "

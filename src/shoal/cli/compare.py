@@ -16,6 +16,7 @@ from shoal.cli.asking import given_scorer, request_maker
 from shoal.cli.options import SAMPLING, prompt_options, sampling_options, with_suggestions
 from shoal.cli.row_runs import answer_options, folder_name, rows_of
 from shoal.cli.stopping import stop_on_signals
+from shoal.cli.wave_options import batch_api_options, settings_of, tell_of_waves, teller, window_of
 from shoal.errors import BudgetExceeded, UsageError
 from shoal.evaluation import report
 from shoal.evaluation.comparing.arms import Wanted
@@ -45,6 +46,7 @@ _TRIED_ON = 10  # rows that an equal budget's sizes are tried on
 @sampling_options
 @click.option("--limit", type=click.IntRange(1), help="Only the first rows.")
 @click.option("--budget", metavar="calls=,tokens=,seconds=,dollars=", help="Stop when this much is spent.")
+@batch_api_options
 @click.option("--report-dir", type=click.Path(file_okay=False, path_type=Path), help="Default: runs/ and a name.")
 @click.option("--title", default="", help="Of the report.")
 @click.option("--quiet", is_flag=True, help="No progress and no table.")
@@ -56,27 +58,35 @@ def compare(data: str, **options: Any) -> int:
     continues a comparison that was stopped or killed, and one with a technique more asks only for what is new.
     """
     options = with_suggestions(data, options)
-    budget = Budget.parse(options["budget"]) if options["budget"] else None
-    equal = EqualBudget.parse(options["equal_budget"]) if options["equal_budget"] else None
+    window_of(options)
     config = load_config(options["config"])
     models = options["model"] or ("local",)
     wanted = Wanted(options["technique"], models, not options["no_plain"], options["curve"])
     directory = options["report_dir"] or Path("runs", _name(data, models))
-    settings = Settings(
-        config,
-        options["title"],
-        equal,
-        options["pilot"] or _TRIED_ON,
-        budget,
-        options["replay"],
-        (shlex.join(["shoal", *sys.argv[1:]]),) if sys.argv[1:2] == ["compare"] else (),
-    )
+    settings = _settings(config, options)
     with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
         asked = _asked(data, Path(scratch), config, options)
         if options["plan"]:
             return _plan(asked, wanted, (directory, settings), options)
         with Comparing(asked, wanted, directory, settings) as comparing:
-            return run_program(_execute(comparing, options))
+            code = run_program(_execute(comparing, options))
+            tell_of_waves(comparing.home, options)
+            return code
+
+
+def _settings(config: Config, options: dict[str, Any]) -> Settings:
+    budget, equal = options["budget"], options["equal_budget"]
+    return Settings(
+        config,
+        options["title"],
+        EqualBudget.parse(equal, by_batch=options["batch_api"]) if equal else None,
+        options["pilot"] or _TRIED_ON,
+        Budget.parse(budget) if budget else None,
+        options["replay"],
+        (shlex.join(["shoal", *sys.argv[1:]]),) if sys.argv[1:2] == ["compare"] else (),
+        settings_of(options),
+        teller(options),
+    )
 
 
 def _plan(asked: Asked, wanted: Wanted, comparison: tuple[Path, Settings], options: dict[str, Any]) -> int:

@@ -1,5 +1,6 @@
 """`shoal compare --plan`: what a comparison will cost, each arm alone and all of them on one pool of draws."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,8 +12,9 @@ from shoal.backends.config import without_keys
 from shoal.backends.loop import run as run_program
 from shoal.backends.prices import prices_of
 from shoal.batch.directory import refuse_other_run
+from shoal.batch.waves import waves_of
 from shoal.cli.plan_table import amount, print_plan, standard_output
-from shoal.errors import UsageError
+from shoal.errors import RunError, UsageError
 from shoal.evaluation.comparing.arms import Wanted, candidates
 from shoal.evaluation.comparing.budgeting import Pilot as SizePilot
 from shoal.evaluation.comparing.budgeting import fitted, read_sizes
@@ -20,10 +22,14 @@ from shoal.evaluation.comparing.comparing import Comparing, Settings
 from shoal.evaluation.comparing.costs import Prices
 from shoal.evaluation.comparing.planning import ComparisonPlan, Sizing, Terms, plan_arms
 from shoal.evaluation.comparing.planning_sizes import plan_sized
+from shoal.evaluation.comparing.planning_waves import by_batch
+from shoal.evaluation.comparing.travelling import travelling
 from shoal.evaluation.comparing.work import Asked
 from shoal.planning import Pilot
 from shoal.planning.predicting import FEWEST_ROWS
+from shoal.planning.waves import Travel, travel_of
 from shoal.runtime.cache import DrawCache
+from shoal.runtime.model import Model
 from shoal.techniques.opening import bases
 from shoal.traces.words import dollars
 
@@ -40,6 +46,11 @@ def plan_compare(
     if rows < FEWEST_ROWS:
         raise UsageError(f"--pilot {rows}: too few rows to predict from; take at least {FEWEST_ROWS}")
     with Comparing(asked, wanted, directory, settings) as comparing:
+        if waves := waves_of(comparing.home):
+            out = sum(wave.requests for wave in waves)
+            raise RunError(
+                f"{directory} waits for {out} calls sent by the batch API; collect them, or leave --pilot out"
+            )
         return run_program(_piloted(comparing, rows))
 
 
@@ -54,7 +65,9 @@ async def _piloted(comparing: Comparing, rows: int) -> ComparisonPlan:
             arms, said = await fitted(arms, pilot, comparing.directory / "sizes.json")
         prices = prices_of(settings.config)
         pool = work.pool
-        told = await plan_arms(Terms(work.asked, prices, (pool.find,), Pilot(rows), pool), arms)
+        travel = _travel([arm.model for arm in arms], work.asked, settings)
+        terms = Terms(work.asked, prices, (pool.find,), Pilot(rows), pool, travel)
+        told = by_batch(terms, await plan_arms(terms, arms), arms)
     finally:
         for base in comparing.models:
             await base.aclose()
@@ -68,20 +81,27 @@ async def _unasked(asked: Asked, wanted: Wanted, directory: Path, settings: Sett
     resumed = refuse_other_run(directory, asked.identity, asked.rows, "--report-dir")
     arms, equal = candidates(wanted, None, config), settings.equal
     models = {base.backend.identity: base for base in bases([arm.model for arm in arms])}
+    travel = _travel([arm.model for arm in arms], asked, settings)
     if equal is not None and equal.unit == "dollars":
         Prices(config, models).check()
     draws = directory / "draws.sqlite"
     pool = DrawCache(draws, read_only=True) if resumed and draws.exists() else None
-    terms = Terms(asked, prices_of(config), (pool.get,) if pool is not None else ())
+    terms = Terms(asked, prices_of(config), (pool.get,) if pool is not None else (), travel=travel)
     try:
         if equal is None:
-            return await plan_arms(terms, arms)
-        return await plan_sized(terms, arms, equal, settings.pilot, read_sizes(directory / "sizes.json"))
+            told = await plan_arms(terms, arms)
+        else:
+            told = await plan_sized(terms, arms, equal, settings.pilot, read_sizes(directory / "sizes.json"))
+        return by_batch(terms, told, arms)
     finally:
         if pool is not None:
             pool.close()
         for base in models.values():
             await base.aclose()
+
+
+def _travel(compared: Sequence[Model], asked: Asked, settings: Settings) -> Travel | None:
+    return travel_of(travelling(compared, asked.scorer.models), settings.waves) if settings.waves else None
 
 
 def print_comparison_plan(plan: ComparisonPlan, *, as_json: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from shoal.cli.show import errors, rows_bar
+from shoal.cli.show import errors, rows_bar, under_way
 from shoal.evaluation.comparing.comparing import Comparing
 from shoal.evaluation.comparing.result import CHANCE, Arm, Comparison, Difference
 from shoal.evaluation.comparing.wording import significance
@@ -17,7 +17,10 @@ _MANY = 200  # rows from which on tenths of a percent mean something
 
 
 class CompareProgress:
-    """A line an arm on stderr: rows done, calls, failures. Until the arms begin, that sizes are looked for."""
+    """A line an arm on stderr: rows done, calls, failures. Until the arms begin, that sizes are looked for.
+
+    Where calls travel by a batch API, also how the waves stand that all arms share.
+    """
 
     def __init__(self, comparing: Comparing) -> None:
         self.comparing = comparing
@@ -30,6 +33,8 @@ class CompareProgress:
 
     def _renderables(self) -> Any:
         """Called at each refresh: the figures are read when they are shown."""
+        if any(base.waves for base in self.comparing.models):
+            yield Text(under_way(self.comparing.models), style="dim")
         if not self.bar.tasks:
             yield Text("choosing sizes on a few rows", style="dim")
             return

@@ -41,14 +41,14 @@ from shoal.cli.row_runs import (
     with_shard,
 )
 from shoal.cli.templates import check_options
-from shoal.cli.wave_options import batch_api_options, window_of
+from shoal.cli.wave_options import batch_api_options, settings_of, window_of
 from shoal.errors import UsageError
 from shoal.evaluation.scorers import unscored
 from shoal.planning import Pilot, Plan
 from shoal.planning import plan as planned
 from shoal.planning.allocating import within_budget
 from shoal.planning.dry_run import Kept
-from shoal.planning.waves import Travel, in_waves, window_seconds
+from shoal.planning.waves import Travel, in_waves, travel_of
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache, default_cache_path
@@ -138,10 +138,9 @@ def _plan(rows: Input, directory: Path, options: dict[str, Any]) -> Plan:
 
 def _travel(models: list[Any], options: dict[str, Any]) -> Travel | None:
     """How the run's calls travel, where that is by a batch API."""
-    if window_of(options) is None:
-        return None
-    names = {base.name for base in of_one_endpoint(models)}
-    return Travel(names, options["tail_live"], options["batch_rows"], window_seconds(options["batch_window"]))
+    window_of(options)
+    settings = settings_of(options)
+    return travel_of(of_one_endpoint(models), settings) if settings else None
 
 
 def _opener(options: dict[str, Any]) -> OpenBase:

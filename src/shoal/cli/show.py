@@ -66,7 +66,7 @@ class RunProgress:
         facts = [
             f"{words.count(usage.calls)} calls",
             f"{words.count(usage.completion_tokens / seconds)} tokens/s",
-            _under_way(self.bases),
+            under_way(self.bases),
         ]
         if usage.cached_calls:
             facts.append(f"{words.count(usage.cached_calls)} cached")
@@ -80,7 +80,7 @@ class RunProgress:
     def _shared_out(self, allocation: Allocation) -> str:
         """The same where rows end together, most of them in the last rounds: what is spent says how far it is."""
         calls, failed = self.run.limit.spent.calls, self.run.progress.failed
-        facts = [f"{words.count(calls)} calls", _under_way(self.bases), f"round {allocation.rounds}"]
+        facts = [f"{words.count(calls)} calls", under_way(self.bases), f"round {allocation.rounds}"]
         facts.append(f"{allocation.part_spent:.0%} of the budget shared out")
         return " · ".join([*facts, *([f"{failed} failed"] if failed else [])])
 
@@ -92,7 +92,7 @@ class RunProgress:
         self.bar.stop()
 
 
-def _under_way(models: Iterable[BaseModel]) -> str:
+def under_way(models: Iterable[BaseModel]) -> str:
     """Calls in flight; where they travel by a batch API, how their waves stand."""
     models = list(models)
     schedulers = dict.fromkeys(base.waves for base in models if base.waves is not None)

@@ -1,14 +1,13 @@
-"""What `shoal run --batch-api` adds to a run: its options, its waves, and what is said of them."""
+"""What --batch-api adds to a command: its options, its waves, and what is said of them."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from shoal.batch.directory import RunDirectory
-from shoal.batch.waves import WITH_PROVIDER, by_batch_api, waves_of
+from shoal.batch.waves import WITH_PROVIDER, Home, by_batch_api, waves_of
 from shoal.cli.options import stacked
 from shoal.errors import UsageError
 from shoal.planning.waves import window_seconds
@@ -39,7 +38,8 @@ def window_of(options: dict[str, Any]) -> int | None:
     return None
 
 
-def _settings(options: dict[str, Any]) -> "WaveSettings | None":
+def settings_of(options: dict[str, Any]) -> "WaveSettings | None":
+    """How calls travel, where --batch-api says that they do."""
     if not options["batch_api"]:
         return None
     from shoal.backends.waves import WaveSettings
@@ -47,12 +47,15 @@ def _settings(options: dict[str, Any]) -> "WaveSettings | None":
     return WaveSettings(tail_live=options["tail_live"], window=options["batch_window"], rows=options["batch_rows"])
 
 
-def in_waves(
-    models: Sequence[object], directory: RunDirectory, options: dict[str, Any]
-) -> AbstractAsyncContextManager[None]:
+def in_waves(models: Sequence[object], directory: Home, options: dict[str, Any]) -> AbstractAsyncContextManager[None]:
     """In the body calls travel by the batch API, where --batch-api says so."""
+    return by_batch_api(models, directory, settings_of(options), teller(options))
+
+
+def teller(options: dict[str, Any]) -> "Callable[[Wave], None] | None":
+    """Says of each wave that it has left and that it is back, where people are told by lines."""
     quiet = options["quiet"] or options["as_json"] or sys.stderr.isatty()
-    return by_batch_api(models, directory, _settings(options), None if quiet else _tell)
+    return None if quiet else _tell
 
 
 def _tell(wave: "Wave") -> None:
@@ -64,7 +67,7 @@ def _tell(wave: "Wave") -> None:
         click.echo(f"wave {wave.number}: {wave.status}, {wave.done} of {wave.requests} answered{failed}", err=True)
 
 
-def tell_of_waves(directory: RunDirectory, options: dict[str, Any]) -> None:
+def tell_of_waves(directory: Home, options: dict[str, Any]) -> None:
     """Say what stays with the provider when the command ends."""
     if not options["batch_api"]:
         return

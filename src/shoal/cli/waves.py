@@ -30,9 +30,9 @@ from shoal.traces import words
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="As for the run.")
 @click.option("--json", "as_json", is_flag=True, help="Print the waves as JSON.")
 def waves(run: Path, cancel: bool, forget: bool, config: Path | None, as_json: bool) -> None:
-    """Show the waves that the run in the directory RUN sent, as it last knew them, or cancel them.
+    """Show the waves that the run (or comparison) in the directory RUN sent, as it last knew them, or cancel them.
 
-    After --cancel the same `shoal run` collects what was done, and asks the rest again.
+    After --cancel the same command as before collects what was done, and asks the rest again.
     """
     if cancel and forget:
         raise UsageError("give --cancel or --forget, not both")

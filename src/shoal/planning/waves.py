@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, structs
 
@@ -12,6 +13,9 @@ from shoal.errors import UsageError
 from shoal.planning.figures import Figure, ModelPlan, Plan, total
 from shoal.traces import words
 
+if TYPE_CHECKING:
+    from shoal.backends.waves import WaveSettings
+
 _QUICKEST = 2.0  # seconds of a wave, from the last call that joins it to the first look at what it brought
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -19,13 +23,15 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 class Travel(Struct, frozen=True):
     """How calls travel: those of `models`, by name, in waves that are back within `window` seconds.
 
-    A wave of at most `tail_live` calls is asked live instead, and at most `rows` rows sleep at once.
+    A wave of at most `tail_live` calls is asked live instead, and at most `rows` rows sleep at once. `more` waves are
+    none of the rows'.
     """
 
     models: Collection[str]
     tail_live: int = 0
     rows: int = 50_000
     window: float = 86400.0
+    more: Figure = Figure(0, 0, "exact")
 
 
 def window_seconds(text: str) -> float:
@@ -34,6 +40,12 @@ def window_seconds(text: str) -> float:
     if match is None or not int(match[1]):
         raise UsageError(f"completion window {text!r}: write 24h, or what else the provider takes")
     return int(match[1]) * _UNITS[match[2]]
+
+
+def travel_of(models: Iterable[BaseModel], settings: "WaveSettings") -> Travel:
+    """How the calls of these models travel."""
+    names = {base.name for base in models}
+    return Travel(names, settings.tail_live, settings.rows, window_seconds(settings.window))
 
 
 def in_waves(plan: Plan, bases: Iterable[BaseModel], prices: Mapping[str, Price], travel: Travel) -> Plan:
@@ -45,7 +57,7 @@ def in_waves(plan: Plan, bases: Iterable[BaseModel], prices: Mapping[str, Price]
     calls = total(model.calls for model in travelling)
     rounds = math.ceil(plan.left / travel.rows)
     all_live = calls.most <= travel.tail_live
-    waves = Figure(0, 0, "exact") if all_live else plan.path.times(rounds)
+    waves = Figure(0, 0, "exact") if all_live else plan.path.times(rounds) + travel.more
     tail = _tail(calls, plan.path.times(rounds), travel.tail_live)
     models = tuple(
         _by_batch(model, opened[model.model], prices, tail / calls.most if calls.most else 0.0)

@@ -48,13 +48,16 @@ def default_cache_path() -> Path:
 class DrawCache:
     """A file of draws that several processes may read and write at once. Draws that ended in `unkept` stay out.
 
-    With `read_only` the file must be there, and nothing is ever put into it.
+    With `read_only` the file must be there, and nothing is ever put into it. Where it is `durable`, a draw outlasts a
+    power cut, which otherwise may take the last ones.
     """
 
-    def __init__(self, path: Path, *, unkept: frozenset[str] = UNKEPT, read_only: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, unkept: frozenset[str] = UNKEPT, read_only: bool = False, durable: bool = False
+    ) -> None:
         self.unkept = unkept
         schema = None if read_only else _SCHEMA
-        self.store = Store(path, kind="draw cache", version=_VERSION, schema=schema, durable=False)
+        self.store = Store(path, kind="draw cache", version=_VERSION, schema=schema, durable=durable)
 
     @property
     def path(self) -> Path:
@@ -75,6 +78,10 @@ class DrawCache:
             ("INSERT OR IGNORE INTO question VALUES (?, ?)", (question, text)),
             ("INSERT OR IGNORE INTO draw VALUES (?, ?, ?)", (key, checksum(key, value), value)),
         )
+
+    def has(self, key: bytes) -> bool:
+        """Whether a draw is kept."""
+        return bool(self.store.rows("SELECT 1 FROM draw WHERE key = ?", (key,)))
 
     def counts(self) -> tuple[int, int]:
         """Questions and draws kept."""

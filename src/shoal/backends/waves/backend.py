@@ -11,7 +11,7 @@ from copy import copy
 from msgspec import structs
 
 from shoal.backends.openai import OpenAIBackend
-from shoal.backends.waves.lines import Landed, Line, Reply, Turn, at_batch_price, drawn, failure
+from shoal.backends.waves.lines import Joined, Landed, Line, Reply, Turn, at_batch_price, drawn, draws_of, failure
 from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import WaveStore
 from shoal.backends.waves.under_way import Waves
@@ -36,7 +36,6 @@ class WaveBackend:
         self._backend = backend
         self._live = live
         self._settings = settings
-        self._most_n = can.max_n
 
     async def generate(self, batch: Sequence[Draws]) -> list[Outcome]:
         """Answer questions with the next wave, or by what an earlier one brought."""
@@ -75,11 +74,14 @@ class WaveBackend:
     ) -> ModelError | None:
         """Wait for a line and take the draws that stand in these places of it; its error, if it has one."""
         landed = await self._landing(line)
+        while isinstance(landed, Joined):
+            line, places = landed.line, {place: landed.start + at for place, at in places.items()}
+            landed = await self._landing(line)
         if landed is Turn.AGAIN:
             return None
         if landed is Turn.LIVE:
             wanted = list(places)
-            outcome = await self._asked_live(_draws(request, [samples[place] for place in wanted]))
+            outcome = await self._asked_live(draws_of(request, [samples[place] for place in wanted]))
             places = {place: i for i, place in enumerate(wanted)}
         elif isinstance(landed, Reply):
             if not drawn(landed):
@@ -94,7 +96,8 @@ class WaveBackend:
         if isinstance(outcome, ModelError):
             return outcome
         if len(outcome) < len(line.keys) and landed is not Turn.LIVE:
-            self._most_n = min(self._most_n, len(outcome))  # fewer draws a request than asked: believed from now on
+            # Fewer draws a request than asked for: believed from now on.
+            self.waves.most_n = min(self.waves.most_n, len(outcome))
         got.update({place: outcome[i] for place, i in places.items() if i < len(outcome)})
         return None
 
@@ -136,9 +139,9 @@ class WaveBackend:
                 line, at = found
                 known.setdefault(line.id, (line, {}))[1][place] = at
         lines = list(known.values())
-        for start in range(0, len(new), self._most_n):
-            part = new[start : start + self._most_n]
-            line = Line([keys[place] for place in part], _draws(request, [samples[place] for place in part]))
+        for start in range(0, len(new), self.waves.most_n):
+            part = new[start : start + self.waves.most_n]
+            line = Line([keys[place] for place in part], draws_of(request, [samples[place] for place in part]))
             lines.append((line, {place: i for i, place in enumerate(part)}))
             self.waves.gathering.add(line)
         return lines
@@ -152,7 +155,3 @@ class WaveBackend:
 
     async def aclose(self) -> None:
         await self.waves.leave()
-
-
-def _draws(request: Request, samples: list[tuple[int, ...]]) -> Draws:
-    return Draws(structs.replace(request, sample=samples[0]), len(samples), tuple(samples))

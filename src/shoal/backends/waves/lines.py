@@ -3,7 +3,7 @@
 from asyncio import Future, get_running_loop
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct, structs
@@ -99,7 +99,14 @@ class Turn(Enum):
     LIVE = "live"  # it is to be asked at once
 
 
-Landed = Reply | ShoalError | Turn
+class Joined(NamedTuple):
+    """A request that travels in another of its wave, whose draws from `start` on are its own."""
+
+    line: "Line"
+    start: int
+
+
+Landed = Reply | ShoalError | Turn | Joined
 
 
 class Line:
@@ -120,6 +127,42 @@ class Line:
     def land(self, outcome: Landed) -> None:
         if not self.landed.done():
             self.landed.set_result(outcome)
+
+
+def draws_of(request: Request, samples: list[tuple[int, ...]]) -> Draws:
+    """The question, asked for the draws of these paths."""
+    return Draws(structs.replace(request, sample=samples[0]), len(samples), tuple(samples))
+
+
+def together(lines: list[Line], most: int) -> list[Line]:
+    """The same draws in fewer requests: those of a question in one, of `most` at most, which pays for the prompt once.
+
+    Who waits for a line that is no more is told where its draws travel.
+    """
+    found: dict[object, list[list[Line]]] = {}
+    for line in lines:
+        assert line.draws is not None
+        question = line.draws.request.question()
+        alone = question.params.seed is not None  # names one draw
+        groups = found.setdefault(line if alone else question, [[]])
+        if sum(len(each.keys) for each in groups[-1]) + len(line.keys) > most:
+            groups.append([])
+        groups[-1].append(line)
+    return [_one(group) for groups in found.values() for group in groups if group]
+
+
+def _one(lines: list[Line]) -> Line:
+    if len(lines) == 1:
+        return lines[0]
+    assert lines[0].draws is not None
+    drawn = [line.draws for line in lines if line.draws is not None]
+    samples = [sample for draws in drawn for sample in (draws.samples or (draws.request.sample,))]
+    one = Line([key for line in lines for key in line.keys], draws_of(lines[0].draws.request, samples))
+    start = 0
+    for line in lines:
+        line.land(Joined(one, start))
+        start += len(line.keys)
+    return one
 
 
 def at_batch_price(outcome: Outcome) -> Outcome:

@@ -9,7 +9,7 @@ from shoal.backends.openai_errors import without_keys
 from shoal.backends.waves.api import Batch, BatchApi
 from shoal.backends.waves.collecting import Collecting
 from shoal.backends.waves.gathering import Gathering
-from shoal.backends.waves.lines import Landed, Line, Reply, Turn, cancelled, drawn, endpoint_of
+from shoal.backends.waves.lines import Landed, Line, Reply, Turn, cancelled, drawn, endpoint_of, together
 from shoal.backends.waves.patience import persist
 from shoal.backends.waves.settings import WaveSettings
 from shoal.backends.waves.state import OPEN, Wave, WaveStore
@@ -33,12 +33,13 @@ class Waves:
     """Lines go out in waves and land; a line that an earlier process sent is found again by its draws.
 
     `out` holds the waves under way as they stand, oldest first, by their numbers; `tell` is called when one has left
-    and when it is back.
+    and when it is back. `most_n` draws of a question one request can ask for.
     """
 
     def __init__(self, backend: OpenAIBackend, store: WaveStore, settings: WaveSettings) -> None:
         self.out: dict[int, Wave] = {}
         self.tell: Callable[[Wave], None] | None = None
+        self.most_n = backend.capabilities.max_n
         self._backend = backend
         self._store = store
         self._settings = settings
@@ -140,7 +141,7 @@ class Waves:
                 line.land(Turn.LIVE)
             return
         by_endpoint: dict[str, list[Line]] = {}
-        for line in lines:
+        for line in together(lines, self.most_n):
             assert line.draws is not None
             by_endpoint.setdefault(endpoint_of(line.draws.request), []).append(line)
         for part in by_endpoint.values():

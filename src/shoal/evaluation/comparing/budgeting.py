@@ -27,13 +27,15 @@ _LARGEST = 4096
 
 
 class EqualBudget(Struct, frozen=True):
-    """What one row may cost, on average, as if the technique were run alone."""
+    """What one row may cost, on average, as if the technique were run alone; dollars perhaps `by_batch`: at the price
+    of a batch API."""
 
     unit: Unit
     amount: float
+    by_batch: bool = False
 
     @classmethod
-    def parse(cls, text: str) -> "EqualBudget":
+    def parse(cls, text: str, *, by_batch: bool = False) -> "EqualBudget":
         """From `tokens=2000`, `calls=8` or `dollars=0.001`."""
         unit, _, amount = (part.strip() for part in text.partition("="))
         if unit not in _UNITS:
@@ -44,10 +46,10 @@ class EqualBudget(Struct, frozen=True):
             raise UsageError(f"equal budget {unit}={amount!r} is not a number") from None
         if not 0 < value < float("inf"):
             raise UsageError(f"equal budget {unit}={amount} must be a finite number above 0")
-        return cls(cast(Unit, unit), value)
+        return cls(cast(Unit, unit), value, by_batch and unit == "dollars")
 
     def __str__(self) -> str:
-        return f"{self.shown(self.amount)} a row"
+        return f"{self.shown(self.amount)} a row{' by batch' if self.by_batch else ''}"
 
     def shown(self, amount: float) -> str:
         return f"${amount:.3g}" if self.unit == "dollars" else f"{amount:,.4g} {self.unit}"

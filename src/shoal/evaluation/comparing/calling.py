@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from msgspec import structs
 
@@ -14,7 +14,8 @@ from shoal.batch.directory import write_lines
 from shoal.batch.records import encode
 from shoal.batch.rows import Input, Row
 from shoal.batch.tables import rows_of
-from shoal.errors import refuse_unknown
+from shoal.batch.waves import wave_settings
+from shoal.errors import UsageError, refuse_unknown
 from shoal.evaluation.comparing.arms import Wanted
 from shoal.evaluation.comparing.budgeting import EqualBudget
 from shoal.evaluation.comparing.comparing import Comparing, Settings, with_targets
@@ -27,6 +28,9 @@ from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model, Technique
 from shoal.runtime.types import Request, SamplingParams
 from shoal.techniques.opening import opener
+
+if TYPE_CHECKING:
+    from shoal.backends.waves import WaveSettings
 
 
 class CompareOptions(TypedDict, total=False):
@@ -45,6 +49,8 @@ class CompareOptions(TypedDict, total=False):
     report_dir    where everything is kept, so that the same call continues a comparison that was stopped
     title         of the comparison
     config        endpoints and prices; default ./shoal.toml
+    batch_api     calls travel by the provider's batch API, at half the price, and `report_dir` keeps what was sent:
+                  the same call collects it; True, or WaveSettings
     """
 
     template: str
@@ -60,6 +66,7 @@ class CompareOptions(TypedDict, total=False):
     report_dir: Path | str | None
     title: str
     config: Config | Path | None
+    batch_api: "bool | WaveSettings"
 
 
 def compare(
@@ -144,11 +151,17 @@ def _maker(form: Template, system: str | None, params: SamplingParams) -> Callab
 
 def _settings(options: CompareOptions) -> Settings:
     config, equal = options.get("config"), options.get("equal_budget")
+    waves = wave_settings(options.get("batch_api", False))
+    if waves and options.get("report_dir") is None:
+        raise UsageError("compare: batch_api=True needs report_dir=, where what was sent is kept")
+    if waves and options.get("replay"):
+        raise UsageError("compare: replay=True asks nothing; leave batch_api= out")
     return Settings(
         config if isinstance(config, Config) else load_config(config),
         options.get("title", ""),
-        EqualBudget.parse(equal) if equal else None,
+        EqualBudget.parse(equal, by_batch=waves is not None) if equal else None,
         options.get("pilot", 10),
         options.get("budget"),
         options.get("replay", False),
+        waves=waves,
     )

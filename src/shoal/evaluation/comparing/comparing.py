@@ -1,7 +1,9 @@
 """One comparison from what is wanted to what was found, in its directory."""
 
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -10,6 +12,7 @@ from shoal.backends.config import Config
 from shoal.batch.directory import DirectoryLock, atomic_writer, hold_config, write_lines
 from shoal.batch.records import encode as encode_row
 from shoal.batch.rows import Input, Row
+from shoal.batch.waves import by_batch_api
 from shoal.errors import UsageError
 from shoal.evaluation.comparing.arms import Wanted, candidates
 from shoal.evaluation.comparing.budgeting import EqualBudget, Pilot, fitted
@@ -18,20 +21,26 @@ from shoal.evaluation.comparing.making import made
 from shoal.evaluation.comparing.pool import Pool
 from shoal.evaluation.comparing.result import Comparison, encode
 from shoal.evaluation.comparing.statistics import require
+from shoal.evaluation.comparing.travelling import ReportDirectory, travelling
 from shoal.evaluation.comparing.work import Asked, Work
 from shoal.evaluation.scorers import Scorer
 from shoal.planning.checking import refuse_impossible
 from shoal.runtime import replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache
+from shoal.runtime.model import Model
 from shoal.techniques.opening import bases, refuse_unpriced
+
+if TYPE_CHECKING:
+    from shoal.backends.waves import Wave, WaveSettings
 
 
 class Settings(Struct, frozen=True):
     """How a comparison is made.
 
     `equal` is what a row may cost each technique, found on `pilot` rows; `budget` bounds all that is spent; with
-    `offline` nothing is asked: every draw must be in the directory already. `notes` are added to the result's.
+    `offline` nothing is asked: every draw must be in the directory already. `notes` are added to the result's. With
+    `waves` calls travel by the provider's batch API, and `tell` is called when a wave has left and when it is back.
     """
 
     config: Config
@@ -41,6 +50,8 @@ class Settings(Struct, frozen=True):
     budget: Budget | None = None
     offline: bool = False
     notes: tuple[str, ...] = ()
+    waves: "WaveSettings | None" = None
+    tell: "Callable[[Wave], None] | None" = None
 
 
 class Comparing:
@@ -60,14 +71,19 @@ class Comparing:
             lock = DirectoryLock(directory, "a report directory")
             self._open.callback(lock.release)
             hold_config(directory, asked.identity, asked.rows, "--report-dir")
-            cache = DrawCache(directory / "draws.sqlite", unkept=frozenset())
+            # A wave's answers are forgotten once they are here.
+            cache = DrawCache(directory / "draws.sqlite", unkept=frozenset(), durable=settings.waves is not None)
             self._open.callback(cache.close)
+            self.home = ReportDirectory(directory, cache)
             self.candidates = candidates(wanted, cache, settings.config)
+            self.judges = list(asked.scorer.models)
+            by_batch = travelling(self.compared, self.judges) if settings.waves else []
             models = {base.backend.identity: base for base in self.models}
-            self.prices = Prices(settings.config, models)
+            self.prices = Prices(settings.config, models, {base.backend.identity for base in by_batch})
             if settings.equal is not None and settings.equal.unit == "dollars":
                 self.prices.check()
-            self.work = self._open.enter_context(Work(asked, Pool(cache, models), directory, settings.budget))
+            asleep = settings.waves.rows if settings.waves else None
+            self.work = self._open.enter_context(Work(asked, Pool(cache, models), directory, settings.budget, asleep))
             self.work.latencies.watch(self.models)
         except BaseException:
             self._open.close()
@@ -76,9 +92,14 @@ class Comparing:
         self._mine = [base for base in self.models if id(base.backend) not in given]
 
     @property
+    def compared(self) -> list[Model]:
+        """The models of the arms."""
+        return [candidate.model for candidate in self.candidates]
+
+    @property
     def models(self) -> list[BaseModel]:
         """The base models that are asked."""
-        return list(bases([candidate.model for candidate in self.candidates]))
+        return list(bases(self.compared))
 
     def __enter__(self) -> "Comparing":
         return self
@@ -93,19 +114,26 @@ class Comparing:
         the budget is spent or the work interrupted: the same comparison goes on from there.
         """
         scorer = self.work.asked.scorer
-        refuse_unpriced(self.settings.budget, [*(arm.model for arm in self.candidates), *scorer.models])
+        refuse_unpriced(self.settings.budget, [*self.compared, *self.judges])
         await scorer.need()
         for candidate in self.candidates:
             await refuse_impossible(candidate.model)
         try:
-            with scope.setting(replay.offline, True) if self.settings.offline else nullcontext():
-                comparison = await self._run()
+            comparison = await self._asking()
         finally:
             for base in self._mine:
                 await base.aclose()
         with atomic_writer(self.directory / "comparison.json") as out:
             out.write(encode(comparison))
         return comparison
+
+    async def _asking(self) -> Comparison:
+        """Ask live, by the batch API, or nothing at all."""
+        if self.settings.offline:
+            with scope.setting(replay.offline, True):
+                return await self._run()
+        async with by_batch_api([*self.compared, *self.judges], self.home, self.settings.waves, self.settings.tell):
+            return await self._run()
 
     async def _run(self) -> Comparison:
         settings, equal, notes = self.settings, self.settings.equal, list(self.settings.notes)

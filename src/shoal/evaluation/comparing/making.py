@@ -16,7 +16,9 @@ from shoal.evaluation.comparing.curves import curve
 from shoal.evaluation.comparing.result import Comparison, Difference, Point
 from shoal.evaluation.comparing.sizes import size_of
 from shoal.evaluation.comparing.statistics import Figures, Rated, holm
+from shoal.evaluation.comparing.travelling import price_notes
 from shoal.evaluation.comparing.work import Arm, Asked, Work
+from shoal.runtime.concurrency import gather
 from shoal.runtime.types import Request
 from shoal.traces import words
 from shoal.traces.data import Failure
@@ -35,6 +37,11 @@ class Finished(Struct, frozen=True):
     figures: Figures
     spent: list[Spent]
 
+    @property
+    def draws(self) -> set[bytes]:
+        """The keys of all draws that the arms asked for."""
+        return set().union(*(spent.keys for spent in self.spent))
+
     @classmethod
     def of(cls, work: Work) -> "Finished":
         work.pool.survey()
@@ -52,7 +59,7 @@ async def made(
 ) -> Comparison:
     """The comparison that the finished arms of `work` come to."""
     finished = Finished.of(work)
-    arms = _on_frontier([await _arm(finished, i, prices) for i in range(len(finished.arms))])
+    arms = _on_frontier(await gather(*(_arm(finished, i, prices) for i in range(len(finished.arms)))))
     asked = work.asked
     return Comparison(
         title,
@@ -64,7 +71,10 @@ async def made(
         tuple(arms),
         tuple(_differences(finished)),
         None if equal is None else str(equal),
-        (*notes, *_notes(finished, arms), *(_within(finished, equal, prices) if equal else ())),
+        (
+            *(*notes, *_notes(finished, arms), *price_notes(work.pool, finished.draws, prices.by_batch)),
+            *(_within(finished, equal, prices) if equal else ()),
+        ),
         datetime.now(UTC).isoformat(timespec="seconds"),
         _example(finished),
     )
@@ -164,7 +174,7 @@ def _notes(finished: Finished, arms: Sequence[result.Arm]) -> list[str]:
                 "where it asks for what the larger size did not"
             )
     alone = sum(arm.tokens for arm in arms)
-    paid = finished.work.pool.paid(set().union(*(spent.keys for spent in finished.spent)))
+    paid = finished.work.pool.paid(finished.draws)
     if paid < alone:
         notes.append(f"{words.count(paid)} tokens paid for all arms together; each alone: {words.count(alone)}")
     if any(spent.usage.estimated for spent in finished.spent):

@@ -14,6 +14,7 @@ from shoal.evaluation.comparing.sizes import resized, size_of
 from shoal.evaluation.comparing.work import Asked
 from shoal.planning import Figure, Pilot, Plan, plan
 from shoal.planning.dry_run import Kept
+from shoal.planning.waves import Travel
 from shoal.runtime import replay, scope
 from shoal.runtime.concurrency import gather
 from shoal.runtime.model import Model
@@ -32,12 +33,14 @@ class ArmPlan(Struct, frozen=True):
 class Sizing(Struct, frozen=True):
     """What an equal budget does first: `calls` on `rows` rows, to find each technique's size.
 
-    `sizes` has the smallest and the largest that may come of it, by technique; both are one where it is known.
+    `sizes` has the smallest and the largest that may come of it, by technique; both are one where it is known. `tries`
+    are the sizes of one technique that are tried, one after another.
     """
 
     rows: int
     calls: Figure
     sizes: dict[str, tuple[int, int]]
+    tries: Figure = Figure(0, 0, "exact")
 
 
 class ComparisonPlan(Struct, frozen=True):
@@ -50,13 +53,14 @@ class ComparisonPlan(Struct, frozen=True):
 
 class Terms(Struct, frozen=True):
     """What holds for all plans of one comparison. `kept` look up draws of the report directory; `pool` keeps those of a
-    `pilot`, which is run for real."""
+    `pilot`, which is run for real. `travel` says how calls travel that go by a batch API."""
 
     asked: Asked
     prices: Mapping[str, Price]
     kept: Sequence[Kept] = ()
     pilot: Pilot | None = None
     pool: Pool | None = None
+    travel: Travel | None = None
 
 
 async def plan_arms(terms: Terms, arms: Sequence[Candidate]) -> ComparisonPlan:

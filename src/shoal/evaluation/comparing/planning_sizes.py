@@ -17,6 +17,7 @@ from shoal.evaluation.comparing.planning import (
     plan_alone,
     plan_total,
 )
+from shoal.evaluation.comparing.planning_waves import at_batch_price
 from shoal.evaluation.comparing.sizes import resized, size_of
 from shoal.planning import Figure, Plan
 from shoal.planning.figures import ModelPlan, least_sure
@@ -66,7 +67,13 @@ async def plan_sized(
     assert least.sizing is not None
     assert most.sizing is not None
     calls = Figure(least.sizing.calls.least, most.sizing.calls.most, "dry run")
-    return ComparisonPlan(tuple(alone), total, Sizing(len(chosen), calls, sizes))
+    tries = [
+        max((len(search.tried) for search in searches), default=0)
+        for searches in ([reach.dear for reach in reaches], [reach.cheap for reach in reaches])
+    ]
+    return ComparisonPlan(
+        tuple(alone), total, Sizing(len(chosen), calls, sizes, Figure(min(tries), max(tries), "dry run"))
+    )
 
 
 async def _at(
@@ -106,7 +113,8 @@ async def _reach(
         async def cost(n: int) -> float:
             tried.append(n)
             if n not in plans:
-                plans[n] = await plan_alone(terms, resized(arm.model, n), rows)
+                plan = await plan_alone(terms, resized(arm.model, n), rows)
+                plans[n] = at_batch_price(terms, plan, [arm])
             cost = _of(plans[n], equal)
             return (cost.least if cheap else cost.most) / len(rows)
 

@@ -23,6 +23,7 @@ class Pool:
     def __init__(self, cache: DrawCache, bases: Mapping[str, BaseModel]) -> None:
         self.cache = cache
         self._paid: dict[bytes, int] = {}
+        self._by_batch: dict[bytes, int] = {}
         self._widths = Widths(bases)
         self._prompts: dict[bytes, int] = {}
 
@@ -37,10 +38,16 @@ class Pool:
             charged, question = usage.prompt_tokens + usage.cached_prompt_tokens, key[:QUESTION_SIZE]
             self._prompts[question] = max(self._prompts.get(question, 0), charged)
             self._paid[key] = usage.total_tokens
+            if by_batch := usage.batch_prompt_tokens + usage.batch_completion_tokens:
+                self._by_batch[key] = by_batch
 
     def paid(self, draws: Iterable[bytes]) -> int:
         """The tokens that draws, by their keys, really cost, whoever asked first."""
         return sum(self._paid.get(key, 0) for key in draws)
+
+    def paid_by_batch(self, draws: Iterable[bytes]) -> int:
+        """Those of the tokens that were asked for by a provider's batch API."""
+        return sum(self._by_batch.get(key, 0) for key in draws)
 
     def usages(self, draws: Iterable[tuple[bytes, Usage]]) -> dict[str, Usage]:
         """What draws, by their keys, would have cost alone; by the identity of the model."""

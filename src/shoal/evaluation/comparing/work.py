@@ -78,10 +78,12 @@ class Work:
     """The arms of a comparison at work in its directory, each in arms/NAME. Use as a context manager.
 
     The same arms in the same directory go on where they stood; an arm more asks only for the draws that no other has
-    asked for. `interrupt` begins nothing more.
+    asked for. `interrupt` begins nothing more. Where calls travel by a batch API, at most `asleep` rows wait for them.
     """
 
-    def __init__(self, asked: Asked, pool: Pool, directory: Path, limit: Budget | None = None) -> None:
+    def __init__(
+        self, asked: Asked, pool: Pool, directory: Path, limit: Budget | None = None, asleep: int | None = None
+    ) -> None:
         self.asked = asked
         self.pool = pool
         self.directory = directory
@@ -90,6 +92,7 @@ class Work:
         self.arms: list[Arm] = []
         self.interrupted = False
         self.on_start: Callable[[], None] = lambda: None
+        self._asleep = asleep
         self._places = ExitStack()
 
     def __enter__(self) -> "Work":
@@ -107,11 +110,15 @@ class Work:
             identity = self._identity(candidate)
             path = self.directory / "arms" / _directory_name(candidate.name, identity)
             place = self._places.enter_context(RunDirectory(path, identity, rows))
-            window = window_for(bases(candidate.model))
+            window = self._window(candidate, len(candidates))
             batch = BatchRun(place, rows, model=candidate.base, technique=candidate.name, window=window, judge=judge)
             batch.traced = True
             batch.untraced = place.journal.begun() - place.journal.done()
             self.arms.append(Arm(candidate, place, batch))
+
+    def _window(self, candidate: Candidate, arms: int) -> int:
+        """Rows under way at once. All arms wait for the same waves, so that they share those that may sleep."""
+        return window_for(bases(candidate.model)) if self._asleep is None else max(1, self._asleep // arms)
 
     def _identity(self, candidate: Candidate) -> dict[str, Any]:
         told: dict[str, Any] = {"technique": candidate.spec, "model": identities(candidate.model)}
