@@ -369,12 +369,14 @@ def test_a_finished_result_replaces_a_failed_one_in_the_directory_of_the_run(tmp
     assert (merged.failures, merged.differing_rows) == ({}, 0)
 
 
-def test_rows_whose_cost_alone_differs_have_the_same_result(tmp_path: Path) -> None:
+def test_rows_whose_cost_alone_differs_have_the_same_result_and_what_was_paid_counts(tmp_path: Path) -> None:
     """A run whose draws came from the cache paid nothing for them."""
     paid, cached = written(tmp_path / "paid", Work({}, {})), written(tmp_path / "cached", Work({}, {}))
-    for run, usage in ((paid, RowUsage(calls=1)), (cached, RowUsage(cached_calls=1))):
+    for run, usage in ((paid, RowUsage(prompt_tokens=14, calls=1)), (cached, RowUsage(cached_calls=1))):
         journal = Journal(run / "journal.sqlite")
         asyncio.run(journal.finish(0, structs.replace(record(0, False, "yes"), usage=usage)))
         journal.close()
-    merged = merge([paid, cached], tmp_path / "whole")
-    assert (merged.summary.finished, merged.differing_rows) == (1, 0)
+    for order, into in (([paid, cached], "one"), ([cached, paid], "two")):
+        merged = merge(order, tmp_path / into)
+        assert (merged.summary.finished, merged.differing_rows) == (1, 0)
+        assert (merged.summary.calls, merged.summary.cached_calls) == (1, 0)

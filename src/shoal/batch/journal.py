@@ -32,7 +32,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class KeptRow(NamedTuple):
-    """A row as a journal has it. Of two of one number the smaller is the better one: finished, and with a trace."""
+    """A row as a journal has it. Of two with the same result the smaller is the better one: it has a trace."""
 
     failed: bool
     record: bytes
