@@ -380,3 +380,16 @@ def test_rows_whose_cost_alone_differs_have_the_same_result_and_what_was_paid_co
         merged = merge(order, tmp_path / into)
         assert (merged.summary.finished, merged.differing_rows) == (1, 0)
         assert (merged.summary.calls, merged.summary.cached_calls) == (1, 0)
+
+
+def test_what_travelled_by_a_batch_api_stands_in_the_output_as_any_other(tmp_path: Path) -> None:
+    outputs = []
+    for name, usage in (("live", RowUsage(14, 9, 0, 1)), ("waves", RowUsage(14, 9, 0, 1, 14, 9))):
+        run = written(tmp_path / name, Work({}, {}))
+        journal = Journal(run / "journal.sqlite")
+        asyncio.run(journal.finish(0, structs.replace(record(0, False, "yes"), usage=usage)))
+        journal.close()
+        merged = merge(run, tmp_path / f"{name}-merged")
+        outputs.append((merged.path / "output.jsonl").read_bytes())
+    assert outputs[0] == outputs[1]
+    assert merged.summary.batch_prompt_tokens == 14

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from shoal.batch.directory import DirectoryLock, RunConfig, undisturbed, workers_in, write_lines
 from shoal.batch.journal import Journal
-from shoal.batch.records import decode
+from shoal.batch.records import as_output, decode
 from shoal.batch.rows import Shard
 from shoal.batch.runner import Summary
 from shoal.batch.sharding import shards_in
@@ -53,13 +53,16 @@ class MergedRun:
         self._began = began  # by the monotonic clock
 
     def records(self) -> Iterator[tuple[int, bytes]]:
-        """The rows kept, by number, as they stand in the output."""
+        """The rows kept, by number, as they stand in the journal."""
         rows = self.config.rows
         return ((number, line) for number, line in self.journal.records() if rows is None or number < rows)
 
+    def lines(self) -> Iterator[bytes]:
+        """The output: the records in input order, the same bytes in whatever order the runs were united."""
+        return (as_output(line) for _, line in self.records())
+
     def write_output(self, path: Path) -> None:
-        """The records in input order: the same bytes in whatever order the runs were united."""
-        write_lines(path, (line for _, line in self.records()))
+        write_lines(path, self.lines())
 
     def missing(self) -> Iterator[int]:
         """The numbers of the rows that are not there, where it is known how many there are to be."""
