@@ -27,6 +27,12 @@ def moody(request):
     with open("mood") as mood:
         return mood.read()
 
+def rewriting(request):
+    if "What is 76" in request.text:
+        with open("data.jsonl", "w") as data:
+            data.write('{"question": "another"}\\n' * 1000)
+    return request.text
+
 def rate(output, target):
     raise AssertionError("imported, and never to be called by a merge")
 """
@@ -258,3 +264,19 @@ def test_shards_leave_the_users_cache_alone_unless_it_is_named(
     assert (at_home / "named.sqlite").exists()
     shards(shoal, (*RUN, "--replay"), 2, "run3")
     assert len(Path("asked").read_text().splitlines()) == 20
+
+
+def test_rows_that_change_under_a_shard_end_it_in_one_line_and_none_of_them_is_asked(shoal: Shell) -> None:
+    before = "".join(json.dumps({"question": f"What is {i} plus {i} ?" + " " * 99}) + "\n" for i in range(1000))
+    Path("data.jsonl").write_text(before)
+    command = (*RUN[:4], "-m", "scripted/s.py:rewriting", "--run-dir", "run", "--max-in-flight", "8")
+    code, _, err = shoal(*command, "--shard", "0/2", "--quiet")
+    done = records("run/shard-0-of-2/output.jsonl")
+    assert all(row["output"].startswith(f"What is {row['id']} plus") for row in done)
+    assert (code, err) == (
+        1,
+        f"data.jsonl was changed while the run read it, so {500 - len(done)} rows are left: put it back, and the same "
+        "command resumes, or choose another --run-dir\n",
+    )
+    assert 38 < len(done) < 300
+    assert "run holds a run of other rows" in shoal(*command, "--shard", "0/2")[2].replace("/shard-0-of-2", "")

@@ -207,6 +207,9 @@ def _ended(batch: BatchRun, summary: Summary) -> int:
     if batch.interrupted and left:
         click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)
         return 130
+    if batch.rows.changed and left:
+        what = f"{batch.rows.label} was changed while the run read it, so {left} rows are left"
+        click.echo(f"{what}: put it back, and the same command resumes, or choose another --run-dir", err=True)
     if batch.stopped is not None:
         another, same = "with a larger --budget it is another run", "the same command with a larger --budget resumes"
         click.echo(f"stopped: {batch.stopped}; {another if batch.allocation else same}", err=True)
