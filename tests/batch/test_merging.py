@@ -298,12 +298,17 @@ def test_a_damaged_journal_is_named_and_changes_nothing(tmp_path: Path, sql: str
     before = contents(tmp_path / "into")
     damage(bad, sql)
     for into in (tmp_path / "into", tmp_path / "fresh"):
-        with pytest.raises(CorruptStore, match=said):
+        with pytest.raises(CorruptStore, match=f"{said}; move {bad} away"):
             merge([good, bad], into)
     assert contents(tmp_path / "into") == before
     assert {each.name for each in (tmp_path / "fresh").iterdir()} == {"lock"}
     (bad / "journal.sqlite").write_bytes(b"not SQLite at all, but long enough to look at" * 100)
     with pytest.raises(CorruptStore, match=r"b/journal\.sqlite: damaged"):
+        merge([good, bad], tmp_path / "into")
+    assert contents(tmp_path / "into") == before
+    (bad / "journal.sqlite").unlink()
+    (bad / "journal.sqlite").mkdir()
+    with pytest.raises(StoreError, match=r"b/journal\.sqlite: cannot be used"):
         merge([good, bad], tmp_path / "into")
     assert contents(tmp_path / "into") == before
 

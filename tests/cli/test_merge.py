@@ -216,6 +216,7 @@ def test_mistakes_are_one_line(shoal: Shell) -> None:
         ((*RUN, "--shard", "0/3", "--run-dir", "run"), "run holds shards of 2 (shard-0-of-2), now --shard 0/3"),
         ((*RUN, "--shard", "0/2", "--seed", "1", "--run-dir", "run"), "holds a run with seed=null, now seed=1"),
         ((*RUN, "--run-dir", "run/shard-0-of-2"), "holds shard 0/2 of a run, now the whole"),
+        ((*RUN, "--shard", "1/2", "--run-dir", "run/shard-0-of-2"), "holds shard 0/2 of a run, not the whole"),
         (("merge",), "Missing argument 'RUN...'"),
         (("merge", "nowhere"), "nowhere: no such run directory"),
         (("merge", "data.jsonl"), "data.jsonl: is no directory"),

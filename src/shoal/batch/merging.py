@@ -198,7 +198,7 @@ def _config(path: Path) -> RunConfig | None:
     if config is None:
         with undisturbed(path):  # or else it is just beginning
             if not is_blank(path / _JOURNAL):
-                raise CorruptStore(f"{path}: a journal without its config.json")
+                raise CorruptStore(f"{path}: a journal without its config.json; move it away to go on")
     return config
 
 
