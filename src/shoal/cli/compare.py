@@ -3,7 +3,6 @@
 import asyncio
 import shlex
 import sys
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from shoal.evaluation.comparing.comparing import Comparing, Settings, with_targe
 from shoal.evaluation.comparing.result import Comparison, encode
 from shoal.evaluation.comparing.work import Asked
 from shoal.runtime.budget import Budget
+from shoal.runtime.scratch import scratch_directory
 from shoal.techniques.opening import opener
 
 _TRIED_ON = 10  # rows that an equal budget's sizes are tried on
@@ -71,8 +71,8 @@ def compare(data: str, **options: Any) -> int:
         options["replay"],
         (shlex.join(["shoal", *sys.argv[1:]]),) if sys.argv[1:2] == ["compare"] else (),
     )
-    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        asked = _asked(data, Path(scratch), config, options)
+    with scratch_directory() as place:
+        asked = _asked(data, place, config, options)
         if options["plan"]:
             return _plan(asked, wanted, (directory, settings), options)
         with Comparing(asked, wanted, directory, settings) as comparing:

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -49,6 +48,7 @@ from shoal.evaluation.scorers import Scorer, unscored
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied, Model
+from shoal.runtime.scratch import scratch_directory
 from shoal.techniques.opening import bases, refuse_unpriced
 
 
@@ -92,8 +92,8 @@ def run(data: str | None, **options: Any) -> int:
     check_options(data, options)
     options = with_shard(with_suggestions(data, options))
     directory = options["run_dir"] or Path("runs", run_name(data, options))
-    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        return _run(rows_of(data, Path(scratch), options), directory, budget, options)
+    with scratch_directory() as place:
+        return _run(rows_of(data, place, options), directory, budget, options)
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
