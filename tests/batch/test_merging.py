@@ -398,3 +398,11 @@ def test_what_travelled_by_a_batch_api_stands_in_the_output_as_any_other(tmp_pat
         outputs.append((merged.path / "output.jsonl").read_bytes())
     assert outputs[0] == outputs[1]
     assert merged.summary.batch_prompt_tokens == 14
+
+
+def test_what_a_killed_merge_had_begun_to_write_is_removed_by_the_next(tmp_path: Path) -> None:
+    into = merge(written(tmp_path / "a", done(1)), tmp_path / "into").path
+    for name in (".output.jsonl.0a1b2c.partial", ".config.json.0a1b2c.partial", ".mine.jsonl.0a1b2c.partial"):
+        (into / name).write_text("{")
+    merge(tmp_path / "a", into)
+    assert sorted(each.name for each in into.glob(".*")) == [".mine.jsonl.0a1b2c.partial"]

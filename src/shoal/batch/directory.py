@@ -35,6 +35,7 @@ class RunDirectory:
             _make_private(path.parent, "a run directory")  # where the shards will be one run
         self._lock = DirectoryLock(path, "a run directory")
         try:
+            remove_unfinished(path)
             hold_config(path, options, rows)
             self.journal = Journal(path / "journal.sqlite")
         except BaseException:
@@ -224,6 +225,14 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):  # what cannot be removed must not hide why the file was not written
             partial.unlink(missing_ok=True)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what a process that was killed had begun to write into a run's directory, which is held."""
+    for name in ("config.json", "output.jsonl"):
+        for partial in directory.glob(f".{name}.*.partial"):
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:

@@ -8,7 +8,7 @@ from time import monotonic
 
 from msgspec import Struct
 
-from shoal.batch.directory import DirectoryLock, RunConfig, undisturbed, workers_in, write_lines
+from shoal.batch.directory import DirectoryLock, RunConfig, remove_unfinished, undisturbed, workers_in, write_lines
 from shoal.batch.journal import Journal
 from shoal.batch.records import as_output, decode
 from shoal.batch.rows import Shard
@@ -119,6 +119,7 @@ def merging(runs: Sequence[Path], into: Path | None = None) -> Iterator[MergedRu
     lock = DirectoryLock(path, "a run directory")
     with contextlib.ExitStack() as held:
         held.callback(lock.release)
+        remove_unfinished(path)
         own = _own(path)
         config = _joined(found if own is None else {path: own} | found)
         shards = [each.shard for each in found.values() if each.shard is not None]
