@@ -1,6 +1,7 @@
 """Runs united: nothing lost, the same whatever the order, as often as one likes; and refused where they do not fit."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import random
@@ -406,3 +407,18 @@ def test_what_a_killed_merge_had_begun_to_write_is_removed_by_the_next(tmp_path:
         (into / name).write_text("{")
     merge(tmp_path / "a", into)
     assert sorted(each.name for each in into.glob(".*")) == [".mine.jsonl.0a1b2c.partial"]
+
+
+def test_a_file_system_without_locks_holds_copies_and_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, real = written(tmp_path / "bucket" / "a", done(1)), fcntl.flock
+    (copy / "lock").write_text("7 on another")
+
+    def flock(file: Any, how: int) -> None:
+        if "bucket" in str(file.name):
+            raise OSError(errno.ENOLCK, "No locks available")
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert merge(copy, tmp_path / "into").summary.finished == 1
+    with pytest.raises(StoreError, match=r"bucket/into: cannot be locked \(No locks available\); choose a directory"):
+        merge(copy, tmp_path / "bucket" / "into")

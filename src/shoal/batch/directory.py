@@ -165,7 +165,11 @@ class DirectoryLock:
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                self._file.close()
+                advice = "choose a directory on a file system that has locks"
+                raise StoreError(f"{directory}: cannot be locked ({error.strerror}); {advice}") from error
             self._file.seek(0)
             holder = self._file.read().strip() or "unknown"
             self._file.close()
@@ -201,9 +205,11 @@ def undisturbed(directory: Path) -> Iterator[None]:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 holder = file.read().decode(errors="replace").strip() or "unknown"
                 raise StoreLocked(f"{directory} is in use by process {holder}") from None
+            except OSError:  # where there are no locks nobody works: it is a copy
+                pass
         yield
 
 
