@@ -210,6 +210,7 @@ def test_a_merge_imports_nothing_that_a_run_directory_names(shoal: Shell) -> Non
 def test_mistakes_are_one_line(shoal: Shell) -> None:
     shards(shoal, RUN, 2)
     for arguments, said in (
+        ((*RUN, "-o", "./data.jsonl"), "-o data.jsonl would overwrite the rows themselves; name another file"),
         ((*RUN, "--shard", "2/2"), "those of 2 are 0/2 to 1/2"),
         ((*RUN, "--shard", "auto"), "no launcher says"),
         ((*RUN, "--shard", "0/2", "-o", "out.jsonl"), "all shards would write the one -o"),

@@ -32,6 +32,7 @@ from shoal.cli.row_runs import (
     identity_of,
     place_of,
     program_of,
+    refuse_overwriting,
     rows_of,
     run_name,
     sample_as_told,
@@ -90,6 +91,7 @@ def run(data: str | None, **options: Any) -> int:
     if options["pilot"]:
         raise UsageError("--pilot is for --plan")
     check_options(data, options)
+    refuse_overwriting(data, options)
     options = with_shard(with_suggestions(data, options))
     directory = options["run_dir"] or Path("runs", run_name(data, options))
     with scratch_directory() as place:
