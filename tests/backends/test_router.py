@@ -905,6 +905,34 @@ class TestCapabilities:
 
         run(main())
 
+    def test_who_asks_one_thing_after_another_takes_no_place_before_an_older_one_that_waits(self) -> None:
+        async def main() -> None:
+            a, b = Board("a", regex=True), Board("b")
+            one = Limits(max_in_flight=1)
+            model = routed(member(a, one), member(b, one))
+
+            async def program() -> None:
+                for i in range(9):
+                    await model(q(f"young {i}").with_params(regex="x"))
+
+            tasks = start(model, q("1"), q("2"))
+            with scope.setting(scope.age, 5):
+                tasks.append(asyncio.ensure_future(program()))  # type: ignore[arg-type]
+            await settle()
+            a.answer(0)
+            await settle()
+            with scope.setting(scope.age, 4):
+                tasks += start(model, q("old"))
+            await settle()
+            for i in range(1, 4):
+                a.answer(i)
+                await settle()
+            assert [draws.request.text for draws in a.asked[1:4]] == ["young 0", "old", "young 1"]
+            for task in tasks:
+                task.cancel()
+
+        run(main())
+
     def test_counts_and_embeddings_come_from_the_first_that_has_them(self) -> None:
         class Embedding(Board):
             async def embed(self, texts: Sequence[str]) -> list[list[float]]:

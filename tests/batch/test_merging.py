@@ -1,6 +1,7 @@
 """Runs united: nothing lost, the same whatever the order, as often as one likes; and refused where they do not fit."""
 
 import asyncio
+import errno
 import fcntl
 import json
 import random
@@ -298,12 +299,17 @@ def test_a_damaged_journal_is_named_and_changes_nothing(tmp_path: Path, sql: str
     before = contents(tmp_path / "into")
     damage(bad, sql)
     for into in (tmp_path / "into", tmp_path / "fresh"):
-        with pytest.raises(CorruptStore, match=said):
+        with pytest.raises(CorruptStore, match=f"{said}; move {bad} away"):
             merge([good, bad], into)
     assert contents(tmp_path / "into") == before
     assert {each.name for each in (tmp_path / "fresh").iterdir()} == {"lock"}
     (bad / "journal.sqlite").write_bytes(b"not SQLite at all, but long enough to look at" * 100)
     with pytest.raises(CorruptStore, match=r"b/journal\.sqlite: damaged"):
+        merge([good, bad], tmp_path / "into")
+    assert contents(tmp_path / "into") == before
+    (bad / "journal.sqlite").unlink()
+    (bad / "journal.sqlite").mkdir()
+    with pytest.raises(StoreError, match=r"b/journal\.sqlite: cannot be used"):
         merge([good, bad], tmp_path / "into")
     assert contents(tmp_path / "into") == before
 
@@ -369,12 +375,50 @@ def test_a_finished_result_replaces_a_failed_one_in_the_directory_of_the_run(tmp
     assert (merged.failures, merged.differing_rows) == ({}, 0)
 
 
-def test_rows_whose_cost_alone_differs_have_the_same_result(tmp_path: Path) -> None:
+def test_rows_whose_cost_alone_differs_have_the_same_result_and_what_was_paid_counts(tmp_path: Path) -> None:
     """A run whose draws came from the cache paid nothing for them."""
     paid, cached = written(tmp_path / "paid", Work({}, {})), written(tmp_path / "cached", Work({}, {}))
-    for run, usage in ((paid, RowUsage(calls=1)), (cached, RowUsage(cached_calls=1))):
+    for run, usage in ((paid, RowUsage(prompt_tokens=14, calls=1)), (cached, RowUsage(cached_calls=1))):
         journal = Journal(run / "journal.sqlite")
         asyncio.run(journal.finish(0, structs.replace(record(0, False, "yes"), usage=usage)))
         journal.close()
-    merged = merge([paid, cached], tmp_path / "whole")
-    assert (merged.summary.finished, merged.differing_rows) == (1, 0)
+    for order, into in (([paid, cached], "one"), ([cached, paid], "two")):
+        merged = merge(order, tmp_path / into)
+        assert (merged.summary.finished, merged.differing_rows) == (1, 0)
+        assert (merged.summary.calls, merged.summary.cached_calls) == (1, 0)
+
+
+def test_what_travelled_by_a_batch_api_stands_in_the_output_as_any_other(tmp_path: Path) -> None:
+    outputs = []
+    for name, usage in (("live", RowUsage(14, 9, 0, 1)), ("waves", RowUsage(14, 9, 0, 1, 14, 9))):
+        run = written(tmp_path / name, Work({}, {}))
+        journal = Journal(run / "journal.sqlite")
+        asyncio.run(journal.finish(0, structs.replace(record(0, False, "yes"), usage=usage)))
+        journal.close()
+        merged = merge(run, tmp_path / f"{name}-merged")
+        outputs.append((merged.path / "output.jsonl").read_bytes())
+    assert outputs[0] == outputs[1]
+    assert merged.summary.batch_prompt_tokens == 14
+
+
+def test_what_a_killed_merge_had_begun_to_write_is_removed_by_the_next(tmp_path: Path) -> None:
+    into = merge(written(tmp_path / "a", done(1)), tmp_path / "into").path
+    for name in (".output.jsonl.0a1b2c.partial", ".config.json.0a1b2c.partial", ".mine.jsonl.0a1b2c.partial"):
+        (into / name).write_text("{")
+    merge(tmp_path / "a", into)
+    assert sorted(each.name for each in into.glob(".*")) == [".mine.jsonl.0a1b2c.partial"]
+
+
+def test_a_file_system_without_locks_holds_copies_and_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, real = written(tmp_path / "bucket" / "a", done(1)), fcntl.flock
+    (copy / "lock").write_text("7 on another")
+
+    def flock(file: Any, how: int) -> None:
+        if "bucket" in str(file.name):
+            raise OSError(errno.ENOLCK, "No locks available")
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    assert merge(copy, tmp_path / "into").summary.finished == 1
+    with pytest.raises(StoreError, match=r"bucket/into: cannot be locked \(No locks available\); choose a directory"):
+        merge(copy, tmp_path / "bucket" / "into")

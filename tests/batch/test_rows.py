@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from shoal.batch.rows import Input, read_rows
+from shoal.batch.rows import Input, Shard, read_rows
 from shoal.errors import UsageError
 
 ROWS = [{"question": 'Why {"x": 1}?', "answer": "7"}, {"question": "Où, là?\nThere", "answer": "8"}]
@@ -75,3 +75,42 @@ def test_fingerprint_is_of_the_rows_not_of_the_file(tmp_path: Path) -> None:
     assert Input(longer).prefix(2) == Input(written(tmp_path, "a.jsonl")).digest
     assert Input(longer, 2).digest == Input(written(tmp_path, "a.jsonl")).digest
     assert Input(longer).digest != Input(longer, 2).digest
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_shard_has_every_nth_row_and_their_numbers(tmp_path: Path, name: str, index: int) -> None:
+    rows = Input(written(tmp_path, name))
+    rows.shard = Shard(index, 3)
+    assert list(rows.numbered()) == [(number, row) for number, row in enumerate(ROWS) if number == index]
+
+
+def lines(word: str, rows: int) -> str:
+    return "".join(json.dumps({"q": f"{word} {i}" + "." * 200}) + "\n" for i in range(rows))
+
+
+@pytest.mark.parametrize("after", [lines("new", 900), lines("old", 300), "no JSON\n" * 900, ""])
+def test_rows_are_told_until_the_file_is_another(tmp_path: Path, after: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines("old", 900))
+    rows = Input(path)
+    reading = rows.numbered()
+    told = [next(reading) for _ in range(100)]
+    path.write_text(after)
+    told += list(reading)
+    assert rows.changed
+    assert len(told) == 100
+    assert all(row["q"].startswith(f"old {number}.") for number, row in told)
+
+
+def test_rows_added_and_a_file_that_is_gone_disturb_no_reading(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(lines("old", 900))
+    for change in (lambda: path.write_text(lines("old", 1000)), path.touch, path.unlink):
+        rows = Input(path)
+        reading = rows.numbered()
+        before = rows.count
+        told = [next(reading)]
+        change()
+        told += list(reading)
+        assert ([number for number, _ in told], rows.changed) == (list(range(before)), False)

@@ -27,6 +27,12 @@ def moody(request):
     with open("mood") as mood:
         return mood.read()
 
+def rewriting(request):
+    if "What is 76" in request.text:
+        with open("data.jsonl", "w") as data:
+            data.write('{"question": "another"}\\n' * 1000)
+    return request.text
+
 def rate(output, target):
     raise AssertionError("imported, and never to be called by a merge")
 """
@@ -204,12 +210,14 @@ def test_a_merge_imports_nothing_that_a_run_directory_names(shoal: Shell) -> Non
 def test_mistakes_are_one_line(shoal: Shell) -> None:
     shards(shoal, RUN, 2)
     for arguments, said in (
+        ((*RUN, "-o", "./data.jsonl"), "-o data.jsonl would overwrite the rows themselves; name another file"),
         ((*RUN, "--shard", "2/2"), "those of 2 are 0/2 to 1/2"),
         ((*RUN, "--shard", "auto"), "no launcher says"),
         ((*RUN, "--shard", "0/2", "-o", "out.jsonl"), "all shards would write the one -o"),
         ((*RUN, "--shard", "0/3", "--run-dir", "run"), "run holds shards of 2 (shard-0-of-2), now --shard 0/3"),
         ((*RUN, "--shard", "0/2", "--seed", "1", "--run-dir", "run"), "holds a run with seed=null, now seed=1"),
         ((*RUN, "--run-dir", "run/shard-0-of-2"), "holds shard 0/2 of a run, now the whole"),
+        ((*RUN, "--shard", "1/2", "--run-dir", "run/shard-0-of-2"), "holds shard 0/2 of a run, not the whole"),
         (("merge",), "Missing argument 'RUN...'"),
         (("merge", "nowhere"), "nowhere: no such run directory"),
         (("merge", "data.jsonl"), "data.jsonl: is no directory"),
@@ -258,3 +266,19 @@ def test_shards_leave_the_users_cache_alone_unless_it_is_named(
     assert (at_home / "named.sqlite").exists()
     shards(shoal, (*RUN, "--replay"), 2, "run3")
     assert len(Path("asked").read_text().splitlines()) == 20
+
+
+def test_rows_that_change_under_a_shard_end_it_in_one_line_and_none_of_them_is_asked(shoal: Shell) -> None:
+    before = "".join(json.dumps({"question": f"What is {i} plus {i} ?" + " " * 99}) + "\n" for i in range(1000))
+    Path("data.jsonl").write_text(before)
+    command = (*RUN[:4], "-m", "scripted/s.py:rewriting", "--run-dir", "run", "--max-in-flight", "8")
+    code, _, err = shoal(*command, "--shard", "0/2", "--quiet")
+    done = records("run/shard-0-of-2/output.jsonl")
+    assert all(row["output"].startswith(f"What is {row['id']} plus") for row in done)
+    assert (code, err) == (
+        1,
+        f"data.jsonl was changed while the run read it, so {500 - len(done)} rows are left: put it back, and the same "
+        "command resumes, or choose another --run-dir\n",
+    )
+    assert 38 < len(done) < 300
+    assert "run holds a run of other rows" in shoal(*command, "--shard", "0/2")[2].replace("/shard-0-of-2", "")

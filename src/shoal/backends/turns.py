@@ -60,7 +60,7 @@ class Turns:
         while (waiter := self._waiting_for(errand)) is not None and not waiter.queued:  # noqa: ASYNC110
             await asyncio.sleep(0)  # its turn has come: in the loop's next turn it is under way
         lease = self._shared(errand)
-        if lease is None and waiter is None and self._head_of(errand.left) is None:
+        if lease is None and waiter is None and not self._anybody_waits():
             lease = self._granted(errand, loop.time())
         if lease is not None:
             return lease
@@ -97,6 +97,12 @@ class Turns:
         if line is not None and head is None and not line.heads_aside():
             del self._lines[members]
         return head
+
+    def _anybody_waits(self) -> bool:
+        """Whether anybody waits, for whomever: a newcomer would take a place that has just become free before them."""
+        for members in list(self._lines):
+            self._head_of(members)  # a line in which nobody waits goes
+        return bool(self._lines)
 
     def _shared(self, errand: Errand) -> Lease | None:
         """Leave that costs nothing: the draw is under way, or goes in a request that is about to leave."""
@@ -184,10 +190,8 @@ class Turns:
         now = self._loop.time()
         while True:
             ready: tuple[Waiter, Member] | None = None
-            for members in list(self._lines):
-                self._head_of(members)  # a line in which nobody waits goes
-                line = self._lines.get(members)
-                next_ = self._next(line, now) if line is not None and not self._full else None
+            for line in list(self._lines.values()) if self._anybody_waits() else ():
+                next_ = self._next(line, now) if not self._full else None
                 if next_ is not None and (ready is None or next_[0] < ready[0]):
                     ready = next_
             if ready is None:

@@ -35,6 +35,7 @@ class RunDirectory:
             _make_private(path.parent, "a run directory")  # where the shards will be one run
         self._lock = DirectoryLock(path, "a run directory")
         try:
+            remove_unfinished(path)
             hold_config(path, options, rows)
             self.journal = Journal(path / "journal.sqlite")
         except BaseException:
@@ -173,7 +174,11 @@ class DirectoryLock:
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if not isinstance(error, BlockingIOError):
+                self._file.close()
+                advice = "choose a directory on a file system that has locks"
+                raise StoreError(f"{directory}: cannot be locked ({error.strerror}); {advice}") from error
             self._file.seek(0)
             holder = self._file.read().strip() or "unknown"
             self._file.close()
@@ -209,9 +214,11 @@ def undisturbed(directory: Path) -> Iterator[None]:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 holder = file.read().decode(errors="replace").strip() or "unknown"
                 raise StoreLocked(f"{directory} is in use by process {holder}") from None
+            except OSError:  # where there are no locks nobody works: it is a copy
+                pass
         yield
 
 
@@ -233,6 +240,14 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     finally:
         with contextlib.suppress(OSError):  # what cannot be removed must not hide why the file was not written
             partial.unlink(missing_ok=True)
+
+
+def remove_unfinished(directory: Path) -> None:
+    """Remove what a process that was killed had begun to write into a run's directory, which is held."""
+    for name in ("config.json", "output.jsonl"):
+        for partial in directory.glob(f".{name}.*.partial"):
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 def write_lines(path: Path, lines: Iterable[bytes]) -> None:

@@ -32,7 +32,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class KeptRow(NamedTuple):
-    """A row as a journal has it. Of two of one number the smaller is the better one: finished, and with a trace."""
+    """A row as a journal has it. Of two with the same result the smaller is the better one: it has a trace."""
 
     failed: bool
     record: bytes
@@ -128,8 +128,7 @@ class Journal:
         if not rows:
             return None
         sum_, value = rows[0]
-        if checksum(b"%d" % number, value) != sum_:
-            raise CorruptStore(f"{self.store.path}: the trace of row {number} is damaged")
+        self._check(f"the trace of row {number}", sum_, b"%d" % number, value)
         return data.decode(zlib.decompress(value))
 
     def records(self) -> Iterator[tuple[int, bytes]]:
@@ -139,8 +138,7 @@ class Journal:
             "SELECT number, sum, record FROM row WHERE number > ? ORDER BY number LIMIT 1000", (last,)
         ):
             for number, sum_, value in page:
-                if checksum(b"%d" % number, value) != sum_:
-                    raise CorruptStore(f"{self.store.path}: the result of row {number} is damaged")
+                self._check(f"the result of row {number}", sum_, b"%d" % number, value)
                 yield number, value
             last = page[-1][0]
 
@@ -150,8 +148,7 @@ class Journal:
         if not rows:
             return None
         failed, sum_, value = rows[0]
-        if checksum(b"%d" % number, value) != sum_:
-            raise CorruptStore(f"{self.store.path}: the result of row {number} is damaged")
+        self._check(f"the result of row {number}", sum_, b"%d" % number, value)
         return bool(failed), value
 
     def kept_rows(self) -> Iterator[KeptRow]:
@@ -160,10 +157,9 @@ class Journal:
         while page := self.store.rows(_TRACED_ROWS if self.traced else _ROWS, (last,)):
             for number, failed, sum_, record, trace_sum, trace in page:
                 name = b"%d" % number
-                if checksum(name, record) != sum_:
-                    raise CorruptStore(f"{self.store.path}: the result of row {number} is damaged")
-                if trace is not None and checksum(name, trace) != trace_sum:
-                    raise CorruptStore(f"{self.store.path}: the trace of row {number} is damaged")
+                self._check(f"the result of row {number}", sum_, name, record)
+                if trace is not None:
+                    self._check(f"the trace of row {number}", trace_sum, name, trace)
                 yield KeptRow(bool(failed), record, trace is None, trace or b"", number)
             last = page[-1][0]
 
@@ -174,8 +170,7 @@ class Journal:
             "SELECT key, owner, sum, value FROM draw WHERE key > ? ORDER BY key LIMIT 1000", (last,)
         ):
             for key, owner, sum_, value in page:
-                if checksum(key, value) != sum_:
-                    raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
+                self._check(f"a draw of row {owner}", sum_, key, value)
                 yield KeptDraw(key, owner, value)
             last = page[-1][0]
 
@@ -185,8 +180,7 @@ class Journal:
         if not rows:
             return None
         owner, sum_, value = rows[0]
-        if checksum(key, value) != sum_:
-            raise CorruptStore(f"{self.store.path}: a draw of row {owner} is damaged")
+        self._check(f"a draw of row {owner}", sum_, key, value)
         return owner, _decode(value)
 
     def has(self, key: bytes) -> bool:
@@ -205,10 +199,14 @@ class Journal:
             "SELECT key, sum, value FROM draw WHERE key > ? ORDER BY key LIMIT 1000", (last,)
         ):
             for key, sum_, value in page:
-                if checksum(key, value) != sum_:
-                    raise CorruptStore(f"{self.store.path}: a draw is damaged")
+                self._check("a draw", sum_, key, value)
                 yield key, _decode(value)
             last = page[-1][0]
+
+    def _check(self, what: str, sum_: bytes, *parts: bytes) -> None:
+        if checksum(*parts) != sum_:
+            path = self.store.path
+            raise CorruptStore(f"{path}: {what} is damaged; move {path.parent} away to start anew")
 
     async def keep_draw(self, key: bytes, owner: int, completion: Completion) -> None:
         """Keep a draw. Of several who shared it, the one who paid owns it, whoever of them comes first."""

@@ -1,7 +1,6 @@
 """`shoal.map`: a model or a program over many items from Python, with what `shoal run` guarantees."""
 
 import inspect
-import tempfile
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +25,7 @@ from shoal.runtime import registry, replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
 from shoal.runtime.program import Program
+from shoal.runtime.scratch import scratch_directory
 from shoal.runtime.types import Completion, Request, SamplingParams
 from shoal.techniques.opening import bases, identities, names, opened, refuse_unpriced
 
@@ -148,9 +148,9 @@ async def _map(
     refuse_unpriced(options.get("budget"), model)
     judge = rater.against(target) if rater else judge_of(score)
     with ExitStack() as scopes:
-        scratch = scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
-        place = Path(run_dir) if run_dir is not None else Path(scratch) / "run"
-        rows = _kept(items, Path(scratch))
+        files = scopes.enter_context(scratch_directory())
+        place = Path(run_dir) if run_dir is not None else files / "run"
+        rows = _kept(items, files)
         if isinstance(program, RowFunction):
             program.check(rows.columns, "an item")
         base, technique = names(model)

@@ -8,9 +8,9 @@ from time import monotonic
 
 from msgspec import Struct
 
-from shoal.batch.directory import DirectoryLock, RunConfig, undisturbed, workers_in, write_lines
+from shoal.batch.directory import DirectoryLock, RunConfig, remove_unfinished, undisturbed, workers_in, write_lines
 from shoal.batch.journal import Journal
-from shoal.batch.records import decode
+from shoal.batch.records import as_output, decode
 from shoal.batch.rows import Shard
 from shoal.batch.runner import Summary
 from shoal.batch.sharding import shards_in
@@ -53,13 +53,16 @@ class MergedRun:
         self._began = began  # by the monotonic clock
 
     def records(self) -> Iterator[tuple[int, bytes]]:
-        """The rows kept, by number, as they stand in the output."""
+        """The rows kept, by number, as they stand in the journal."""
         rows = self.config.rows
         return ((number, line) for number, line in self.journal.records() if rows is None or number < rows)
 
+    def lines(self) -> Iterator[bytes]:
+        """The output: the records in input order, the same bytes in whatever order the runs were united."""
+        return (as_output(line) for _, line in self.records())
+
     def write_output(self, path: Path) -> None:
-        """The records in input order: the same bytes in whatever order the runs were united."""
-        write_lines(path, (line for _, line in self.records()))
+        write_lines(path, self.lines())
 
     def missing(self) -> Iterator[int]:
         """The numbers of the rows that are not there, where it is known how many there are to be."""
@@ -116,6 +119,7 @@ def merging(runs: Sequence[Path], into: Path | None = None) -> Iterator[MergedRu
     lock = DirectoryLock(path, "a run directory")
     with contextlib.ExitStack() as held:
         held.callback(lock.release)
+        remove_unfinished(path)
         own = _own(path)
         config = _joined(found if own is None else {path: own} | found)
         shards = [each.shard for each in found.values() if each.shard is not None]
@@ -195,7 +199,7 @@ def _config(path: Path) -> RunConfig | None:
     if config is None:
         with undisturbed(path):  # or else it is just beginning
             if not is_blank(path / _JOURNAL):
-                raise CorruptStore(f"{path}: a journal without its config.json")
+                raise CorruptStore(f"{path}: a journal without its config.json; move it away to go on")
     return config
 
 

@@ -4,7 +4,7 @@ import csv
 import sys
 from collections.abc import Iterator
 from hashlib import blake2b
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,41 +15,50 @@ from shoal.errors import UsageError, did_you_mean
 
 Row = dict[str, Any]
 _FORMATS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
+_decode = msgspec.json.Decoder().decode
 _encode_sorted = msgspec.json.Encoder(order="sorted", enc_hook=str).encode
 
 
-def read_rows(path: Path, limit: int | None = None) -> Iterator[Row]:
-    """The rows of a data file, one after another; its ending says the format.
+def read_rows(path: Path, limit: int | None = None, shard: "Shard | None" = None) -> Iterator[Row]:
+    """The rows of a data file, or those of a shard, one after another; its ending says the format.
 
     Raises UsageError naming the file, the line and what is wrong there.
     """
     readers = {".json": _json, ".csv": _csv, ".tsv": _csv, ".parquet": _parquet}
+    first, step = (0, 1) if shard is None else (shard.index, shard.count)
     suffix = path.suffix.lower()
     if suffix not in _FORMATS:
         raise UsageError(f"{path}: unknown kind of data file {suffix!r}; {did_you_mean(suffix, _FORMATS)}")
     if not path.is_file():
         raise UsageError(f"{path}: {'is a directory' if path.is_dir() else 'no such file'}")
     try:
-        yield from islice(readers.get(suffix, _jsonl)(path), limit)
+        if suffix in readers:
+            yield from islice(readers[suffix](path), first, limit, step)
+        else:  # lines of other shards need not be read as JSON
+            yield from map(_decoded, islice(_lines(path), first, limit, step))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
-    decode = msgspec.json.Decoder().decode
+def _lines(path: Path) -> Iterator[tuple[Path, int, bytes]]:
+    """The lines that are not blank, each with its number in the file."""
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if number == 1:
                 line = line.removeprefix(b"\xef\xbb\xbf")
-            if not line.strip():
-                continue
-            try:
-                value = decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise UsageError(f"{path}, line {number}: not JSON ({error})") from None
-            yield _row(value, f"{path}, line {number}")
+            if line.strip():
+                yield path, number, line
+
+
+def _decoded(numbered: tuple[Path, int, bytes]) -> Row:
+    path, number, line = numbered
+    try:
+        value = _decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}, line {number}: not JSON ({error})") from None
+    return _row(value, f"{path}, line {number}")
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -135,7 +144,7 @@ class Input:
     `digest` is over the rows' content, not the file's bytes, and `prefix(n)` over the first n: a run can be resumed
     with rows added at the end, and a changed row is noticed. `earlier` are shorter inputs that these rows were found
     to begin with, each a number of rows and a digest. Where `shard` is set, the run is of its rows alone; all else
-    here is of all rows.
+    here is of all rows. `changed` is set when the file is found to hold other rows than it did.
     """
 
     def __init__(self, path: Path, limit: int | None = None, *, label: str | None = None) -> None:
@@ -146,6 +155,8 @@ class Input:
         self.count = 0
         self.shard: Shard | None = None
         self.earlier: list[tuple[int, str]] = []
+        self.changed = False
+        self._stamp = _stamp(path)
         digest = blake2b(digest_size=16)
         for row in self:
             self.columns.update(dict.fromkeys(row))
@@ -164,10 +175,27 @@ class Input:
         return self.count if self.shard is None else self.shard.size(self.count)
 
     def numbered(self) -> Iterator[tuple[int, Row]]:
-        """The rows that the run is of, each with its number among all."""
-        for number, row in enumerate(self):
-            if self.shard is None or number in self.shard:
+        """The rows that the run is of, each with its number among all; no more of them once the file has changed."""
+        first, step = (0, 1) if self.shard is None else (self.shard.index, self.shard.count)
+        try:
+            for number, row in zip(count(first, step), read_rows(self.path, self.count, self.shard), strict=False):
+                if self._has_changed():
+                    return
                 yield number, row
+        except UsageError:
+            if not self._has_changed():
+                raise
+        self._has_changed()  # it may also have become shorter
+
+    def _has_changed(self) -> bool:
+        """Whether the file no longer begins with these rows: read again only where it was written since."""
+        if not self.changed and (stamp := _stamp(self.path)) not in (self._stamp, None):
+            self._stamp = stamp
+            try:
+                self.changed = self._digest(self.count) != self.digest
+            except UsageError:
+                self.changed = True
+        return self.changed
 
     def require_column(self, name: str, where: str) -> None:
         """UsageError where the rows have no such column, which `where` names."""
@@ -177,9 +205,19 @@ class Input:
 
     def prefix(self, count: int) -> str:
         """The digest of the first `count` rows."""
-        if count == self.count:
-            return self.digest
+        return self.digest if count == self.count else self._digest(count)
+
+    def _digest(self, count: int) -> str:
         digest = blake2b(digest_size=16)
         for row in islice(self, count):
             digest.update(_encode_sorted(row))
         return digest.hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What tells that a file was written or replaced; None where it is gone, which who is reading it does not mind."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

@@ -120,7 +120,9 @@ def refuse_other_shards(directory: Path, shard: Shard, options: dict[str, Any], 
 
     So what is paid for can be merged. One sibling is looked at, not all: they were looked at when they began.
     """
-    refuse_other_run(directory, options, rows)
+    whole = refuse_other_run(directory, options, rows)
+    if whole is not None and whole.shard is not None:
+        raise RunError(f"{directory} holds shard {whole.shard} of a run, not the whole; --run-dir is where shards lie")
     siblings = [(other, path) for other, path in shards_in(directory) if other != shard]
     for other, path in siblings:
         if other.count != shard.count:

@@ -5,7 +5,6 @@ the end of its own batch.
 """
 
 import asyncio
-import tempfile
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -29,6 +28,7 @@ from shoal.prompting.template import Template
 from shoal.runtime import budget, registry, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
+from shoal.runtime.scratch import scratch_directory
 from shoal.runtime.types import Completion, Usage
 from shoal.techniques.opening import bases, identities, names, open_model, refuse_unpriced
 
@@ -114,7 +114,7 @@ class _OpenJob:
         if rater is not None:
             await rater.need()
             identity["score"] = rater.identity
-        place = job.run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
+        place = job.run_dir or scopes.enter_context(scratch_directory())
         shelf = Shelf(Path(place), identity, job.asked)
         scopes.callback(shelf.close)
         limit = Budget()

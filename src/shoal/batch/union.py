@@ -1,7 +1,8 @@
 """One journal made of several: of every row the better result, of every draw the one that was paid for.
 
 Which result is kept depends on the results alone, never on the order in which journals come: of two the smaller is
-taken, in an order in which a finished one comes before a failed one. So a union may be made in steps, and again.
+taken, in an order in which a finished one comes before a failed one, and one that was paid for before one whose draws
+came from a cache. So a union may be made in steps, and again.
 """
 
 import sqlite3
@@ -58,7 +59,7 @@ class Union:
         kept = self._kept_row(row.number)
         if kept is not None and not kept.failed and not row.failed and _differ(kept.record, row.record):
             self._write.execute("INSERT OR IGNORE INTO differing_row VALUES (?)", (row.number,))
-        if kept is not None and kept <= row:
+        if kept is not None and (kept == row or _row_order(kept) < _row_order(row)):
             return
         name = b"%d" % row.number
         values = (row.number, row.failed, checksum(name, row.record), row.record)
@@ -86,7 +87,7 @@ class Union:
                 return
             if _said(before.completion) != _said(draw.completion):
                 self._write.execute("INSERT OR IGNORE INTO differing_draw VALUES (?)", (draw.key,))
-            if _order(before) < _order(draw):
+            if _draw_order(before) < _draw_order(draw):
                 return
         values = (draw.key, draw.owner, checksum(draw.key, draw.value), draw.value)
         self._write.execute("INSERT OR REPLACE INTO draw VALUES (?, ?, ?, ?)", values)
@@ -99,7 +100,14 @@ def uniting(journal: Journal) -> Iterator[Union]:
         yield Union(journal, write)
 
 
-def _order(draw: KeptDraw) -> tuple[bool, int, bytes]:
+def _row_order(row: KeptRow) -> tuple[bool, int, KeptRow]:
+    """Finished ones come first, then those that paid for most of their draws: what came from a cache cost nothing."""
+    told = msgspec.json.decode(row.record)
+    usage = told.get("usage") if isinstance(told, dict) else None
+    return row.failed, -usage.get("calls", 0) if isinstance(usage, dict) else 0, row
+
+
+def _draw_order(draw: KeptDraw) -> tuple[bool, int, bytes]:
     """Draws that were paid for come first, then those of earlier rows: they own what they share with later ones."""
     return not draw.completion.usage.calls, draw.owner, draw.value
 

@@ -3,7 +3,6 @@
 import asyncio
 import shlex
 import sys
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from shoal.evaluation.comparing.comparing import Comparing, Settings, with_targe
 from shoal.evaluation.comparing.result import Comparison, encode
 from shoal.evaluation.comparing.work import Asked
 from shoal.runtime.budget import Budget
+from shoal.runtime.scratch import scratch_directory
 from shoal.techniques.opening import opener
 
 _TRIED_ON = 10  # rows that an equal budget's sizes are tried on
@@ -64,8 +64,8 @@ def compare(data: str, **options: Any) -> int:
     wanted = Wanted(options["technique"], models, not options["no_plain"], options["curve"])
     directory = options["report_dir"] or Path("runs", _name(data, models))
     settings = _settings(config, options)
-    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        asked = _asked(data, Path(scratch), config, options)
+    with scratch_directory() as place:
+        asked = _asked(data, place, config, options)
         if options["plan"]:
             return _plan(asked, wanted, (directory, settings), options)
         with Comparing(asked, wanted, directory, settings) as comparing:

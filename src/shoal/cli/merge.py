@@ -38,7 +38,7 @@ def _report(run: MergedRun, output: str | None, *, quiet: bool, json: bool) -> i
     kept = run.path / "output.jsonl"
     run.write_output(kept)
     if output == "-":
-        for _, line in run.records():
+        for line in run.lines():
             sys.stdout.buffer.write(line + b"\n")
     elif output:
         run.write_output(Path(output))

@@ -1,6 +1,5 @@
 """`shoal plan`, and `--plan` of other commands: what a run will cost, before it runs."""
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,6 +51,7 @@ from shoal.planning.waves import Travel, in_waves, travel_of
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.cache import DrawCache, default_cache_path
+from shoal.runtime.scratch import scratch_directory
 from shoal.runtime.types import Completion
 from shoal.techniques.opening import bases, open_cache, opener
 from shoal.techniques.spec import OpenBase
@@ -89,8 +89,8 @@ def plan_run(data: str | None, options: dict[str, Any]) -> int:
         raise UsageError("--replay asks nothing, so there is nothing to plan; leave it out")
     options = with_shard(with_suggestions(data, options))
     directory = options["run_dir"] or Path("runs", run_name(data, options))
-    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        print_plan(_plan(rows_of(data, Path(scratch), options), directory, options), as_json=options["as_json"])
+    with scratch_directory() as place:
+        print_plan(_plan(rows_of(data, place, options), directory, options), as_json=options["as_json"])
     return 0
 
 

@@ -50,6 +50,14 @@ def with_shard(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"shard": shard, "no_cache": options["no_cache"] or shared}
 
 
+def refuse_overwriting(data: str | None, options: dict[str, Any]) -> None:
+    """UsageError where -o names what the rows are read from."""
+    output = Path(options["output"] or "-")
+    for path in (data, options["args"]):
+        if path and output.exists() and Path(path).exists() and output.samefile(path):
+            raise UsageError(f"-o {output} would overwrite the rows themselves; name another file")
+
+
 def place_of(directory: Path, identity: dict[str, Any], rows: Input) -> Path:
     """Where this run is kept, its shard being in a directory of its own; refused where it would be done in vain."""
     if rows.shard is None:

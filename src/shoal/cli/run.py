@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from shoal.cli.row_runs import (
     identity_of,
     place_of,
     program_of,
+    refuse_overwriting,
     rows_of,
     run_name,
     sample_as_told,
@@ -49,6 +49,7 @@ from shoal.evaluation.scorers import Scorer, unscored
 from shoal.runtime import registry
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Applied, Model
+from shoal.runtime.scratch import scratch_directory
 from shoal.techniques.opening import bases, refuse_unpriced
 
 
@@ -90,10 +91,11 @@ def run(data: str | None, **options: Any) -> int:
     if options["pilot"]:
         raise UsageError("--pilot is for --plan")
     check_options(data, options)
+    refuse_overwriting(data, options)
     options = with_shard(with_suggestions(data, options))
     directory = options["run_dir"] or Path("runs", run_name(data, options))
-    with tempfile.TemporaryDirectory(prefix="shoal-") as scratch:
-        return _run(rows_of(data, Path(scratch), options), directory, budget, options)
+    with scratch_directory() as place:
+        return _run(rows_of(data, place, options), directory, budget, options)
 
 
 def _run(rows: Input, directory: Path, budget: Budget | None, options: dict[str, Any]) -> int:
@@ -211,6 +213,9 @@ def _ended(batch: BatchRun, summary: Summary) -> int:
     if batch.interrupted and left:
         click.echo(f"interrupted with {left} rows left; the same command resumes in {batch.directory.path}", err=True)
         return 130
+    if batch.rows.changed and left:
+        what = f"{batch.rows.label} was changed while the run read it, so {left} rows are left"
+        click.echo(f"{what}: put it back, and the same command resumes, or choose another --run-dir", err=True)
     if batch.stopped is not None:
         another, same = "with a larger --budget it is another run", "the same command with a larger --budget resumes"
         click.echo(f"stopped: {batch.stopped}; {another if batch.allocation else same}", err=True)

@@ -1,7 +1,6 @@
 """`shoal.evolution.breed`: prompts bred for a task, kept on disk as they come, compared with the seed in the end."""
 
 import asyncio
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -34,6 +33,7 @@ from shoal.runtime import budget as budgets
 from shoal.runtime import registry, replay, scope
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model
+from shoal.runtime.scratch import scratch_directory
 from shoal.runtime.types import Usage
 from shoal.techniques.opening import opened, refuse_unpriced
 
@@ -177,7 +177,7 @@ class Evolution:
         """Breed to the end. Cancelling it stops at once; what is finished is kept."""
         run_dir = self.options.get("run_dir")
         with ExitStack() as scopes:
-            place = Path(run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
+            place = Path(run_dir or scopes.enter_context(scratch_directory()))
             about = self.options.get("about")
             folder = scopes.enter_context(RunFolder(place, self.identity(), about=about))
             scopes.enter_context(registry.using(self.model))

@@ -262,16 +262,14 @@ def _space(path: Path) -> str:
 
 def is_blank(path: Path) -> bool:
     """Whether a file holds nothing yet, or is not there: whoever made it ended before its tables were made."""
-    if not path.exists() or path.stat().st_size == 0:
-        return True
-    connection = _connect_to_read(path)
     try:
-        identity = connection.execute("PRAGMA application_id").fetchone()[0]
-        return not identity and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-    except sqlite3.DatabaseError:  # something is there, and not as it should be
+        if not path.exists() or path.stat().st_size == 0:
+            return True
+        with contextlib.closing(_connect_to_read(path)) as connection:
+            identity = connection.execute("PRAGMA application_id").fetchone()[0]
+            return not identity and not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    except (OSError, sqlite3.DatabaseError):  # something is there, and not as it should be: who opens it is told
         return False
-    finally:
-        connection.close()
 
 
 def sync_directory(path: Path) -> None:

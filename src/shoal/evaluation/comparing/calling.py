@@ -1,6 +1,5 @@
 """`shoal.compare`: techniques side by side from Python, with what `shoal compare` guarantees."""
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +25,7 @@ from shoal.evaluation.scorers import Scorer, open_scorer
 from shoal.prompting.template import Template
 from shoal.runtime.budget import Budget
 from shoal.runtime.model import Model, Technique
+from shoal.runtime.scratch import scratch_directory
 from shoal.runtime.types import Request, SamplingParams
 from shoal.techniques.opening import opener
 
@@ -105,11 +105,11 @@ async def acompare(
         options.get("curve", False),
     )
     with ExitStack() as scopes:
-        scratch = Path(scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-")))
+        files = scopes.enter_context(scratch_directory())
         settings = _settings(options)
-        asked = _asked(_rows(data, scratch), answer, scratch, settings.config, options)
+        asked = _asked(_rows(data, files), answer, files, settings.config, options)
         place = options.get("report_dir")
-        directory = Path(place) if place is not None else scratch / "report"
+        directory = Path(place) if place is not None else files / "report"
         try:
             return await scopes.enter_context(Comparing(asked, wanted, directory, settings)).run()
         finally:
