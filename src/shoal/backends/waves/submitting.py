@@ -163,7 +163,7 @@ class Submitting:
         """Nothing of a wave was taken: it is too large and travels in smaller ones, or all its draws fail."""
         await self.forget(wave, str(error))
         if error.status == 413 and not isinstance(error, StorageFull) and len(file.aboard) > 1:
-            self._most_bytes = max(1, file.size // 2)
+            self._most_bytes = max(1, min(self._most_bytes, file.size // 2))  # a smaller one may be known by now
             for line in file.aboard:
                 line.land(Turn.AGAIN)
         else:
