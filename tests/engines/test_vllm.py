@@ -270,6 +270,14 @@ def test_a_model_that_does_not_load_says_why(taught: Path) -> None:
     [
         ({"options": {"max_model_length": 3}}, "vLLM has no option 'max_model_length'; did you mean max_model_len"),
         ({"options": {"model": "x"}}, "model is no option: a key of the table"),
+        (
+            {"options": {"max_num_seqs": "many"}},
+            r"vllm/m options: Expected `int \| null`, got `str` - at `\$.max_num_seqs`",
+        ),
+        ({"options": {"max_num_seqs": -3}}, r"Expected `int` >= 1 - at `\$.max_num_seqs`"),
+        ({"options": {"max_logprobs": "all"}}, r"Expected `int`, got `str` - at `\$.max_logprobs`"),
+        ({"options": {"revision": 3}}, r"Expected `str \| null`, got `int` - at `\$.revision`"),
+        ({"options": {"lora_target_modules": 3}}, r"Expected `array \| null`, got `int` - at `\$.lora_target_modules`"),
         ({"options": {"hf_token": "x"}}, "hf_token is no option"),
         ({"model": "."}, "is no model: there is no config.json"),
         ({"model": "shoal.toml"}, "is a file, not the directory of a model"),
