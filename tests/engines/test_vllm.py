@@ -168,6 +168,9 @@ class TestVllm(EngineContract):
             (of("x", choices=["Paris<|im_end|>"], logprobs=True), "not what its tokens spell"),
             (Request(prompt=""), "empty prompt"),
             (of("x", extra={"min_tokens": 9}, max_tokens=4), "min_tokens must be"),
+            (of("x", extra={"bad_words": [3]}), "'int' object has no attribute"),
+            (of("x", extra={"logit_bias": [1]}), "'list' object has no attribute"),
+            (of("x", extra={"chat_template_kwargs": [1]}), "chat_template_kwargs is an object"),
         ):
             with pytest.raises(BadRequest, match=why):
                 run(model(wrong))
@@ -260,8 +263,9 @@ def test_no_process_outlives_one_that_is_killed(taught: Path) -> None:
 
 def test_a_model_that_does_not_load_says_why(taught: Path) -> None:
     backend = VllmBackend(Loading(str(taught), {"max_model_len": 1 << 20}, None, "vllm/m"))
-    with pytest.raises(EngineError, match=r"does not load: .*max_model_len"):
+    with pytest.raises(EngineError, match=r"does not load: .*max_model_len") as caught:
         draw(backend, of("Hi"))
+    assert "pydantic" not in str(caught.value)
     run(backend.aclose())
 
 
