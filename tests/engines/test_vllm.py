@@ -117,7 +117,7 @@ class TestVllm(EngineContract):
             full = asyncio.ensure_future(text(backend, ENDLESS, AT_ONCE - 1))
             async with aclosing(backend.stream(ENDLESS)) as stream:  # type: ignore[type-var]
                 await pieces(stream, 1)
-                waiting = asyncio.ensure_future(text(backend, of("Hi", max_tokens=2), age=9))
+                waiting = asyncio.ensure_future(text(backend, of("Hi", max_tokens=2, temperature=0.0), age=9))
                 await pieces(stream, 20)
                 assert not waiting.done()
                 full.cancel()
@@ -176,7 +176,7 @@ class TestVllm(EngineContract):
                 run(model(wrong))
 
     def test_what_the_caller_says_of_the_template_reaches_it(self, model: BaseModel) -> None:
-        asked = of("Hi", max_tokens=2, extra={"chat_template_kwargs": {"enable_thinking": False}})
+        asked = of("Hi", max_tokens=2, temperature=0.0, extra={"chat_template_kwargs": {"enable_thinking": False}})
         assert run(model(asked)).text
 
     def test_when_its_engine_dies_calls_fail_and_the_next_one_starts_another(self, engine: VllmBackend) -> None:
