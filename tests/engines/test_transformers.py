@@ -367,6 +367,13 @@ class TestOpening:
             with pytest.raises(EngineError, match="does not load"):
                 run(model(SEA))
 
+    def test_a_message_that_goes_on_in_a_list_is_told_with_it(self, tiny: Path, tmp_path: Path) -> None:
+        for file in tiny.iterdir():
+            if not file.name.startswith("tokenizer"):
+                (tmp_path / file.name).write_bytes(file.read_bytes())
+        with pytest.raises(EngineError, match=r"does not load: .*tokenizer.*: \(1\) "):
+            run(open_model(f"transformers/{tmp_path}", cache=None)(SEA))
+
     def test_options_are_the_tables_own(self, tiny: Path) -> None:
         for options, why in (({"dtyp": "float32"}, "did you mean dtype"), ({"batching": "fast"}, "continuous")):
             with pytest.raises(UsageError, match=why):

@@ -168,6 +168,8 @@ def engine_error(message: str, name: str) -> EngineError:
     """What PyTorch said, in one line, with what to do where memory has run out."""
     lines = [line for line in message.strip().splitlines() if line.strip()]
     first = lines[0].strip()[:300] if lines else "the engine failed"
+    if first.endswith(":"):  # a list follows
+        first = " ".join(message.split())[:300]
     short = ("out of memory", "not enough memory", "can't allocate memory", "no requests can be scheduled")
     if any(words in message.lower() for words in short):
         first = f"out of memory: lower max_sequences, context or cache_gb in the model's options ({first})"
