@@ -133,6 +133,14 @@ class EngineError(ModelError):
     """An in-process engine failed."""
 
 
+class EngineEnded(EngineError):
+    """The engine's process ended at its work. The next call starts another; what kills each of them is not to go on."""
+
+    retryable = True
+    retry_cost = 0  # no server that is overloaded: all that were under way may be asked again
+    max_attempts = 3
+
+
 class TechniqueError(ShoalError):
     """A technique's calls succeeded but gave nothing to answer with."""
 

@@ -95,7 +95,7 @@ class EngineContract:
         assert len({completion.text for completion in drawn}) == 3
 
     def test_length_and_stop_are_told_apart(self, model: BaseModel) -> None:
-        cut = run(model(of("Tell me a long story.", max_tokens=5)))
+        cut = run(model(of("Tell me a long story.", max_tokens=5, extra={"ignore_eos": True})))
         assert (cut.finish_reason, cut.usage.completion_tokens) == ("length", 5)
         ended = run(model(of("What is the capital of France?", system="Be brief.", temperature=0.0)))
         assert ended.finish_reason == "stop"
@@ -169,12 +169,14 @@ class EngineContract:
 
     def test_an_error_is_one_callers(self, model: BaseModel) -> None:
         async def main() -> None:
-            others = [asyncio.ensure_future(model(of(f"{i}. {STORY}", max_tokens=24))) for i in range(3)]
+            others = [
+                asyncio.ensure_future(model(of(f"{i}. {STORY}", max_tokens=24, temperature=0.0))) for i in range(3)
+            ]
             for wrong in (of("x", grammar="root ::= nowhere"), of("x", json_schema={"type": "objekt"})):
                 with pytest.raises(ModelError):
                     await model(wrong)
             assert all(other.text for other in await asyncio.gather(*others))
-            assert (await model(of("Hi", max_tokens=2))).text
+            assert (await model(of("Hi", max_tokens=2, temperature=0.0))).text
 
         run(main())
 
@@ -184,7 +186,7 @@ class EngineContract:
 
     def test_one_event_loop_after_another(self, model: BaseModel) -> None:
         for _ in range(2):
-            assert run(model(of("Hi", max_tokens=2))).text
+            assert run(model(of("Hi", max_tokens=2, temperature=0.0))).text
 
     def test_a_reply_begun_by_the_caller_is_continued(self, model: BaseModel) -> None:
         question = of("What is the capital of France?", max_tokens=8, temperature=0.0)

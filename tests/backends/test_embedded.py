@@ -118,6 +118,24 @@ def test_its_process_may_die() -> None:
     run(main())
 
 
+def test_what_was_under_way_when_the_engine_died_is_asked_again() -> None:
+    async def main() -> None:
+        model = BaseModel(EmbeddedBackend())
+        await model(of("Hi", max_tokens=1))
+        process = model.backend._engine._process  # type: ignore[union-attr]
+        assert process is not None
+        long = {"max_tokens": 200, "extra": {"ignore_eos": True}}
+        answers = [asyncio.ensure_future(model(of(f"{i}?", **long))) for i in range(3)]
+        while len(process.calls) < 3:
+            await asyncio.sleep(0)
+        os.kill(process.child.pid, signal.SIGKILL)
+        drawn = await asyncio.gather(*answers)
+        assert [completion.usage.completion_tokens for completion in drawn] == [200] * 3
+        await model.aclose()
+
+    run(main())
+
+
 def test_a_model_that_does_not_load_says_why() -> None:
     engine = Engine("/nowhere.gguf", "x")
     backend = EmbeddedBackend()

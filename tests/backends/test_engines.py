@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from shoal.backends import BaseModel
 from shoal.backends.config import load_config
 from shoal.backends.engines import Loading, loading
 from shoal.errors import UsageError
+from shoal.runtime.retry import RetryPolicy
+from shoal.runtime.scheduler import Scheduler
 from shoal.techniques.opening import open_model
 
 TOML = """
@@ -94,3 +97,16 @@ def test_a_missing_engine_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         open_model("vllm/org/m", cache=None)
     with pytest.raises(UsageError, match="model 'vllm': expected vllm/MODEL"):
         open_model("vllm", cache=None)
+
+
+def test_a_call_may_wait_in_an_engine_for_as_long_as_its_batch_takes() -> None:
+    def deadline(spec: str, retry: RetryPolicy | None = None) -> float:
+        model = open_model(spec, cache=None, retry=retry)
+        assert isinstance(model, BaseModel)
+        assert isinstance(model.scheduler, Scheduler)
+        return model.scheduler.retry.deadline
+
+    assert deadline("local") > 24 * 3600.0
+    Path("x.py").write_text("def f(request):\n    return 'x'\n")
+    assert deadline("scripted/x.py:f") == RetryPolicy().deadline
+    assert deadline("local", RetryPolicy(deadline=5.0)) == 5.0

@@ -122,12 +122,26 @@ class TestTransformers(EngineContract):
     def test_what_it_cannot_do_is_a_bad_request(self, model: BaseModel) -> None:
         for wrong, why in (
             (of("x", extra={"beams": 4}), "knows no beams"),
+            (of("x", extra={"min_tokens": "x"}), r"Expected `int`, got `str` - at `\$.min_tokens`"),
+            (of("x", extra={"repetition_penalty": 0}), r"Expected `float` > 0.0 - at `\$.repetition_penalty`"),
+            (of("x", extra={"ignore_eos": "no"}), r"Expected `bool`, got `str`"),
+            (of("x", regex="(" * 5000 + "a" + ")" * 5000), "regex: too deeply nested"),
             (Request(prompt=""), "empty prompt"),
             (of("x", regex="((("), "regex"),
             (Request((Message("user", Json.of([{"type": "image_url"}])),)), "text only"),
         ):
             with pytest.raises(BadRequest, match=why):
                 run(model(wrong))
+
+    def test_what_one_call_says_wrong_fails_no_other(self, model: BaseModel) -> None:
+        async def main() -> None:
+            other = asyncio.ensure_future(model(of(STORY, max_tokens=60, extra={"ignore_eos": True})))
+            for wrong in ("x", [1], -1.0):
+                with pytest.raises(BadRequest):
+                    await model(of("x", extra={"repetition_penalty": wrong}, max_tokens=4))
+            assert (await other).usage.completion_tokens == 60
+
+        run(main())
 
     def test_several_beginnings_of_whitespace_are_kept(self, model: BaseModel) -> None:
         question = of("What is the capital of France?", max_tokens=1)
@@ -352,6 +366,13 @@ class TestOpening:
         for _ in range(2):
             with pytest.raises(EngineError, match="does not load"):
                 run(model(SEA))
+
+    def test_a_message_that_goes_on_in_a_list_is_told_with_it(self, tiny: Path, tmp_path: Path) -> None:
+        for file in tiny.iterdir():
+            if not file.name.startswith("tokenizer"):
+                (tmp_path / file.name).write_bytes(file.read_bytes())
+        with pytest.raises(EngineError, match=r"does not load: .*tokenizer.*: \(1\) "):
+            run(open_model(f"transformers/{tmp_path}", cache=None)(SEA))
 
     def test_options_are_the_tables_own(self, tiny: Path) -> None:
         for options, why in (({"dtyp": "float32"}, "did you mean dtype"), ({"batching": "fast"}, "continuous")):

@@ -117,7 +117,7 @@ class TestVllm(EngineContract):
             full = asyncio.ensure_future(text(backend, ENDLESS, AT_ONCE - 1))
             async with aclosing(backend.stream(ENDLESS)) as stream:  # type: ignore[type-var]
                 await pieces(stream, 1)
-                waiting = asyncio.ensure_future(text(backend, of("Hi", max_tokens=2), age=9))
+                waiting = asyncio.ensure_future(text(backend, of("Hi", max_tokens=2, temperature=0.0), age=9))
                 await pieces(stream, 20)
                 assert not waiting.done()
                 full.cancel()
@@ -168,12 +168,15 @@ class TestVllm(EngineContract):
             (of("x", choices=["Paris<|im_end|>"], logprobs=True), "not what its tokens spell"),
             (Request(prompt=""), "empty prompt"),
             (of("x", extra={"min_tokens": 9}, max_tokens=4), "min_tokens must be"),
+            (of("x", extra={"bad_words": [3]}), "'int' object has no attribute"),
+            (of("x", extra={"logit_bias": [1]}), "'list' object has no attribute"),
+            (of("x", extra={"chat_template_kwargs": [1]}), "chat_template_kwargs is an object"),
         ):
             with pytest.raises(BadRequest, match=why):
                 run(model(wrong))
 
     def test_what_the_caller_says_of_the_template_reaches_it(self, model: BaseModel) -> None:
-        asked = of("Hi", max_tokens=2, extra={"chat_template_kwargs": {"enable_thinking": False}})
+        asked = of("Hi", max_tokens=2, temperature=0.0, extra={"chat_template_kwargs": {"enable_thinking": False}})
         assert run(model(asked)).text
 
     def test_when_its_engine_dies_calls_fail_and_the_next_one_starts_another(self, engine: VllmBackend) -> None:
@@ -260,8 +263,9 @@ def test_no_process_outlives_one_that_is_killed(taught: Path) -> None:
 
 def test_a_model_that_does_not_load_says_why(taught: Path) -> None:
     backend = VllmBackend(Loading(str(taught), {"max_model_len": 1 << 20}, None, "vllm/m"))
-    with pytest.raises(EngineError, match=r"does not load: .*max_model_len"):
+    with pytest.raises(EngineError, match=r"does not load: .*max_model_len") as caught:
         draw(backend, of("Hi"))
+    assert "pydantic" not in str(caught.value)
     run(backend.aclose())
 
 
@@ -270,6 +274,14 @@ def test_a_model_that_does_not_load_says_why(taught: Path) -> None:
     [
         ({"options": {"max_model_length": 3}}, "vLLM has no option 'max_model_length'; did you mean max_model_len"),
         ({"options": {"model": "x"}}, "model is no option: a key of the table"),
+        (
+            {"options": {"max_num_seqs": "many"}},
+            r"vllm/m options: Expected `int \| null`, got `str` - at `\$.max_num_seqs`",
+        ),
+        ({"options": {"max_num_seqs": -3}}, r"Expected `int` >= 1 - at `\$.max_num_seqs`"),
+        ({"options": {"max_logprobs": "all"}}, r"Expected `int`, got `str` - at `\$.max_logprobs`"),
+        ({"options": {"revision": 3}}, r"Expected `str \| null`, got `int` - at `\$.revision`"),
+        ({"options": {"lora_target_modules": 3}}, r"Expected `array \| null`, got `int` - at `\$.lora_target_modules`"),
         ({"options": {"hf_token": "x"}}, "hf_token is no option"),
         ({"model": "."}, "is no model: there is no config.json"),
         ({"model": "shoal.toml"}, "is a file, not the directory of a model"),

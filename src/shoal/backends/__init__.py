@@ -185,6 +185,7 @@ def _one(
         if (slash and not name) or (not slash and provider != "local"):
             raise UsageError(f"model {spec!r}: expected {_FORMS[provider]}")
         limits = Limits(route.rpm, route.tpm, route.max_in_flight)
+        retry = retry or _PATIENT.get(provider)
         return BaseModel(_ENGINES[provider](name, config), cache=cache, limits=limits, retry=retry)
     endpoint = given or endpoint_named(provider, config)
     if endpoint is None or not name:
@@ -302,6 +303,8 @@ _ENGINES: dict[str, Callable[[str, Config], Backend]] = {
     "scripted": _scripted,
     "transformers": _transformers,
 }
+# A call that waits for its turn in an engine of our own has not hung: a batch on a slow machine takes hours.
+_PATIENT = dict.fromkeys(("local", "gguf", "vllm", "transformers"), RetryPolicy(deadline=7 * 24 * 3600.0))
 _FORMS = {
     "local": "local",
     "gguf": "gguf/PATH",

@@ -11,13 +11,18 @@ from shoal.backends.engine import Engine
 from shoal.backends.engine_wire import Answer, Ask, Count, Counted, Done, Output, Piece, Refused
 from shoal.backends.openai_wire import wire_seed
 from shoal.backends.weights import digest, embedded_weights
-from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError, UsageError
+from shoal.errors import BadRequest, ContextLengthExceeded, EngineEnded, EngineError, ModelError, UsageError
 from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
 from shoal.runtime.types import Completion, Delta, Json, Request, TokenLogprob, Usage
 
 _IN_FLIGHT = 64
 _MOST_DRAWS = 64  # of one prompt in one call
-_ERRORS: dict[str, type[ModelError]] = {"request": BadRequest, "context": ContextLengthExceeded, "engine": EngineError}
+_ERRORS: dict[str, type[ModelError]] = {
+    "request": BadRequest,
+    "context": ContextLengthExceeded,
+    "engine": EngineError,
+    "ended": EngineEnded,
+}
 
 
 class EmbeddedBackend:

@@ -58,6 +58,7 @@ class _Process:
         self.orders: dict[AbstractEventLoop, list[Order]] = {}
         self.ended = False
         self.loaded = False  # once it has answered anything
+        self.closing = False
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         command = [sys.executable, "-c", _START, json.dumps(sys.path), worker, *arguments]
@@ -92,18 +93,18 @@ class _Process:
         assert self.child.stdout is not None
         with contextlib.suppress(OSError, ValueError):
             while (frame := read_frame(self.child.stdout)) is not None:
-                self.loaded = True
                 self._hand_out(decode_replies(frame))
         self.kill()
         self.ended = True
-        message = self._last_words()
-        self._hand_out([Refused(id, "engine", message) for id in list(self.calls)])
+        self._hand_out(self._all_refused(self._last_words()))
 
     def _hand_out(self, replies: list[Reply]) -> None:
         """Wake each event loop once for all its replies."""
         if replies and isinstance(replies[0], Fatal):
             self.ended = True
-            replies = [Refused(id, "engine", replies[0].message) for id in list(self.calls)]
+            replies = self._all_refused(replies[0].message)
+        elif not self.ended:
+            self.loaded = True
         mail: dict[AbstractEventLoop, list[tuple[_Waiting, Answer]]] = {}
         for reply in replies:
             if not isinstance(reply, Fatal) and (call := self.calls.get(reply.id)) is not None:
@@ -111,6 +112,10 @@ class _Process:
         for loop, letters in mail.items():
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
                 loop.call_soon_threadsafe(_deliver, letters)
+
+    def _all_refused(self, message: str) -> list[Reply]:
+        kind = "ended" if self.loaded and not self.closing else "engine"  # what does not load will not the next time
+        return [Refused(id, kind, message) for id in list(self.calls)]
 
     def _last_words(self) -> str:
         self.errors.seek(0)
@@ -124,6 +129,7 @@ class _Process:
         self.child.wait()
 
     def end(self) -> None:
+        self.closing = True
         self.outbox.put(None)  # its input ends, and with it the process
         try:
             self.child.wait(self.grace if self.loaded else 0.0)  # while it loads it may be deaf

@@ -90,6 +90,8 @@ def check_constraint(params: SamplingParams) -> None:
             re.compile(params.regex)
         except re.error as error:
             raise BadRequest(f"regex {params.regex!r}: {error}") from None
+        except RecursionError:
+            raise BadRequest("regex: too deeply nested") from None
         if re.search(r"(?<!\\)\(\?[^:]|\\[1-9bB]", params.regex):
             raise BadRequest(f"regex {params.regex!r}: the engine knows no lookaround, backreferences, \\b or flags")
     if params.grammar is not None:

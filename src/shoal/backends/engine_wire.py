@@ -92,7 +92,7 @@ class Counted(Struct, tag="counted", array_like=True):
 
 
 class Refused(Struct, tag="refused", array_like=True):
-    """A call that gets no answer. `kind` is "request", "context" or "engine"."""
+    """A call that gets no answer. `kind` is "request", "context", "engine" or "ended"."""
 
     id: int
     kind: str

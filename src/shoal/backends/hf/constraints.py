@@ -1,12 +1,14 @@
 """Constraints on a reply for the transformers engine, by xgrammar: a schema, regex, choice or grammar to follow."""
 
 import json
+import re
 from typing import Any
 
 from shoal.backends.engine_config import check_constraint
 from shoal.errors import BadRequest
 from shoal.runtime.types import SamplingParams
 
+_PLACE = re.compile(r"\[[\d:]+\] \S+:\d+: ")  # in xgrammar's own source
 _WHITE_SPACE = 16  # characters in a row: a small model may write them without an end
 
 
@@ -28,7 +30,9 @@ class Constraints:
             compiled = self._compiled(params)
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
-            raise BadRequest(f"the constraint: {lines[-1].strip()[:300]}", endpoint=self._name) from None
+            raise BadRequest(
+                f"the constraint: {_PLACE.sub('', lines[-1]).strip()[:300]}", endpoint=self._name
+            ) from None
         return compiled and self._xgrammar.GrammarMatcher(compiled, override_stop_tokens=self._ends)
 
     def _compiled(self, params: SamplingParams) -> Any:

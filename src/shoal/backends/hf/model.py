@@ -5,17 +5,18 @@ import os
 import sys
 from typing import Any
 
+import msgspec
 from msgspec import structs
 
 from shoal.backends.hf.config import Source, written_defaults
 from shoal.backends.hf.constraints import Constraints
-from shoal.backends.hf.sequence import Call, Sequence, Vocabulary
+from shoal.backends.hf.sequence import Call, Extras, Sequence, Vocabulary
 from shoal.errors import BadRequest, ContextLengthExceeded
 from shoal.runtime.backend import continues
-from shoal.runtime.types import Json, Request
+from shoal.runtime.types import Json, Request, SamplingParams
 
 _CONTEXT = 2048  # where the model does not say
-_EXTRAS = frozenset({"repetition_penalty", "min_tokens", "ignore_eos"})
+_EXTRAS = frozenset(Extras.__struct_fields__)
 
 
 class LoadedModel:
@@ -103,10 +104,7 @@ class LoadedModel:
     def sequences(self, call: Call, *, constrained: bool = True) -> list[Sequence]:
         """The draws of a call, checked: what cannot be run is refused before it is."""
         params = call.request.params
-        unknown = set(params.extra.value()) - _EXTRAS if params.extra else set()
-        if unknown:
-            message = f"the engine knows no {', '.join(sorted(unknown))}; of extras it takes {sorted(_EXTRAS)}"
-            raise BadRequest(message, endpoint=self.name)
+        extras = self._extras(params)
         prompt = self.prompt(call.request)
         if not prompt:
             raise BadRequest("an empty prompt cannot be continued", endpoint=self.name)
@@ -116,11 +114,21 @@ class LoadedModel:
             message = f"{len(prompt)} tokens of prompt{reply} do not fit the context of {self.context}"
             raise ContextLengthExceeded(message, endpoint=self.name)
         params = structs.replace(params, max_tokens=params.max_tokens or room)
-        drawn = [Sequence(self.vocabulary, params, prompt, seed) for seed in call.seeds]
+        drawn = [Sequence(self.vocabulary, params, prompt, seed, extras) for seed in call.seeds]
         for sequence in drawn:
             sequence.call = call
             sequence.matcher = self.constraints.matcher(params) if constrained else None
         return drawn
+
+    def _extras(self, params: SamplingParams) -> Extras:
+        extra = params.extra.value() if params.extra else {}
+        if unknown := sorted(extra.keys() - _EXTRAS):
+            message = f"the engine knows no {', '.join(unknown)}; of extras it takes {sorted(_EXTRAS)}"
+            raise BadRequest(message, endpoint=self.name)
+        try:
+            return msgspec.convert(extra, Extras)
+        except msgspec.ValidationError as error:
+            raise BadRequest(f"extra: {error}", endpoint=self.name) from None
 
 
 def _quiet_transformers() -> Any:

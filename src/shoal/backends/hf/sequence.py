@@ -5,7 +5,9 @@ import contextlib
 from collections.abc import Iterable
 from collections.abc import Sequence as Tokens
 from random import Random
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
 
 from shoal.backends.engine_draft import Draft
 from shoal.errors import EngineError, ModelError
@@ -23,23 +25,40 @@ class Vocabulary:
         return self.pieces[token].decode("utf-8", "replace")
 
 
+class Extras(Struct, frozen=True):
+    """What a request's `extra` may say to the engine."""
+
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    ignore_eos: bool = False
+
+
+_NO_EXTRAS = Extras()
+
+
 class Sequence:
     """A draw: its tokens so far, its random numbers and what may end it. Touched by one thread at a time.
 
     `limit` is the most tokens it may have. A seed fixes the random numbers, one a token.
     """
 
-    def __init__(self, vocabulary: Vocabulary, params: SamplingParams, prompt: list[int], seed: int) -> None:
-        extra = params.extra.value() if params.extra else {}
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        params: SamplingParams,
+        prompt: list[int],
+        seed: int,
+        extras: Extras = _NO_EXTRAS,
+    ) -> None:
         self.name = ""  # what the batch calls it
         self.call: Call | None = None
         self.params = params
         self.prompt = prompt
         self.draft = Draft(vocabulary.pieces, params.stop)
         self.limit = params.max_tokens or 1
-        self.min_tokens = int(extra.get("min_tokens", 0))
-        self.ignore_end = bool(extra.get("ignore_eos"))
-        self.repetition_penalty = extra.get("repetition_penalty")
+        self.min_tokens = extras.min_tokens
+        self.ignore_end = extras.ignore_eos
+        self.repetition_penalty = extras.repetition_penalty
         self.matcher: Any = None  # follows a constraint
         self.done = False
         self.error: ModelError | None = None
@@ -149,6 +168,8 @@ def engine_error(message: str, name: str) -> EngineError:
     """What PyTorch said, in one line, with what to do where memory has run out."""
     lines = [line for line in message.strip().splitlines() if line.strip()]
     first = lines[0].strip()[:300] if lines else "the engine failed"
+    if first.endswith(":"):  # a list follows
+        first = " ".join(message.split())[:300]
     short = ("out of memory", "not enough memory", "can't allocate memory", "no requests can be scheduled")
     if any(words in message.lower() for words in short):
         first = f"out of memory: lower max_sequences, context or cache_gb in the model's options ({first})"

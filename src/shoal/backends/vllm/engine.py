@@ -111,7 +111,7 @@ class VllmEngine:
             )
         except EngineDeadError:
             raise EngineDied from None
-        except (VLLMClientError, ValueError, TypeError) as error:
+        except (VLLMClientError, ValueError, TypeError, AttributeError) as error:  # it reads what it is given as it is
             self._engine.abort_request([name])  # some of its draws may have been taken in
             raise BadRequest(_line(error)) from None
         self._calls[name] = call

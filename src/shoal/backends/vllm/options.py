@@ -4,10 +4,10 @@ import ast
 import importlib.util
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from shoal.backends.engines import Loading
 from shoal.errors import UsageError, did_you_mean
@@ -41,6 +41,15 @@ _HEAD = "lm_head"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 
 
+class Read(Struct, frozen=True):
+    """The options that are read here, too; vLLM checks the others, when it has started."""
+
+    revision: str | None = None
+    max_num_seqs: Annotated[int, Meta(ge=1)] | None = None
+    max_logprobs: Annotated[int, Meta(ge=-1)] = 20
+    lora_target_modules: list[str] | None = None
+
+
 class Setup(Struct, frozen=True):
     """An engine's model, its adapters by name, and its options: equal ones are one engine."""
 
@@ -59,14 +68,22 @@ class Setup(Struct, frozen=True):
         return not self.adapters or _HEAD not in self.options.get("lora_target_modules", [_HEAD])
 
 
-def setup(path: Path, loading: Loading) -> Setup:
-    """What to start the engine with. UsageError names an option that vLLM does not know."""
+def checked(loading: Loading) -> Read:
+    """What is read here of a table's options. UsageError names one that vLLM does not know, or with a wrong value."""
     known = _fields()
     for option in loading.options:
         if option in _NOT_OPTIONS:
             raise UsageError(f"{loading.name}: {option} is no option: {_NOT_OPTIONS[option]}")
         if option not in known:
             raise UsageError(f"{loading.name}: vLLM has no option {option!r}; {did_you_mean(option, known)}")
+    try:
+        return msgspec.convert(loading.options, Read)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{loading.name} options: {error}") from None
+
+
+def setup(path: Path, loading: Loading) -> Setup:
+    """What to start the engine with, of options that have been checked."""
     options = dict(loading.options)
     options.pop("revision", None)  # says which download is meant, and is read by then
     if loading.adapters:

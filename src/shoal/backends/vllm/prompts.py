@@ -48,6 +48,8 @@ def _template_options(request: Request) -> dict[str, Any]:
     function = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys()
     extra = request.params.extra.value() if request.params.extra else {}
     options: dict[str, Any] = extra.get("chat_template_kwargs") or {}
+    if not isinstance(options, dict):
+        raise BadRequest("chat_template_kwargs is an object of what the template knows")
     if taken := sorted(options.keys() & (function | {"chat_template"})):
         raise BadRequest(f"chat_template_kwargs: {taken[0]} is not the template's")
     return options

@@ -37,6 +37,7 @@ _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 _WORDS = 500  # characters of a cause
+_ASIDE = re.compile(r" \[type=.*? For further information visit \S+")  # pydantic's
 _Frames = SimpleQueue[bytes | None]
 
 
@@ -134,4 +135,6 @@ def _cause(error: Exception | None, since: int = 0) -> str:
     found = re.findall(r"(?:^|\s)((?:\w+\.)*\w*(?:Error|Exception): \S.*)$", said, re.MULTILINE)
     if found:
         return str(found[0])[:_WORDS].strip()
-    return " ".join(f"{type(error).__name__}: {error}".split())[:_WORDS] if error is not None else "its process ended"
+    if error is None:
+        return "its process ended"
+    return _ASIDE.sub("", " ".join(f"{type(error).__name__}: {error}".split()))[:_WORDS]
