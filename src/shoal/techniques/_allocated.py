@@ -28,17 +28,28 @@ async def allocated(
 ) -> list[Completion]:
     """The samples that the run gives a vote, which `read` turns into votes.
 
-    The vote asks until it is decided, or until a quarter of the most samples brought nothing that could be read.
+    The vote asks until it is decided, or until a quarter of the most samples brought nothing that could be read. Its
+    prompts are as long as they turned out to be, or as they look.
     BudgetExceeded where it gets none, or the run is stopped.
     """
+    with setting(allocation.current, None):  # a vote within a sample asks the run for nothing
+        return await _allocated(share, request, draw, read, vote)
+
+
+async def _allocated(
+    share: Share, request: Request, draw: Draw, read: Callable[[Sequence[Completion]], Sequence[object]], vote: Vote
+) -> list[Completion]:
     samples: list[Completion] = []
     asked = 0
+    reply = request.params.max_tokens or USUAL_COMPLETION
+    prompt = looks = expected_tokens(request) - reply
     while not vote.is_decided and (vote.counts or MOST * asked < vote.n):
-        more = await share.more(_wish(request, vote, samples))
+        more = await share.more(Wish(gains(vote, vote.n // MOST), looks, prompt + reply))
         found = await gather(*(_attempt(draw, i) for i in range(asked, asked + more)))
         asked += more
         new = [reply for reply in found if isinstance(reply, Completion)]
         samples += new
+        prompt = max([prompt, *(one.usage.prompt_tokens + one.usage.cached_prompt_tokens for one in new)])
         for form in read(new):
             vote.add(form)
         if len(new) < more and share.stopped is not None:
@@ -51,17 +62,8 @@ async def allocated(
 
 
 async def _attempt(draw: Draw, i: int) -> Completion | BudgetExceeded:
-    """Sample i; a vote within it asks the run for nothing. What the budget does not allow ends no other sample."""
+    """Sample i. What the budget does not allow ends no other sample."""
     try:
-        with setting(allocation.current, None):
-            return await draw(i)
+        return await draw(i)
     except BudgetExceeded as error:
         return error
-
-
-def _wish(request: Request, vote: Vote, samples: Sequence[Completion]) -> Wish:
-    """What the next samples are worth. Prompts are as long as they turned out to be, or as they look."""
-    longest = request.params.max_tokens or USUAL_COMPLETION
-    looks = expected_tokens(request) - longest
-    was = max((sample.usage.prompt_tokens + sample.usage.cached_prompt_tokens for sample in samples), default=0)
-    return Wish(gains(vote, vote.n // MOST), looks, max(looks, was) + longest)

@@ -106,11 +106,12 @@ class Vote:
         first = self.leader
         if first is None or left == 0:
             return left == 0
-        votes, places = self.counts[first], list(self.counts)
+        votes = self.counts[first]
+        if votes < left:
+            return False
+        places = list(self.counts)
         earlier = places[: places.index(first)]  # these would win a tie
-        return votes >= left and all(
-            self.counts[answer] + left < votes + (answer not in earlier) for answer in places if answer != first
-        )
+        return all(self.counts[answer] + left < votes + (answer not in earlier) for answer in places if answer != first)
 
     @property
     def is_decided(self) -> bool:
