@@ -84,18 +84,13 @@ class Allocation:
                 seat.answer.set_exception(self.stopped)
         self._asleep.clear()
 
-    async def sleep(self, seat: "Seat", wish: Wish) -> int:
-        """Until it is decided how many samples the seat gets."""
-        if self.stopped is not None:
-            raise self.stopped
-        seat.wishes(wish)
-        seat.answer = asyncio.get_running_loop().create_future()
+    def asked(self, seat: "Seat") -> None:
+        """The seat sleeps until it is decided how many samples it gets."""
         self._asleep[seat.number] = seat
         self._decide_if_all_asked()
-        try:
-            return await seat.answer
-        finally:
-            self._asleep.pop(seat.number, None)
+
+    def woken(self, seat: "Seat") -> None:
+        self._asleep.pop(seat.number, None)
 
     def left(self, seat: "Seat") -> None:
         self._active -= 1
@@ -196,11 +191,15 @@ class Seat:
         return self._allocation.stopped
 
     async def more(self, wish: Wish) -> int:
-        return await self._allocation.sleep(self, wish)
-
-    def wishes(self, wish: Wish) -> None:
-        """What the vote asks for from here on."""
+        if self.stopped is not None:
+            raise self.stopped
         self.wish, self.asking = wish, None
+        self.answer = asyncio.get_running_loop().create_future()
+        self._allocation.asked(self)
+        try:
+            return await self.answer
+        finally:
+            self._allocation.woken(self)
 
     def gets(self, samples: int) -> None:
         """Wake the vote."""

@@ -78,11 +78,13 @@ class _Purse:
         self.quota = max(_PART * self.left, _WORTH_A_ROUND * self.whole)
 
     def has(self, ample: float, beyond: float) -> bool:
-        return self.room - ample >= max(self.gap, beyond)
+        room = self.room - ample
+        return room >= self.gap and room >= beyond
 
     def take(self, ample: float, beyond: float, cost: float) -> None:
         self.room -= ample
-        self.gap = max(self.gap, beyond)
+        if beyond > self.gap:
+            self.gap = beyond
         self.quota -= cost
 
 
@@ -107,7 +109,7 @@ class _Round:
         if any(one.visit > 0 for one in self.asking):
             return self._opened_dear()
         fewest = min(one.given for one in self.asking)
-        opening = self._opening(fewest)
+        opening = self._opening(fewest) if fewest < 2 else 0
         if fewest >= opening:
             return False
         for i, one in sorted(enumerate(self.asking), key=lambda item: item[1].given):
@@ -150,7 +152,7 @@ class _Round:
         """Give the samples with the largest gain for what is left of the budget they take, the largest first."""
         heap = [self._entry(i, one) for i, one in enumerate(self.asking) if one.gains[0] > 0]
         heapq.heapify(heap)
-        while heap and min(self.calls.quota, self.tokens.quota) > 0:
+        while heap and self.calls.quota > 0 and self.tokens.quota > 0:
             _, i, samples = heapq.heappop(heap)
             one = self.asking[i]
             most = len(one.gains) if one.visit else min(len(one.gains), _AT_ONCE)

@@ -3,11 +3,9 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from shoal.errors import BudgetExceeded
-from shoal.runtime import allocation
 from shoal.runtime.allocation import Share, Wish
 from shoal.runtime.concurrency import gather
 from shoal.runtime.limits import USUAL_COMPLETION, expected_tokens
-from shoal.runtime.scope import setting
 from shoal.runtime.types import Completion, Request
 from shoal.techniques._gain import gains
 from shoal.techniques._stopping import Vote
@@ -29,16 +27,9 @@ async def allocated(
     """The samples that the run gives a vote, which `read` turns into votes.
 
     The vote asks until it is decided, or until a quarter of the most samples brought nothing that could be read. Its
-    prompts are as long as they turned out to be, or as they look.
-    BudgetExceeded where it gets none, or the run is stopped.
+    prompts are as long as they turned out to be, or as they look. The caller sees to it that a
+    vote within a sample knows of no share. BudgetExceeded where it gets none, or the run is stopped.
     """
-    with setting(allocation.current, None):  # a vote within a sample asks the run for nothing
-        return await _allocated(share, request, draw, read, vote)
-
-
-async def _allocated(
-    share: Share, request: Request, draw: Draw, read: Callable[[Sequence[Completion]], Sequence[object]], vote: Vote
-) -> list[Completion]:
     samples: list[Completion] = []
     asked = 0
     reply = request.params.max_tokens or USUAL_COMPLETION

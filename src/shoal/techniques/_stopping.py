@@ -79,8 +79,13 @@ class Vote:
             test.won()
 
     def _leading(self) -> tuple[object, object]:
-        first = self.leader
-        second = max((a for a in self.counts if a != first), key=self.counts.__getitem__, default=None)
+        first = second = None
+        most = next_ = 0
+        for answer, votes in self.counts.items():
+            if votes > most:
+                first, second, most, next_ = answer, first, votes, most
+            elif votes > next_:
+                second, next_ = answer, votes
         return first, second
 
     def leading_votes(self) -> tuple[int, int]:
