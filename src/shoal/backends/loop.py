@@ -33,7 +33,7 @@ def _run(program: Awaitable[T]) -> T:
     async def main() -> T:
         return await program
 
-    with _seldom_collected(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with seldom_collected(_GC_THRESHOLD), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main())
 
 
@@ -66,9 +66,10 @@ def _loop_factory() -> Callable[[], Any] | None:
 
 
 @contextmanager
-def _seldom_collected() -> Iterator[None]:
+def seldom_collected(objects: int) -> Iterator[None]:
+    """Look for cycles after so many new objects, not sooner: those that live on are all walked over each time."""
     thresholds = gc.get_threshold()
-    gc.set_threshold(max(_GC_THRESHOLD, thresholds[0]), *thresholds[1:])
+    gc.set_threshold(max(objects, thresholds[0]), *thresholds[1:])
     try:
         yield
     finally:

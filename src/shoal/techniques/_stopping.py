@@ -79,8 +79,13 @@ class Vote:
             test.won()
 
     def _leading(self) -> tuple[object, object]:
-        first = self.leader
-        second = max((a for a in self.counts if a != first), key=self.counts.__getitem__, default=None)
+        first = second = None
+        most = next_ = 0
+        for answer, votes in self.counts.items():
+            if votes > most:
+                first, second, most, next_ = answer, first, votes, most
+            elif votes > next_:
+                second, next_ = answer, votes
         return first, second
 
     def leading_votes(self) -> tuple[int, int]:
@@ -106,11 +111,12 @@ class Vote:
         first = self.leader
         if first is None or left == 0:
             return left == 0
-        votes, places = self.counts[first], list(self.counts)
+        votes = self.counts[first]
+        if votes < left:
+            return False
+        places = list(self.counts)
         earlier = places[: places.index(first)]  # these would win a tie
-        return votes >= left and all(
-            self.counts[answer] + left < votes + (answer not in earlier) for answer in places if answer != first
-        )
+        return all(self.counts[answer] + left < votes + (answer not in earlier) for answer in places if answer != first)
 
     @property
     def is_decided(self) -> bool:
