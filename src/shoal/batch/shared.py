@@ -1,5 +1,6 @@
 """One stream for all who run the same job in this process, and for those who come soon after."""
 
+import atexit
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -35,5 +36,16 @@ def _close_unused(asked: str) -> None:
         if _users[asked]:
             return
         del _users[asked]
-        stream = _streams.pop(asked)
-    stream.close()
+        stream = _streams.pop(asked, None)
+    if stream is not None:
+        stream.close()
+
+
+@atexit.register
+def _close_all() -> None:
+    """When Python ends; a thread that is at work then may bring it down."""
+    with _lock:
+        streams = list(_streams.values())
+        _streams.clear()
+    for stream in streams:
+        stream.close()

@@ -149,7 +149,7 @@ class _Process:
                     answer.set_exception(error)
         self.ended = True
         self._writer.close()
-        code = await asyncio.to_thread(self._reap)
+        code = self._reap()
         for answer in self._waiting.values():
             if not answer.done():
                 answer.set_exception(ProcessDied(code))
