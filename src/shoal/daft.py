@@ -5,12 +5,16 @@ twice. docs/scale.md says when to choose it.
 """
 
 import asyncio
+import sys
+import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
-from shoal.batch import arrow
+from shoal.batch import arrow, shared
 from shoal.batch.jobs import Job, JobOptions, job_of
 from shoal.batch.streaming import RowStream
 from shoal.batch.tables import plain
+from shoal.batch.workers import WorkerProcesses
 from shoal.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,17 +24,17 @@ if TYPE_CHECKING:
     from daft import Expression, Series
 
 _BATCH_SIZE, _BATCHES = 32, 32
-_PROCESS_BATCH_SIZE = 1024
+_SECONDS_BETWEEN_TASKS = 30.0
 
 
 class PlacingOptions(TypedDict, total=False):
     """Where and how the rows run.
 
-    batch_size  rows handed over at once; default 32, with `processes` 1024
-    batches     batches under way at once (32), without `processes`
-    processes   worker processes, each with an engine of its own. Daft gives each one batch at a time, so there the end
-                of a batch is waited for; leave it out where the model is behind a server
-    gpus        GPUs each worker takes
+    batch_size  rows handed over at once (32). A batch comes back whole; one that is not finished holds up no other
+    batches     batches under way at once (32): of Daft's own process, or of each of `processes`
+    processes   worker processes, on each of Daft's nodes, each with an engine of its own; one that dies is started
+                again, with its rows. Leave it out where the model is behind a server
+    gpus        GPUs each process takes
     """
 
     batch_size: int
@@ -64,26 +68,26 @@ def program(subject: Any, **options: Unpack[ProgramOptions]) -> "Callable[..., E
         raise UsageError("shoal.daft needs Daft; pip install 'shoal[daft]'") from None
     placing: Any = {name: value for name, value in options.items() if name in PlacingOptions.__annotations__}
     asked: Any = {name: value for name, value in options.items() if name not in placing}
-    processes = placing.get("processes")
-    job = job_of("program", subject, asked, daft.pickle.dumps, processes or 1)
+    processes, gpus = placing.get("processes"), placing.get("gpus", 0)
+    job = job_of("program", subject, asked, daft.pickle.dumps, (processes or 1) * _nodes(budgeted="budget" in asked))
     kind = daft.DataType.from_arrow_type(pa.struct(arrow.fields(scored=job.scored)))
-    size = placing.get("batch_size", _PROCESS_BATCH_SIZE if processes else _BATCH_SIZE)
+    size, batches = placing.get("batch_size", _BATCH_SIZE), placing.get("batches", _BATCHES)
+    opening = partial(WorkerProcesses.opened, processes=processes, gpus=gpus) if processes else None
 
     class Rows:
         def __init__(self) -> None:
-            self._stream = RowStream(job)
+            # On Ray, Daft makes one for each partition of a node, at once or one after another; the rows are one job's.
+            self._stream = shared.take(job, lambda: RowStream(job, opening))
+            seconds = _SECONDS_BETWEEN_TASKS if _on_ray() else 0.0
+            weakref.finalize(self, shared.give_back, job, seconds).atexit = False  # when Python ends, all ends
 
         @daft.method.batch(return_dtype=kind, batch_size=size)
         async def results(self, names: list[str], *columns: "Series") -> "pyarrow.StructArray":
             return await _results(self._stream, names, columns)
 
-        def __del__(self) -> None:
-            if (stream := getattr(self, "_stream", None)) is not None:
-                stream.close()
-
-    # Without processes Daft runs so many batches at once on its event loop; each process is given one at a time.
-    atonce = processes or placing.get("batches", _BATCHES)
-    frame = daft.cls(Rows, gpus=placing.get("gpus", 0), use_process=bool(processes), max_concurrency=atonce)
+    # Processes are our own: Daft's are given one batch at a time, begin anew with each partition on Ray, and take the
+    # query with them when they die. In Daft's own process so many batches are handed over at once.
+    frame = daft.cls(Rows, gpus=gpus, use_process=False, max_concurrency=batches * (processes or 1))
     results = frame().results
 
     def ask(*columns: "Expression", **named: "Expression") -> "Expression":
@@ -92,6 +96,25 @@ def program(subject: Any, **options: Unpack[ProgramOptions]) -> "Callable[..., E
         return result
 
     return ask
+
+
+def _on_ray() -> bool:
+    """Whether this process is one of Ray's, where a job comes in tasks."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def _nodes(*, budgeted: bool) -> int:
+    """The processes of Daft's own that a query may run in; asked only where a budget is to be shared among them."""
+    import daft
+
+    if not budgeted or daft.get_or_infer_runner_type() != "ray":
+        return 1
+    if not _on_ray():
+        raise UsageError(
+            "program: budget= is shared among the nodes of Ray's cluster: begin with daft.set_runner_ray()"
+        )
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in sys.modules["ray"].nodes())
 
 
 def _by_name(job: Job, columns: "tuple[Expression, ...]", named: "dict[str, Expression]") -> "dict[str, Expression]":

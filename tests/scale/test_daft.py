@@ -92,7 +92,13 @@ import daft, shoal.daft
 
 frame = daft.from_pydict({"q": [f"both {'x' * (i % 11)} {i}" for i in range(200)]})
 ask = shoal.daft.program(
-    "self_consistency(n=3)@" + sys.argv[1], template="{q}", run_dir="kept", cache=False, processes=2, batch_size=20
+    "self_consistency(n=3)@" + sys.argv[1],
+    template="{q}",
+    run_dir="kept",
+    cache=False,
+    max_in_flight=4,
+    processes=2,
+    batch_size=20,
 )
 frame.with_column("result", ask(frame["q"])).write_parquet("out")
 """
@@ -103,29 +109,50 @@ def query(script: Script) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", QUERY, script.spec], stderr=subprocess.PIPE, env=environment)
 
 
-def test_a_worker_is_killed_and_the_query_run_again(daft: Any, script: Script) -> None:
-    """Daft's native runner fails a query whose worker process dies; run again, it asks nothing that is on disk."""
-    with query(script) as first:
-        while len(script.asked()) < 200:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                assert first.wait(0.02) is None
-        victim = script.asked()[-1][0]
-        os.kill(victim, signal.SIGKILL)
-        _, error = first.communicate()
-        assert first.returncode
-        assert b"UDF" in error  # whose process closed the connection, or whose connection was reset
-    before = script.asked()
-    with query(script) as second:
-        assert second.wait() == 0, second.stderr
-    asked = script.asked()
+def wait_for(process: subprocess.Popen[bytes], script: Script, draws: int) -> None:
+    while len(script.asked()) < draws:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            raise AssertionError(process.wait(0.02), process.communicate())
+
+
+def check_written(daft: Any, script: Script) -> None:
     found = results(daft.read_parquet("out"))
     texts = [f"both {'x' * (i % 11)} {i}" for i in range(200)]
     wanted = shoal.map("self_consistency(n=3)@" + script.spec, [{"q": q} for q in texts], template="{q}")
     assert {q: (r["output"], r["calls"], r["error"]) for q, r in found.items()} == {
         r.input["q"]: (r.output, r.usage.calls, None) for r in wanted
     }
-    workers = {pid for pid, _ in before}
-    assert len(workers) == 2
+
+
+def test_a_worker_process_is_killed_and_the_query_goes_on(daft: Any, script: Script) -> None:
+    with query(script) as process:
+        wait_for(process, script, 200)
+        victim = script.asked()[-1][0]
+        os.kill(victim, signal.SIGKILL)
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+    asked = script.asked()
+    of_victim, kept = sum(pid == victim for pid, _ in asked), kept_by(victim, Path("kept"))
+    assert len({pid for pid, _ in asked}) == 3
+    assert kept > 0
+    assert len(asked) == 600 + of_victim - kept  # what was not on disk yet, and no more, is asked again
+    check_written(daft, script)
+
+
+def test_daft_itself_is_killed_and_the_query_run_again(daft: Any, script: Script) -> None:
+    with query(script) as first:
+        wait_for(first, script, 200)
+        first.kill()
+    workers = {pid for pid, _ in script.asked()}
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):  # which end by themselves
+        pass
+    before = script.asked()
+    with query(script) as second:
+        _, errors = second.communicate()
+        assert second.returncode == 0, errors
+    asked = script.asked()
     lost = len(before) - sum(kept_by(pid, Path("kept")) for pid in workers)
+    assert len(workers) == 2
     assert lost < len(before)
-    assert len(asked) == 600 + lost  # what was not on disk yet, and no more, is asked again
+    assert len(asked) == 600 + lost
+    check_written(daft, script)

@@ -34,7 +34,7 @@ from shoal.backends.engine_wire import (
 )
 
 # The child finds shoal where this process did; its __main__ is never imported again.
-_START = """
+START = """
 import importlib, json, sys
 sys.path[:] = json.loads(sys.argv[1])
 importlib.import_module(sys.argv[2]).main(*sys.argv[3:])
@@ -61,7 +61,7 @@ class _Process:
         self.closing = False
         self.outbox: SimpleQueue[bytes | None] = SimpleQueue()
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        command = [sys.executable, "-c", _START, json.dumps(sys.path), worker, *arguments]
+        command = [sys.executable, "-c", START, json.dumps(sys.path), worker, *arguments]
         # In a session of its own: Ctrl-C is for the caller to act on, and what it starts can be ended with it.
         self.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, start_new_session=True

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from shoal.runtime.types import Completion, Request, SamplingParams
 
-_LENGTH = struct.Struct("<I")
+LENGTH = struct.Struct("<I")
 
 
 class Ask(Struct, tag="ask", array_like=True):
@@ -116,15 +116,15 @@ decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
 
 
 def write_frame(file: IO[bytes], data: bytes) -> None:
-    file.write(_LENGTH.pack(len(data)) + data)
+    file.write(LENGTH.pack(len(data)) + data)
     file.flush()
 
 
 def read_frame(file: IO[bytes]) -> bytes | None:
     """The next frame, or None where the other side has ended."""
-    head = file.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
+    head = file.read(LENGTH.size)
+    if len(head) < LENGTH.size:
         return None
-    (size,) = _LENGTH.unpack(head)
+    (size,) = LENGTH.unpack(head)
     data = file.read(size)
     return data if len(data) == size else None

@@ -68,7 +68,7 @@ class Shelf:
         self._of_host = f"worker-{re.sub(r'[^A-Za-z0-9_.]+', '_', platform.node())}-"
         self._of_process = f"{self._of_host}{os.getpid()}-"
         self._mine = path / f"{self._of_process}{secrets.token_hex(6)}"
-        self._at_work: set[Path] = set()  # held by others when this one came
+        self._at_work: set[Path] = set()  # held by others when last looked at
         with _alone(path):
             hold_options(path, options)
             self._open_all()
@@ -108,21 +108,26 @@ class Shelf:
         yield from self._others.values()
 
     def look(self) -> None:
-        """See who has ended of those who were at work at the start; to be called now and then.
+        """See who has come and who has ended; to be called before rows are run that another may have been at.
 
-        The next run over a directory may begin while the processes of the last are still ending.
+        Another's rows come here when it is killed. And the next run over a directory may begin while the processes of
+        the last are still ending.
         """
-        if not self._at_work:
+        known = self._others.keys() - self._at_work
+        unknown = self._at_work.union(workers_in(self.path)) - known - {self._mine}
+        if not unknown:
             return
         late = monotonic() > self._watch_until
-        with contextlib.suppress(StoreLocked), _alone(self.path, wait=False):
-            for place in list(self._at_work):
+        with _alone(self.path):
+            for place in unknown:
                 ended = not place.exists() or _seal(place)
-                if ended or late:
-                    self._at_work.discard(place)
                 # One still at work finds by itself what is its own; but another of this process is asked nothing more.
                 if ended or (late and not place.name.startswith(self._of_process)):
                     self._close(place)
+                if ended:
+                    self._at_work.discard(place)
+                else:
+                    self._at_work.add(place)
             for place in _sealed_in(self.path):
                 if place not in self._others:
                     self._open(place)
@@ -140,9 +145,9 @@ class Shelf:
 
 
 @contextlib.contextmanager
-def _alone(path: Path, *, wait: bool = True) -> Iterator[None]:
-    """Hold a directory against others who open or unite journals in it; StoreLocked where that would be to wait."""
-    lock = DirectoryLock(path, "a run directory", wait=wait)
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a directory against others who open, seal or unite journals in it."""
+    lock = DirectoryLock(path, "a run directory", wait=True)
     try:
         yield
     finally:

@@ -6,11 +6,12 @@ the end of its own batch.
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 from msgspec import structs
 
@@ -33,15 +34,26 @@ from shoal.runtime.types import Completion, Usage
 from shoal.techniques.opening import bases, identities, names, open_model, refuse_unpriced
 
 
+class Rows(Protocol):
+    """What runs the rows of a job, on one event loop."""
+
+    async def run(self, rows: list[Row]) -> list[Record]: ...
+
+    async def stop(self) -> None:
+        """End what is under way, and wait until it is gone."""
+
+
 class RowStream:
-    """A job under way in this process, for rows of any number of batches. Open until it is closed.
+    """A job under way, for rows of any number of batches. Open until it is closed.
 
     It has an event loop in a thread of its own, so that nothing that hands it rows can hold up the calls under way.
-    Raises what keeps the job from running at all (UsageError, RunError, StoreError); what befalls a row is its record.
+    The rows run there, or where `opening` says. Raises what keeps the job from running at all (UsageError, RunError,
+    StoreError); what befalls a row is its record.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, opening: "Callable[[Job, AsyncExitStack], Awaitable[Rows]] | None" = None) -> None:
         self.job = job
+        self._opening = opening or _OpenJob.opened
         self._opened: Future[asyncio.AbstractEventLoop] = Future()
         self._closing = asyncio.Event()
         self._thread = threading.Thread(target=self._work, name="shoal-rows", daemon=True)
@@ -58,7 +70,7 @@ class RowStream:
 
     async def _main(self) -> None:
         async with AsyncExitStack() as scopes:
-            self._rows = await _OpenJob.opened(self.job, scopes)
+            self._rows = await self._opening(self.job, scopes)
             scopes.push_async_callback(self._rows.stop)
             self._opened.set_result(asyncio.get_running_loop())
             await self._closing.wait()
