@@ -12,7 +12,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from asyncio import StreamReader, StreamWriter
 from contextlib import AsyncExitStack
 from itertools import count
@@ -26,6 +25,7 @@ from shoal.batch.jobs import Job
 from shoal.batch.records import Record, decode
 from shoal.batch.rows import Row
 from shoal.errors import EngineError
+from shoal.runtime.scratch import scratch_directory
 
 _MOST_DEATHS = 4  # of processes that one batch was given to: it may be what kills them
 _GRACE_SECONDS = 10.0  # that a process has to end by itself
@@ -46,7 +46,7 @@ class WorkerProcesses:
     async def opened(cls, job: Job, scopes: AsyncExitStack, *, processes: int, gpus: float = 0) -> "WorkerProcesses":
         """The processes, which start with their first batches; those that need it use `gpus` GPUs each."""
         # A process that comes in place of another finds what that one had finished, if only in a directory of ours.
-        place = job.run_dir or scopes.enter_context(tempfile.TemporaryDirectory(prefix="shoal-"))
+        place = job.run_dir or str(scopes.enter_context(scratch_directory()))
         return cls(structs.replace(job, run_dir=place), processes, gpus)
 
     async def run(self, rows: list[Row]) -> list[Record]:
