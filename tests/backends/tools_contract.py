@@ -169,16 +169,19 @@ class ToolsContract(EngineContract):
             assert len(calls(called)) == 1
 
     def test_a_served_model_answers_with_calls_as_the_api_has_them(self, model: BaseModel) -> None:
-        async def main(**more: Any) -> Reply:
-            async with serving({"m": model}) as client:
-                body = {"tools": [WEATHER.value()], "temperature": 0, "max_tokens": 120, **more}
-                return await client.chat("m", "Weather in Lyon and Nice?", **body)
+        async def main() -> list[Reply]:
+            body: dict[str, Any] = {"tools": [WEATHER.value()], "temperature": 0, "max_tokens": 120}
+            ways: list[dict[str, Any]] = [{}, {"stream": True}, {"parallel_tool_calls": False}]
+            async with serving({"m": model}) as client:  # which lets the model go when it ends
+                asked = [body | more for more in (*ways, {"tool_choice": named("nobody")})]
+                return [await client.chat("m", "Weather in Lyon and Nice?", **each) for each in asked]
 
+        whole, stream, alone, refused = run(main())
         functions = [{"name": "weather", "arguments": f'{{"city": "{city}"}}'} for city in CITIES]
-        (choice,) = run(main(tool_choice="auto")).json["choices"]
+        (choice,) = whole.json["choices"]
         assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "I look. ")
         assert [call["function"] for call in choice["message"]["tool_calls"]] == functions
-        *chunks, done = run(main(stream=True)).events
+        *chunks, done = stream.events
         deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
         assert done == "[DONE]"
         assert "".join(delta.get("content", "") for delta in deltas) == "I look. "
@@ -186,9 +189,9 @@ class ToolsContract(EngineContract):
         assert [call.pop("index") for call in called] == [0, 1]
         assert called == choice["message"]["tool_calls"]
         assert chunks[-1]["choices"][0]["finish_reason"] == "tool_calls"
-        (only,) = run(main(parallel_tool_calls=False)).json["choices"]
+        (only,) = alone.json["choices"]
         assert [call["function"] for call in only["message"]["tool_calls"]] == functions[:1]
-        assert run(main(tool_choice=named("nobody"))).status == 400
+        assert refused.status == 400
 
     @pytest.mark.parametrize(
         ("wrong", "why"),
