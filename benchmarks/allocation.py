@@ -5,8 +5,6 @@ and sees the same draws in the same order:
 
 - `settled`, `beta`: each row's vote stops by that rule (confidence 0.95); the most samples a row may get is chosen in
   hindsight, so that the tokens are spent as fully as can be.
-- `in turn`: the simplest rule for one budget: each row in turn gets one sample more until its vote is sure by `beta`,
-  at 0.95 and, where all are, at 0.999, or until the tokens are spent.
 - `allocated`: what `shoal run --allocate` does, by its own code; at most four times `mean` samples a row.
 - `hindsight`: no rule can be better. It knows at which number of samples each row is right, and takes the cheapest
   ones first.
@@ -177,31 +175,6 @@ def _until_decided(rule: str, one: Item, most: int) -> int:
     return vote.samples
 
 
-def in_turn(items: Sequence[Item], mean: int) -> list[int]:
-    """By no gain at all: one more for each row that is not decided, again and again."""
-    left, samples = sum(one.cost(mean) - one.cost(1) for one in items), [1] * len(items)
-    most = min(4 * mean, MOST)
-    for level in (0.95, 0.999):
-        votes = [Vote(most, "beta", level) for _ in items]
-        for one, vote, taken in zip(items, votes, samples, strict=True):
-            for answer in one.answers[:taken]:
-                vote.add(answer)
-        going = list(range(len(items)))
-        while going := [i for i in going if _goes_on(votes[i], items[i], left)]:
-            for i in going:
-                cost = items[i].cost(samples[i] + 1) - items[i].cost(samples[i])
-                if cost <= left:
-                    votes[i].add(items[i].answers[samples[i]])
-                    left, samples[i] = left - cost, samples[i] + 1
-    return samples
-
-
-def _goes_on(vote: Vote, one: Item, left: int) -> bool:
-    """Whether a row gets more in turn; one of which nothing could be read gets as many as an allocated one."""
-    hopeless = not vote.counts and 4 * vote.samples >= vote.n
-    return not vote.is_decided and not hopeless and one.cost(vote.samples + 1) - one.cost(vote.samples) <= left
-
-
 def shared_out(items: Sequence[Item], mean: int) -> list[int]:
     """By the code of `--allocate`, in rounds over rows that all wait at once."""
     budget = Budget(tokens=sum(one.cost(mean) for one in items))
@@ -254,7 +227,6 @@ ARMS: dict[str, Arm] = {
     "even": even,
     "settled": lambda items, mean: stopped("settled", items, mean),
     "beta": lambda items, mean: stopped("beta", items, mean),
-    "in turn": in_turn,
     "allocated": shared_out,
     "hindsight": hindsight,
 }
@@ -282,8 +254,6 @@ def simulated(mix: str, mean: int, sets: Sequence[Sequence[Item]]) -> Iterator[d
             "right": round(float(right[name].mean()), 4),
             "over_even": round(float((right[name] - right["even"]).mean()), 4),
             "over_even_95": bootstrapped(right[name] - right["even"]),
-            "over_in_turn": round(float((right[name] - right["in turn"]).mean()), 4) if "in turn" in right else None,
-            "over_in_turn_95": bootstrapped(right[name] - right["in turn"]) if "in turn" in right else None,
             "tokens_of_even": None if sets[0][0].once else round(share, 4),
             "samples": [min(map(min, taken)), round(float(np.mean(taken)), 2), max(map(max, taken))],
         }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.backends.contract import EngineContract, begun, of
+from tests.backends.tools_contract import asked
 from tests.scripting import run
 
 from shoal.backends import BaseModel
@@ -41,6 +42,11 @@ class TestLlama(EngineContract):
         ):
             with pytest.raises(BadRequest, match=why):
                 run(model(wrong))
+
+    def test_tools_that_the_template_does_not_show_are_refused(self, model: BaseModel) -> None:
+        with pytest.raises(BadRequest, match="shows it no tools"):
+            run(model(asked("Weather in Lyon?")))
+        assert run(model(asked("Weather in Lyon?", choice="none", max_tokens=2))).text
 
     def test_a_regex_is_refused_before_the_call(self, model: BaseModel) -> None:
         with pytest.raises(Unsupported, match="cannot do a regex"):

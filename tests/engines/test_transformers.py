@@ -10,12 +10,14 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.backends.contract import SHAPES, STORY, EngineContract, begun, draw, of, total
+from tests.backends.contract import SHAPES, STORY, begun, draw, of, total
+from tests.backends.tools_contract import ToolsContract, asked, calls
 from tests.engines.weights import tiny_llama, tiny_lora
 from tests.scripting import run
 
 from shoal.backends import BaseModel
 from shoal.backends.hf import TransformersBackend
+from shoal.backends.hf.replies import reader
 from shoal.errors import BadRequest, EngineError, ModelError, UsageError
 from shoal.runtime.backend import Draws
 from shoal.runtime.model import sample
@@ -56,7 +58,7 @@ def random_engine(request: pytest.FixtureRequest, tiny: Path) -> Iterator[Transf
     run(backend.aclose())
 
 
-class TestTransformers(EngineContract):
+class TestTransformers(ToolsContract):
     @pytest.fixture
     def backend(self, engine: TransformersBackend) -> TransformersBackend:
         return engine
@@ -331,6 +333,71 @@ class TestTheBatch:
         drawn = draw(backend, asked, 12)
         assert [c.usage.completion_tokens for c in drawn] == [120] * 12
         run(backend.aclose())
+
+
+class TestTools:
+    def test_a_template_that_shows_no_tools_is_refused(self, random_engine: TransformersBackend) -> None:
+        for count in (draw, lambda backend, request: run(backend.count_tokens(request))):
+            with pytest.raises(BadRequest, match=r"^transformers/.*: the model's chat template shows it no tools"):
+                count(random_engine, asked("x"))
+        assert draw(random_engine, asked("x", choice="none", max_tokens=2))[0].text
+        call = Json.of({"id": "1", "type": "function", "function": {"name": "weather", "arguments": "{}"}})
+        turns = (Message("user", "x"), Message("assistant", "y", tool_calls=(call,)), Message("user", "z"))
+        with pytest.raises(BadRequest, match="passes over the calls"):
+            draw(random_engine, Request(turns))
+
+    def test_a_form_may_be_named(self, taught: Path) -> None:
+        backend = TransformersBackend(str(taught), {"device": "cpu", "tool_call_parser": "llama3_json"})
+        called = draw(backend, asked(STORY, choice="required", extra={"parallel_tool_calls": False}))[0]
+        assert calls(called)[0][0] == "weather"
+        assert "<tool_call>" in draw(backend, asked("Weather in Lyon?"))[0].text
+        assert backend.identity != TransformersBackend(str(taught)).identity
+        run(backend.aclose())
+
+    def test_a_form_that_it_does_not_read_is_refused(self, taught: Path) -> None:
+        tokenizer = self.tokenizer(taught)
+        for template, why in (("{{ tools }}", "does not tell its form"), ("[TOOL_CALLS]", "writes mistral")):
+            tokenizer.chat_template = template
+            with pytest.raises(BadRequest, match=why):
+                reader(asked("x"), [0], tokenizer, None)
+        with pytest.raises(BadRequest, match="beside a constraint"):
+            reader(asked("x", regex="a+"), [0], tokenizer, "hermes")
+
+    def test_a_tokenizer_may_say_how_replies_are_read(self, taught: Path) -> None:
+        tokenizer = self.tokenizer(taught)
+        tokenizer.response_template = {
+            "start_anchor": "<|im_start|>assistant\n",
+            "fields": {
+                "thinking": {"open": "(", "close": ")"},
+                "content": {},
+                "tool_calls": {
+                    "open": "<tool_call>",
+                    "close": "</tool_call>",
+                    "content": "json",
+                    "repeats": True,
+                    "transform": {"type": "function", "function": "{content}"},
+                },
+            },
+        }
+        prompt = tokenizer("<|im_start|>assistant\n").input_ids
+        called = '<tool_call>{"name": "weather", "arguments": {"city": "Lyon"}}</tool_call>'
+        for stop in ((), ("zzz",)):
+            read = reader(asked("x", stop=stop), prompt, tokenizer, None)
+            assert read is not None
+            assert read.sure("I") == ""
+            for text, before, count in ((f"(deep)I look{called}", "I look", 1), ("It is rain", "It is rain", 0)):
+                whole = read.whole(Completion(text), tokenizer(text).input_ids)
+                assert (whole.text, len(calls(whole))) == (before, count)
+            assert read.whole(Completion("(deep)I"), tokenizer("(deep)I").input_ids).reasoning == "deep"
+            broken = "<tool_call>weather</tool_call>"
+            assert read.whole(Completion(broken), tokenizer(broken).input_ids).text == broken
+        with pytest.raises(BadRequest, match="none can be forced"):
+            reader(asked("x", choice="required"), prompt, tokenizer, None)
+
+    def tokenizer(self, folder: Path) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder)
 
 
 class TestOpening:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.backends.contract import STORY, EngineContract, draw, of
+from tests.backends.contract import STORY, draw, of
+from tests.backends.tools_contract import ToolsContract
 from tests.scripting import run
 
 from shoal.backends import BaseModel
@@ -73,7 +74,7 @@ async def pieces(stream: AsyncIterator[Delta | Completion], count: int) -> None:
         assert isinstance(await anext(stream), Delta)
 
 
-class TestVllm(EngineContract):
+class TestVllm(ToolsContract):
     @pytest.fixture
     def backend(self, engine: VllmBackend) -> VllmBackend:
         return engine
@@ -273,6 +274,8 @@ def test_a_model_that_does_not_load_says_why(taught: Path) -> None:
     ("table", "said"),
     [
         ({"options": {"max_model_length": 3}}, "vLLM has no option 'max_model_length'; did you mean max_model_len"),
+        ({"options": {"tool_call_parser": "hermez"}}, "vLLM has no tool_call_parser 'hermez'; did you mean hermes"),
+        ({"options": {"reasoning_parser": "qwen"}}, "vLLM has no reasoning_parser 'qwen'; did you mean"),
         ({"options": {"model": "x"}}, "model is no option: a key of the table"),
         (
             {"options": {"max_num_seqs": "many"}},

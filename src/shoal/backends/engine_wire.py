@@ -67,10 +67,11 @@ class Output(Struct, array_like=True):
 
 
 class Piece(Struct, tag="piece", array_like=True):
-    """The next characters of a call that streams."""
+    """The next characters of a call that streams: of its text, of the model's thoughts."""
 
     id: int
     text: str
+    reasoning: str = ""
 
 
 class Done(Struct, tag="done", array_like=True):

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+from msgspec import structs
 
 from shoal.backends.llamacpp_wire import (
     check,
@@ -26,6 +27,7 @@ from shoal.backends.llamacpp_wire import (
 from shoal.backends.openai_errors import Server, error_of
 from shoal.backends.openai_stream import StreamedReply
 from shoal.backends.openai_wire import Dialect, to_wire_chat, to_wire_text
+from shoal.backends.tools import tools_of
 from shoal.backends.weights import checked, digest
 from shoal.errors import BadRequest, EngineError, ModelError, UsageError
 from shoal.runtime.backend import Capabilities, Draws, Outcome, scores
@@ -127,6 +129,7 @@ class LlamaBackend:
         try:
             engine = self._load()
             check(request, self._server)
+            self._check_tools(request)
             if scores(request):
                 request = forced(request, self._post("/tokenize", choice_body(request.params.choices[0])), self._server)
             draws = Draws(request)
@@ -143,6 +146,14 @@ class LlamaBackend:
             raise BadRequest(str(error), endpoint=self.name) from error
         except RuntimeError as error:
             raise EngineError(str(error), endpoint=self.name) from error
+
+    def _check_tools(self, request: Request) -> None:
+        """BadRequest where the model would not see the tools: llama.cpp drops them in silence."""
+        if tools_of(request).choice == "none":
+            return
+        bare = structs.replace(request, tools=())
+        if self._post("/apply-template", template_body(request)) == self._post("/apply-template", template_body(bare)):
+            raise BadRequest("the model's chat template shows it no tools", endpoint=self.name)
 
     async def count_tokens(self, request: Request) -> int:
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._count, request)

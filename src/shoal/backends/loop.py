@@ -33,7 +33,7 @@ def _run(program: Awaitable[T]) -> T:
     async def main() -> T:
         return await program
 
-    with seldom_collected(_GC_THRESHOLD), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with _seldom_collected(), asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main())
 
 
@@ -66,10 +66,9 @@ def _loop_factory() -> Callable[[], Any] | None:
 
 
 @contextmanager
-def seldom_collected(objects: int) -> Iterator[None]:
-    """Look for cycles after so many new objects, not sooner: those that live on are all walked over each time."""
+def _seldom_collected() -> Iterator[None]:
     thresholds = gc.get_threshold()
-    gc.set_threshold(max(objects, thresholds[0]), *thresholds[1:])
+    gc.set_threshold(max(_GC_THRESHOLD, thresholds[0]), *thresholds[1:])
     try:
         yield
     finally:

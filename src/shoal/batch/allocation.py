@@ -8,7 +8,7 @@ technique's to say.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from statistics import median
 from typing import Any
 
@@ -84,13 +84,17 @@ class Allocation:
                 seat.answer.set_exception(self.stopped)
         self._asleep.clear()
 
-    def asked(self, seat: "Seat") -> None:
-        """The seat sleeps until it is decided how many samples it gets."""
+    async def sleep(self, seat: "Seat", wish: Wish) -> int:
+        """Until it is decided how many samples the seat gets."""
+        if self.stopped is not None:
+            raise self.stopped
+        seat.wish, seat.answer = wish, asyncio.get_running_loop().create_future()
         self._asleep[seat.number] = seat
         self._decide_if_all_asked()
-
-    def woken(self, seat: "Seat") -> None:
-        self._asleep.pop(seat.number, None)
+        try:
+            return await seat.answer
+        finally:
+            self._asleep.pop(seat.number, None)
 
     def left(self, seat: "Seat") -> None:
         self._active -= 1
@@ -104,7 +108,9 @@ class Allocation:
         asleep, self._asleep = self._asleep, {}
         spent = self._spent()
         self.part_spent = self.limits.part(spent)
-        asking = self._asking([asleep[number] for number in sorted(asleep)])
+        once = self.once
+        dearest = max((seat.tokens(once=once) for seat in self._seats.values() if seat.given), default=0.0)
+        asking = [seat.asking(self.calls, dearest, once=once) for _, seat in sorted(asleep.items())]
         if self.rounds == 0:  # nothing is spent yet
             prompts = sum(seat.wish.prompt_tokens + 1 for seat in asleep.values())
             if short := _short("tokens", prompts, self.limits.tokens, len(asleep)):
@@ -116,17 +122,10 @@ class Allocation:
             if grant is None:
                 self._asleep[number] = asleep[number]
                 continue
-            asleep[number].gets(grant)
-
-    def _asking(self, asleep: Sequence["Seat"]) -> list[Asking]:
-        """What the seats ask for. What one that has had samples asks for stays the same while it sleeps."""
-        dearest = 0.0
-        if any(not seat.given for seat in asleep):
-            dearest = max((seat.tokens(once=self.once) for seat in self._seats.values() if seat.given), default=0.0)
-        for seat in asleep:
-            if seat.asking is None or not seat.given:
-                seat.asking = seat.asks(self.calls, dearest, once=self.once)
-        return [seat.asking for seat in asleep if seat.asking is not None]
+            asleep[number].given += grant
+            asleep[number].visits += grant > 0
+            asleep[number].told_to_end = grant == 0
+            asleep[number].answer.set_result(grant)
 
     def _spent(self) -> Usage:
         """What all rows have taken of what is shared out, earlier processes of the run included.
@@ -134,12 +133,10 @@ class Allocation:
         Draws from the cache count as if paid: with a cache that has them all, the same run is had again for nothing.
         The budget, which they cost nothing, is told of the rest.
         """
-        usages = [seat.usage() for seat in self._seats.values()]
-        calls, tokens = sum(one.calls for one in usages), sum(one.total_tokens for one in usages)
-        if calls > self.budget.spent.calls or tokens > self.budget.spent.total_tokens:
-            self.budget.spent = total(usages)
-        cached_calls, cached_tokens = sum(one.cached_calls for one in usages), sum(one.cached_tokens for one in usages)
-        return Usage(tokens + cached_tokens, calls=calls + cached_calls)
+        spent = total(seat.usage() for seat in self._seats.values())
+        if spent.calls > self.budget.spent.calls or spent.total_tokens > self.budget.spent.total_tokens:
+            self.budget.spent = spent
+        return Usage(spent.total_tokens + spent.cached_tokens, calls=spent.calls + spent.cached_calls)
 
     def result(self) -> Allocated | None:
         """How the budget went; None where no row got anything."""
@@ -163,18 +160,7 @@ class Allocation:
 class Seat:
     """A row's place in an allocation."""
 
-    __slots__ = (
-        "_allocation",
-        "_usage",
-        "answer",
-        "asking",
-        "given",
-        "number",
-        "settled",
-        "told_to_end",
-        "visits",
-        "wish",
-    )
+    __slots__ = ("_allocation", "_usage", "answer", "given", "number", "settled", "told_to_end", "visits", "wish")
 
     def __init__(self, allocation: Allocation, number: int, usage: Callable[[], Usage]) -> None:
         self._allocation = allocation
@@ -183,7 +169,6 @@ class Seat:
         self.given = self.visits = 0
         self.settled = self.told_to_end = False
         self.wish: Wish
-        self.asking: Asking | None = None
         self.answer: asyncio.Future[int]
 
     @property
@@ -191,22 +176,7 @@ class Seat:
         return self._allocation.stopped
 
     async def more(self, wish: Wish) -> int:
-        if self.stopped is not None:
-            raise self.stopped
-        self.wish, self.asking = wish, None
-        self.answer = asyncio.get_running_loop().create_future()
-        self._allocation.asked(self)
-        try:
-            return await self.answer
-        finally:
-            self._allocation.woken(self)
-
-    def gets(self, samples: int) -> None:
-        """Wake the vote."""
-        self.given += samples
-        self.visits += samples > 0
-        self.told_to_end = samples == 0
-        self.answer.set_result(samples)
+        return await self._allocation.sleep(self, wish)
 
     def usage(self) -> Usage:
         return self._usage()
@@ -217,7 +187,7 @@ class Seat:
         prompts = usage.prompt_tokens + usage.cached_prompt_tokens if once else 0
         return max((usage.total_tokens + usage.cached_tokens - prompts) / self.given, 1.0)
 
-    def asks(self, calls: int, dearest: float, *, once: bool) -> Asking:
+    def asking(self, calls: int, dearest: float, *, once: bool) -> Asking:
         """What is asked for. A sample is expected to cost what this row's others did.
 
         `dearest` is what a sample of the dearest row took, 0 where nobody has had one; `once` says that samples given

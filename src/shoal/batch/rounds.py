@@ -1,7 +1,6 @@
 """One round of an allocation, as a pure function: who gets how many samples of what is left."""
 
 import heapq
-import math
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -29,10 +28,21 @@ class Limits(Struct, frozen=True):
     calls: int | None
     tokens: int | None
 
+    def left(self, spent: Usage) -> list[float]:
+        """Of each limit there is, what is left."""
+        calls = [] if self.calls is None else [self.calls - spent.calls]
+        return [*calls, *([] if self.tokens is None else [self.tokens - spent.total_tokens])]
+
+    def all(self) -> list[float]:
+        return self.left(Usage())
+
     def part(self, spent: Usage) -> float:
         """How much is spent of the limit that is nearest, from 0 to 1."""
-        pairs = (spent.calls, self.calls), (spent.total_tokens, self.tokens)
-        return max(1 - (all_ - gone) / all_ if all_ else 1.0 for gone, all_ in pairs if all_ is not None)
+        return max(1 - left / all_ if all_ else 1.0 for left, all_ in zip(self.left(spent), self.all(), strict=True))
+
+    def of(self, calls: float, tokens: float) -> list[float]:
+        """What counts of a cost, in the order of `left`."""
+        return [*([] if self.calls is None else [calls]), *([] if self.tokens is None else [tokens])]
 
 
 class Asking(Struct, frozen=True):
@@ -62,41 +72,21 @@ def share_out(asking: Sequence[Asking], limits: Limits, spent: Usage) -> dict[in
     return _Round(asking, limits, spent).shared()
 
 
-class _Purse:
-    """What is left of the calls, or of the tokens; of what has no limit nothing is ever taken.
-
-    `room` is what would be left if all samples given cost what is ample, `gap` by how much one of them may exceed that.
-    """
-
-    __slots__ = ("gap", "left", "quota", "room", "whole")
-
-    def __init__(self, limit: int | None, spent: int) -> None:
-        self.whole = math.inf if limit is None else limit
-        self.left = self.whole - spent
-        self.room = self.left
-        self.gap = 0.0
-        self.quota = max(_PART * self.left, _WORTH_A_ROUND * self.whole)
-
-    def has(self, ample: float, beyond: float) -> bool:
-        room = self.room - ample
-        return room >= self.gap and room >= beyond
-
-    def take(self, ample: float, beyond: float, cost: float) -> None:
-        self.room -= ample
-        if beyond > self.gap:
-            self.gap = beyond
-        self.quota -= cost
-
-
 class _Round:
     def __init__(self, asking: Sequence[Asking], limits: Limits, spent: Usage) -> None:
         self.asking = asking
-        self.calls = _Purse(limits.calls, spent.calls)
-        self.tokens = _Purse(limits.tokens, spent.total_tokens)
+        self.limits = limits
+        self.whole = limits.all()
+        self.left = limits.left(spent)
+        self.room = list(self.left)  # if all samples cost what is ample
+        self.gap = [0.0] * len(self.left)  # by how much one may at the most exceed that
+        self.quota = [
+            max(_PART * left, _WORTH_A_ROUND * all_) for left, all_ in zip(self.left, self.whole, strict=True)
+        ]
         self.grants = [0] * len(asking)
 
     def shared(self) -> dict[int, int | None]:
-        if min(self.calls.left, self.tokens.left) > 0 and not self._opened() and not self._is_tail():
+        if min(self.left) > 0 and not self._opened() and not self._is_tail():
             self._by_gain()
         over = not any(self.grants)
         return {
@@ -106,53 +96,50 @@ class _Round:
 
     def _opened(self) -> bool:
         """Give those rows samples that have fewer than every row gets; whether any got some."""
-        if any(one.visit > 0 for one in self.asking):
-            return self._opened_dear()
-        fewest = min(one.given for one in self.asking)
-        opening = self._opening(fewest) if fewest < 2 else 0
-        if fewest >= opening:
-            return False
-        for i, one in sorted(enumerate(self.asking), key=lambda item: item[1].given):
-            wanted = min(opening - one.given, len(one.gains))
+        dear = any(one.visit > 0 for one in self.asking)
+        fresh = [(i, one) for i, one in enumerate(self.asking) if one.given == 0]
+        if dear and len(fresh) == len(self.asking):
+            fresh = fresh[:: max(4, -(-len(fresh) // _SCOUTS))]
+        opening = self._opening_of_dear([one for _, one in fresh]) if dear else self._opening()
+        rows = fresh if dear else sorted(enumerate(self.asking), key=lambda item: item[1].given)
+        for i, one in rows:
+            wanted = max(0, min(opening - one.given, len(one.gains)))
+            if dear:  # all at once, or as many as fit
+                any(self._take(i, one, samples) for samples in range(wanted, 0, -1))
+                continue
             while self.grants[i] < wanted and self._take(i, one):
                 pass
         return any(self.grants)
 
-    def _opened_dear(self) -> bool:
-        """The same where coming back to a row costs its prompt again: all at once, or as many as fit."""
-        fresh = [(i, one) for i, one in enumerate(self.asking) if one.given == 0]
-        if len(fresh) == len(self.asking):
-            fresh = fresh[:: max(4, -(-len(fresh) // _SCOUTS))]
-        opening = self._opening_of_dear([one for _, one in fresh])
-        for i, one in fresh:
-            any(self._take(i, one, samples) for samples in range(min(opening, len(one.gains)), 0, -1))
-        return any(self.grants)
-
-    def _opening(self, fewest: int) -> int:
+    def _opening(self) -> int:
         """How many samples every row gets before any gets more."""
-        calls, tokens = sum(one.calls for one in self.asking), sum(one.tokens for one in self.asking)
-        return 2 if fewest + min(self.calls.left / calls, self.tokens.left / tokens) >= _PLENTY else 1
+        fewest, costs = min(one.given for one in self.asking), self._sum()
+        return 2 if all(fewest + left / cost >= _PLENTY for left, cost in zip(self.left, costs, strict=True)) else 1
 
     def _opening_of_dear(self, fresh: Sequence[Asking]) -> int:
-        """The dearer the prompt, the nearer to the even split."""
+        """The same where coming back to a row costs its prompt again: the dearer, the nearer to the even split."""
         waiting = [one for one in self.asking if one.given == 0]
         if not fresh:
             return 0
         known = [one.tokens for one in self.asking if one.given] or [one.tokens for one in fresh]
         tokens, visit = sum(known) / len(known), sum(one.visit for one in waiting) / len(waiting)
         gap = max(one.most_tokens - one.visit for one in self.asking) - tokens  # else the last may never fit
-        even = ((self.tokens.left - gap) / len(waiting) - visit) / tokens
+        even = ((self.left[-1] - gap) / len(waiting) - visit) / tokens
         return max(1, int(min(even, 2 + (even - 2) * visit / (visit + _REVISITED * tokens))))
+
+    def _sum(self) -> list[float]:
+        """What one sample more for every row would cost."""
+        return self.limits.of(sum(one.calls for one in self.asking), sum(one.tokens for one in self.asking))
 
     def _is_tail(self) -> bool:
         """Whether so few tokens are left that rounds would come to no end: each can only give what surely fits."""
-        return self.tokens.left < _WORTH_A_ROUND * self.tokens.whole
+        return self.limits.tokens is not None and self.left[-1] < _WORTH_A_ROUND * self.whole[-1]
 
     def _by_gain(self) -> None:
         """Give the samples with the largest gain for what is left of the budget they take, the largest first."""
         heap = [self._entry(i, one) for i, one in enumerate(self.asking) if one.gains[0] > 0]
         heapq.heapify(heap)
-        while heap and self.calls.quota > 0 and self.tokens.quota > 0:
+        while heap and min(self.quota) > 0:
             _, i, samples = heapq.heappop(heap)
             one = self.asking[i]
             most = len(one.gains) if one.visit else min(len(one.gains), _AT_ONCE)
@@ -162,30 +149,38 @@ class _Round:
     def _entry(self, i: int, one: Asking) -> tuple[float, int, int]:
         """How much the next samples of a row gain for their cost, negative, and of how many that is the best."""
         begun = self.grants[i]
-        if begun or not one.visit:
-            return -one.gains[begun] / self._part(one.calls, one.tokens), i, 1
         best, gain = (0.0, i, 1), 0.0
-        for samples, more in enumerate(one.gains, start=1):
+        for samples, more in enumerate(one.gains[begun:], start=1):
             gain += more
-            best = min(best, (-gain / self._part(samples * one.calls, one.visit + samples * one.tokens), i, samples))
+            shares = zip(self._cost(i, one, samples), self.left, strict=True)
+            best = min(best, (-gain / max(cost / left for cost, left in shares), i, samples))
+            if begun or not one.visit:
+                break
         return best
 
-    def _part(self, calls: float, tokens: float) -> float:
-        """What a cost is of what is left."""
-        return max(calls / self.calls.left, tokens / self.tokens.left)
+    def _cost(self, i: int, one: Asking, samples: int) -> list[float]:
+        visit = 0.0 if self.grants[i] else one.visit
+        return self.limits.of(samples * one.calls, visit + samples * one.tokens)
 
     def _take(self, i: int, one: Asking, samples: int = 1) -> bool:
         """Give a row so many samples more, if they fit."""
         visit = 0.0 if self.grants[i] else one.visit
-        calls, tokens = samples * one.most_calls, visit + samples * one.ample_tokens
-        beyond = max(0.0, one.most_tokens - tokens / samples)
-        if not self.calls.has(calls, 0.0) or not self.tokens.has(tokens, beyond):
+        ample = self.limits.of(samples * one.most_calls, visit + samples * one.ample_tokens)
+        room = [room - cost for room, cost in zip(self.room, ample, strict=True)]
+        most = self._most(one)
+        beyond = [max(0.0, most - ample / samples) for most, ample in zip(most, ample, strict=True)]
+        gap = [max(*pair) for pair in zip(self.gap, beyond, strict=True)]
+        if any(room < gap for room, gap in zip(room, gap, strict=True)):
             return False
-        self.calls.take(calls, 0.0, samples * one.calls)
-        self.tokens.take(tokens, beyond, visit + samples * one.tokens)
+        self.room, self.gap = room, gap
+        costs = self._cost(i, one, samples)
+        self.quota = [quota - cost for quota, cost in zip(self.quota, costs, strict=True)]
         self.grants[i] += samples
         return True
 
     def _could_fit(self, one: Asking) -> bool:
         """Whether one sample would fit if nobody else got any: where not, it never will."""
-        return one.most_calls <= self.calls.left and one.most_tokens <= self.tokens.left
+        return all(most <= left for most, left in zip(self._most(one), self.left, strict=True))
+
+    def _most(self, one: Asking) -> list[float]:
+        return self.limits.of(one.most_calls, one.most_tokens)

@@ -10,7 +10,6 @@ from time import monotonic
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from shoal.backends import BaseModel
-from shoal.backends.loop import seldom_collected
 from shoal.batch.allocation import Allocation
 from shoal.batch.directory import RunDirectory, write_lines
 from shoal.batch.journal import Journal, RowRecorder
@@ -97,7 +96,6 @@ class Summary(Struct):
         self.batch_completion_tokens += record.usage.batch_completion_tokens or 0
 
 
-_OBJECTS_OF_A_ROW = 50  # at the least, while its vote goes on
 _LEAST_WINDOW, _WIDEST_WINDOW = 64, 4096
 
 
@@ -222,8 +220,7 @@ class BatchRun(RowRunner):
         with scope.setting(budget.current, self.limit):
             if self.allocation is not None:
                 rows = self.rows.numbered()
-                with seldom_collected(_OBJECTS_OF_A_ROW * self.rows.own):  # they all live until the last round
-                    await gather(*(self._follow(*row, program) if row[0] in done else one(row) for row in rows))
+                await gather(*(self._follow(*row, program) if row[0] in done else one(row) for row in rows))
                 return
             async for _ in map_bounded(one, todo, self.window):
                 pass

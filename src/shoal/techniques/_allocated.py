@@ -3,9 +3,11 @@
 from collections.abc import Awaitable, Callable, Sequence
 
 from shoal.errors import BudgetExceeded
+from shoal.runtime import allocation
 from shoal.runtime.allocation import Share, Wish
 from shoal.runtime.concurrency import gather
 from shoal.runtime.limits import USUAL_COMPLETION, expected_tokens
+from shoal.runtime.scope import setting
 from shoal.runtime.types import Completion, Request
 from shoal.techniques._gain import gains
 from shoal.techniques._stopping import Vote
@@ -26,21 +28,17 @@ async def allocated(
 ) -> list[Completion]:
     """The samples that the run gives a vote, which `read` turns into votes.
 
-    The vote asks until it is decided, or until a quarter of the most samples brought nothing that could be read. Its
-    prompts are as long as they turned out to be, or as they look. The caller sees to it that a
-    vote within a sample knows of no share. BudgetExceeded where it gets none, or the run is stopped.
+    The vote asks until it is decided, or until a quarter of the most samples brought nothing that could be read.
+    BudgetExceeded where it gets none, or the run is stopped.
     """
     samples: list[Completion] = []
     asked = 0
-    reply = request.params.max_tokens or USUAL_COMPLETION
-    prompt = looks = expected_tokens(request) - reply
     while not vote.is_decided and (vote.counts or MOST * asked < vote.n):
-        more = await share.more(Wish(gains(vote, vote.n // MOST), looks, prompt + reply))
+        more = await share.more(_wish(request, vote, samples))
         found = await gather(*(_attempt(draw, i) for i in range(asked, asked + more)))
         asked += more
         new = [reply for reply in found if isinstance(reply, Completion)]
         samples += new
-        prompt = max([prompt, *(one.usage.prompt_tokens + one.usage.cached_prompt_tokens for one in new)])
         for form in read(new):
             vote.add(form)
         if len(new) < more and share.stopped is not None:
@@ -53,8 +51,17 @@ async def allocated(
 
 
 async def _attempt(draw: Draw, i: int) -> Completion | BudgetExceeded:
-    """Sample i. What the budget does not allow ends no other sample."""
+    """Sample i; a vote within it asks the run for nothing. What the budget does not allow ends no other sample."""
     try:
-        return await draw(i)
+        with setting(allocation.current, None):
+            return await draw(i)
     except BudgetExceeded as error:
         return error
+
+
+def _wish(request: Request, vote: Vote, samples: Sequence[Completion]) -> Wish:
+    """What the next samples are worth. Prompts are as long as they turned out to be, or as they look."""
+    longest = request.params.max_tokens or USUAL_COMPLETION
+    looks = expected_tokens(request) - longest
+    was = max((sample.usage.prompt_tokens + sample.usage.cached_prompt_tokens for sample in samples), default=0)
+    return Wish(gains(vote, vote.n // MOST), looks, max(looks, was) + longest)

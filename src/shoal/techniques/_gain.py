@@ -8,8 +8,6 @@ expected instead of the luckiest outcome (the knowledge gradient) is often 0, as
 and then never looks at a row again.
 """
 
-from functools import lru_cache
-
 from shoal.techniques._stopping import Vote, likelier
 
 
@@ -19,13 +17,8 @@ def gains(vote: Vote, most: int) -> tuple[float, ...]:
     Those after the next one are judged as if the ones before it agreed with the leader.
     """
     first, second = vote.leading_votes()
-    return _gains(first, second, 0 if first else vote.samples, min(most, vote.n - vote.samples))
-
-
-@lru_cache(1 << 14)  # many rows stand alike
-def _gains(first: int, second: int, samples: int, count: int) -> tuple[float, ...]:
     found = []
-    for sample in range(samples, samples + count):
+    for sample in range(vote.samples, min(vote.samples + most, vote.n)):
         found.append(_of_first_vote(sample) if first == 0 else _optimistic(first, second))
         first += 1
     return tuple(found)

@@ -79,13 +79,8 @@ class Vote:
             test.won()
 
     def _leading(self) -> tuple[object, object]:
-        first = second = None
-        most = next_ = 0
-        for answer, votes in self.counts.items():
-            if votes > most:
-                first, second, most, next_ = answer, first, votes, most
-            elif votes > next_:
-                second, next_ = answer, votes
+        first = self.leader
+        second = max((a for a in self.counts if a != first), key=self.counts.__getitem__, default=None)
         return first, second
 
     def leading_votes(self) -> tuple[int, int]:
@@ -111,12 +106,11 @@ class Vote:
         first = self.leader
         if first is None or left == 0:
             return left == 0
-        votes = self.counts[first]
-        if votes < left:
-            return False
-        places = list(self.counts)
+        votes, places = self.counts[first], list(self.counts)
         earlier = places[: places.index(first)]  # these would win a tie
-        return all(self.counts[answer] + left < votes + (answer not in earlier) for answer in places if answer != first)
+        return votes >= left and all(
+            self.counts[answer] + left < votes + (answer not in earlier) for answer in places if answer != first
+        )
 
     @property
     def is_decided(self) -> bool:

@@ -6,7 +6,7 @@ from msgspec import structs
 
 from shoal.errors import UsageError, did_you_mean
 from shoal.prompting.answers import extract
-from shoal.runtime import allocation, scope
+from shoal.runtime import allocation
 from shoal.runtime.concurrency import gather, take_while
 from shoal.runtime.model import Model
 from shoal.runtime.types import Completion, Request, total
@@ -66,8 +66,7 @@ async def self_consistency(  # noqa: PLR0913 - the vote's own parameters
         if similarity:
             raise UsageError("samples are shared out by equal answers, and not where similarity is given")
         vote = vote_of_many(n, stop, confidence, ahead)
-        with scope.setting(allocation.current, None):  # a vote within a sample asks the run for nothing
-            samples = await allocated(share, request, ask, votes.of, vote)
+        samples = await allocated(share, request, ask, votes.of, vote)
         reached = vote.confidence
     elif stop is None:
         samples = await gather(*map(ask, range(n)))

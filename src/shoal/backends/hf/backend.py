@@ -34,8 +34,9 @@ class TransformersBackend:
     A seed fixes the random numbers of a draw, one a token, on every device: the same seed gives the same text as long
     as rounding, which depends on what is decoded beside it, does not move a token's probability past its number. At
     temperature 0 draws of one prompt are one draw. Log-probabilities are those before temperature and the like.
-    `extra` may hold `repetition_penalty`, `min_tokens` and `ignore_eos`. A grammar is xgrammar's EBNF and begins at
-    `root`; a regex has neither lookaround nor backreferences.
+    `extra` may hold `repetition_penalty`, `min_tokens`, `ignore_eos`, `chat_template_kwargs` for what the model's
+    template knows, and `tool_choice` and `parallel_tool_calls`. A grammar is xgrammar's EBNF and begins at `root`; a
+    regex has neither lookaround nor backreferences.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class TransformersBackend:
             regex=True,
             choices=True,
             grammar=True,
+            tools=True,
             prefill=True,
             forced_logprobs=True,
             count_tokens=True,

@@ -28,7 +28,8 @@ class Options(Struct, frozen=True):
     it does the model, else bucketed. `attention` is transformers' name of an implementation.
     `max_sequences` are decoded together; `context` lowers the model's own limit in tokens; `cache_gb` is what
     continuous batching keeps of prompts and replies (keys and values), in GB. `trust_remote_code` lets the model bring
-    code of its own, `pickle` lets its weights be in files that can run code when read.
+    code of its own, `pickle` lets its weights be in files that can run code when read. `tool_call_parser` says how the
+    model writes calls of tools where its tokenizer and its template do not.
     """
 
     dtype: str = "auto"
@@ -40,6 +41,7 @@ class Options(Struct, frozen=True):
     cache_gb: Annotated[float, Meta(gt=0)] | None = None
     trust_remote_code: bool = False
     pickle: bool = False
+    tool_call_parser: Literal["hermes", "llama3_json"] | None = None
 
 
 class Source(Struct, frozen=True):
@@ -62,6 +64,8 @@ def source(model: str, options: dict[str, Any], adapter: Path | None, name: str)
     folder = _folder(model, name)
     _check_weights(folder, chosen, f"{name}: {model}")
     parts = [*versions, _digest(folder), chosen.dtype, chosen.attention]
+    if chosen.tool_call_parser is not None:
+        parts.append(f"calls {chosen.tool_call_parser}")
     if adapter is not None:
         _check_adapter(adapter, name)
         parts.append(f"lora {_digest(adapter)}")

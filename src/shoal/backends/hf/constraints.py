@@ -23,11 +23,14 @@ class Constraints:
         self._ends = ends
         self._name = name
 
-    def matcher(self, params: SamplingParams) -> Any:
-        """What follows the constraint of one sequence, None where there is none. BadRequest where it is unreadable."""
+    def matcher(self, params: SamplingParams, tag: str = "") -> Any:
+        """What follows the constraint of one sequence, None where there is none. BadRequest where it is unreadable.
+
+        `tag`, a structural tag of xgrammar's, is a constraint of the engine's own.
+        """
         try:
             check_constraint(params)
-            compiled = self._compiled(params)
+            compiled = self._compiler.compile_structural_tag(tag) if tag else self._compiled(params)
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise BadRequest(

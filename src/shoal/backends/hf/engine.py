@@ -97,7 +97,7 @@ class Engine:
                 if (one := self._begin(model, call)) is not None:
                     to_score.append(one)
             except ModelError as error:
-                call.post(error)
+                call.post(error if error.endpoint else type(error)(str(error), endpoint=model.name))
             except Exception as error:  # noqa: BLE001 - one caller's, whatever it is
                 call.post(engine_error(_said(error), model.name))
         score(model, to_score)

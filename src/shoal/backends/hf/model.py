@@ -8,15 +8,18 @@ from typing import Any
 import msgspec
 from msgspec import structs
 
+from shoal.backends.chat_template import TEMPLATE_EXTRA, written
 from shoal.backends.hf.config import Source, written_defaults
 from shoal.backends.hf.constraints import Constraints
+from shoal.backends.hf.replies import reader
 from shoal.backends.hf.sequence import Call, Extras, Sequence, Vocabulary
+from shoal.backends.tool_calls import MARKS
+from shoal.backends.tools import TOOL_EXTRAS, tools_of
 from shoal.errors import BadRequest, ContextLengthExceeded
-from shoal.runtime.backend import continues
-from shoal.runtime.types import Json, Request, SamplingParams
+from shoal.runtime.types import Request, SamplingParams
 
 _CONTEXT = 2048  # where the model does not say
-_EXTRAS = frozenset(Extras.__struct_fields__)
+_EXTRAS = frozenset({*Extras.__struct_fields__, TEMPLATE_EXTRA, *TOOL_EXTRAS})
 
 
 class LoadedModel:
@@ -59,7 +62,9 @@ class LoadedModel:
         info = xgrammar.TokenizerInfo.from_huggingface(
             self.tokenizer, vocab_size=size, stop_token_ids=sorted(set(ends)) or None
         )
-        silent = {*ends, *self.tokenizer.all_special_ids}
+        vocabulary = self.tokenizer.get_vocab()
+        marks = {vocabulary[mark] for mark in MARKS if mark in vocabulary}  # of calls, which some models call special
+        silent = {*ends, *self.tokenizer.all_special_ids} - marks
         pieces = [b"" if i in silent else bytes(piece) for i, piece in enumerate(info.decoded_vocab)]
         self.vocabulary = Vocabulary(pieces, frozenset(ends))
         self.constraints = Constraints(info, sorted(set(ends)), self.name)
@@ -72,26 +77,10 @@ class LoadedModel:
     def prompt(self, request: Request) -> list[int]:
         """The prompt as the model sees it. A last turn of the assistant is the beginning of its reply."""
         if request.prompt is not None:
+            tools_of(request)  # which have no place there
             ids: list[int] = self.tokenizer(request.prompt).input_ids
             return ids
-        turns = [self._turn(message.role, message.content, message.text) for message in request.messages]
-        goes_on = continues(request)
-        if goes_on and not turns[-1]["content"]:  # a reply that begins with nothing is one that has not begun
-            turns, goes_on = turns[:-1], False
-        try:
-            text = self.tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
-            )
-        except Exception as error:  # noqa: BLE001 - a template raises what it likes
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise BadRequest(f"the model's chat template: {first[:300]}", endpoint=self.name) from None
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def _turn(self, role: str, content: Any, text: str) -> dict[str, str]:
-        parts = content.value() if isinstance(content, Json) else ()
-        if any(not isinstance(part, dict) or part.get("type") != "text" for part in parts):
-            raise BadRequest("this engine reads text only", endpoint=self.name)
-        return {"role": role, "content": text}
+        return list(self.tokenizer(written(self.tokenizer, request), add_special_tokens=False).input_ids)
 
     def option(self, call: Call) -> list[int]:
         """The tokens of the only choice that is to be scored."""
@@ -113,11 +102,15 @@ class LoadedModel:
             reply = f" and {params.max_tokens} of reply" if params.max_tokens else ""
             message = f"{len(prompt)} tokens of prompt{reply} do not fit the context of {self.context}"
             raise ContextLengthExceeded(message, endpoint=self.name)
+        call.reader = (
+            reader(call.request, prompt, self.tokenizer, self.options.tool_call_parser) if constrained else None
+        )
+        forced = call.reader.constraint if call.reader is not None else ""
         params = structs.replace(params, max_tokens=params.max_tokens or room)
         drawn = [Sequence(self.vocabulary, params, prompt, seed, extras) for seed in call.seeds]
         for sequence in drawn:
             sequence.call = call
-            sequence.matcher = self.constraints.matcher(params) if constrained else None
+            sequence.matcher = self.constraints.matcher(params, forced) if constrained else None
         return drawn
 
     def _extras(self, params: SamplingParams) -> Extras:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from shoal.backends.engine_draft import Draft
+from shoal.backends.hf.replies import Reader
 from shoal.errors import EngineError, ModelError
 from shoal.runtime.types import Completion, Delta, Request, SamplingParams, TokenLogprob, Usage
 
@@ -123,6 +124,8 @@ class Call:
         self.count = count
         self.dropped = False
         self.sequences: list[Sequence] = []
+        self.reader: Reader | None = None  # of calls of tools
+        self._shown = 0
         self.loop = asyncio.get_running_loop()
         self.replies: asyncio.Queue[list[Delta | Completion | int | ModelError]] = asyncio.Queue()
 
@@ -142,12 +145,19 @@ class Call:
             self.post(self.failed)
         elif all(sequence.done for sequence in self.sequences):
             first, *others = self.sequences
-            rest = [Delta(text)] if self.stream and (text := first.draft.new_text()) else []
-            drawn = [first.completion(name, prompt_tokens=len(first.prompt))]
-            drawn += [other.completion(name, prompt_tokens=0) for other in others]
-            self.post(*rest, *drawn)
+            drawn = [self._read(first, name, len(first.prompt)), *(self._read(other, name, 0) for other in others)]
+            rest = drawn[0].text[self._shown :] if self.stream else ""
+            self.post(*([Delta(rest)] if rest else []), *drawn)
         elif self.stream and (text := self.sequences[0].draft.new_text()):
-            self.post(Delta(text))
+            if self.reader is not None:
+                text = self.reader.sure(text)[self._shown :]
+            self._shown += len(text)
+            if text:
+                self.post(Delta(text))
+
+    def _read(self, sequence: Sequence, name: str, prompt_tokens: int) -> Completion:
+        completion = sequence.completion(name, prompt_tokens=prompt_tokens)
+        return completion if self.reader is None else self.reader.whole(completion, sequence.draft.ids)
 
     def drop(self) -> None:
         """Nobody waits any more: its sequences are over."""

@@ -43,9 +43,10 @@ class VllmBackend:
 
     What a request leaves open is as the model's generation_config.json says, `max_tokens` the rest of the context. At
     temperature 0 draws of one prompt are one draw. Log-probabilities are those before temperature and the like. `extra`
-    may hold `repetition_penalty`, `min_tokens`, `ignore_eos`, `stop_token_ids`, `bad_words`, `logit_bias`, and
-    `chat_template_kwargs` for what the model's template knows. Raises UsageError for a directory that is no model, and
-    for options that vLLM does not know.
+    may hold `repetition_penalty`, `min_tokens`, `ignore_eos`, `stop_token_ids`, `bad_words`, `logit_bias`,
+    `chat_template_kwargs` for what the model's template knows, and `tool_choice` and `parallel_tool_calls`. Calls of
+    tools, and thoughts where the options name a `reasoning_parser`, are read by vLLM's own parsers. Raises UsageError
+    for a directory that is no model, and for options that vLLM does not know.
     """
 
     def __init__(self, loading: Loading) -> None:
@@ -69,6 +70,7 @@ class VllmBackend:
             regex=True,
             choices=True,
             grammar=True,
+            tools=True,
             prefill=True,
             forced_logprobs=self._setup.can_score,
             count_tokens=True,
@@ -98,7 +100,7 @@ class VllmBackend:
         async with aclosing(self._engine.running(self).run(asked)) as replies:
             async for reply in replies:
                 if isinstance(reply, Piece):
-                    yield Delta(reply.text)
+                    yield Delta(reply.text, reply.reasoning)
                 else:
                     yield self._named(self._drawn(reply)[0])
 

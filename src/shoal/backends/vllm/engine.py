@@ -9,10 +9,11 @@ from msgspec import Struct
 from shoal.backends.engine_wire import Answer, Draw, Drawn, Piece, Refused
 from shoal.backends.vllm.options import Setup
 from shoal.backends.vllm.prompts import choice_tokens, tokens
+from shoal.backends.vllm.replies import Parsers, Reader
 from shoal.backends.vllm.sampling import Draft, completions, sampling, scored, scoring
 from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError
 from shoal.runtime.backend import scores
-from shoal.runtime.types import Completion, Request, Usage
+from shoal.runtime.types import Completion, Delta, Request, Usage
 
 
 class EngineDied(Exception):
@@ -26,6 +27,7 @@ class _Call(Struct):
     ids: list[int]
     option: list[int]
     draft: Draft
+    reader: Reader | None = None
 
 
 class VllmEngine:
@@ -45,7 +47,7 @@ class VllmEngine:
             "scheduling_policy": "priority",  # oldest program first, in its queue as in ours
             "disable_log_stats": True,
             "use_tqdm_on_load": False,
-            **setup.options,
+            **setup.engine_options,
             "model": setup.model,
             "enable_lora": bool(setup.adapters),
         }
@@ -54,6 +56,9 @@ class VllmEngine:
         self._tokenizer = deepcopy(self._engine.get_tokenizer())  # threads of the engine's use its own
         self._context: int = self._engine.model_config.max_model_len
         self._defaults: dict[str, Any] = self._engine.model_config.get_diff_sampling_param()
+        self._parsers = Parsers(
+            setup.tool_call_parser, setup.reasoning_parser, self._tokenizer, self._engine.model_config
+        )
         self._adapters = _adapters(setup)
         self._calls: dict[str, _Call] = {}
 
@@ -70,7 +75,7 @@ class VllmEngine:
         if scores(asked.request):
             return self._add_score(asked)
         ids = self._prompt(asked.request)
-        self._begin(_Call(asked, ids, [], Draft()))
+        self._begin(_Call(asked, ids, [], Draft(), self._parsers.reader(asked.request, ids)))
         return None
 
     def _add_score(self, asked: Draw) -> Answer | None:
@@ -101,7 +106,7 @@ class VllmEngine:
         asked = call.asked
         name = str(asked.id)
         try:
-            params = scoring() if call.option else sampling(asked.request, asked.n, self._defaults, stream=asked.stream)
+            params = scoring() if call.option else self._sampling(call)
             self._engine.add_request(
                 name,
                 tokens_input(call.ids),
@@ -115,6 +120,10 @@ class VllmEngine:
             self._engine.abort_request([name])  # some of its draws may have been taken in
             raise BadRequest(_line(error)) from None
         self._calls[name] = call
+
+    def _sampling(self, call: _Call) -> Any:
+        asked = call.asked
+        return sampling(asked.request, asked.n, self._defaults, stream=asked.stream, reader=call.reader)
 
     def drop(self, id: int) -> None:
         """Take a call out of the batch, if it is still there."""
@@ -136,26 +145,39 @@ class VllmEngine:
         if call is None:  # dropped
             return
         asked = call.asked
-        if asked.stream and (text := call.draft.extend(output.outputs[0])):
-            yield Piece(asked.id, text)
+        if asked.stream:
+            shown = _piece(call, output.outputs[0])
+            if shown.text or shown.reasoning:
+                yield Piece(asked.id, shown.text, shown.reasoning)
         if output.finished:
             del self._calls[output.request_id]
             try:
-                yield Drawn(asked.id, self._completions(call, output))
+                yield from self._end(call, output)
             except ModelError as error:
                 yield refused(asked.id, error)
 
-    def _completions(self, call: _Call, output: Any) -> list[Completion]:
-        request = call.asked.request
+    def _end(self, call: _Call, output: Any) -> Iterator[Answer]:
+        request, asked = call.asked.request, call.asked
         if call.option:
-            return [scored(output, call.option, request, self._tokenizer)]
-        if call.asked.stream:
-            return [call.draft.completion(len(call.ids), request.params)]
-        return completions(output, request.params)
+            yield Drawn(asked.id, [scored(output, call.option, request, self._tokenizer)])
+        elif not asked.stream:
+            yield Drawn(asked.id, completions(output, request.params, call.reader))
+        else:
+            whole = call.draft.completion(len(call.ids), request.params)
+            if call.reader is not None:
+                rest, whole = call.reader.after(call.reader.whole(whole, call.draft.ids))
+                if rest.text or rest.reasoning:
+                    yield Piece(asked.id, rest.text, rest.reasoning)
+            yield Drawn(asked.id, [whole])
 
     def close(self) -> None:
         """Let the GPU go."""
         self._engine.engine_core.shutdown()
+
+
+def _piece(call: _Call, output: Any) -> Delta:
+    text = call.draft.extend(output)
+    return Delta(text) if call.reader is None else call.reader.piece(text, output.token_ids)
 
 
 def refused(id: int, error: Exception) -> Refused:

@@ -37,6 +37,11 @@ _PLACEMENT = frozenset(
         ),
     }
 )
+# Ours, in the words of `vllm serve`: how replies are read is no matter of its engine.
+_TOOL_CALLS = "tool_call_parser"
+_THOUGHTS = "reasoning_parser"
+_PARSERS = {_TOOL_CALLS: "tool_parsers", _THOUGHTS: "reasoning"}  # by option, where vLLM keeps them
+_STRUCTURED = "structured_outputs_config"
 _HEAD = "lm_head"
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 
@@ -48,6 +53,9 @@ class Read(Struct, frozen=True):
     max_num_seqs: Annotated[int, Meta(ge=1)] | None = None
     max_logprobs: Annotated[int, Meta(ge=-1)] = 20
     lora_target_modules: list[str] | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    structured_outputs_config: dict[str, Any] = {}
 
 
 class Setup(Struct, frozen=True):
@@ -63,6 +71,23 @@ class Setup(Struct, frozen=True):
         return msgspec.json.encode(telling, order="sorted").decode()
 
     @property
+    def engine_options(self) -> dict[str, Any]:
+        """What of the options vLLM's engine is started with."""
+        options = {option: value for option, value in self.options.items() if option != _TOOL_CALLS}
+        if _STRUCTURED in options and _THOUGHTS in options:  # vLLM takes the two together in one place only
+            options[_STRUCTURED] = {**options[_STRUCTURED], _THOUGHTS: options.pop(_THOUGHTS)}
+        return options
+
+    @property
+    def tool_call_parser(self) -> str | None:
+        return self.options.get(_TOOL_CALLS)
+
+    @property
+    def reasoning_parser(self) -> str | None:
+        name: str | None = self.options.get(_THOUGHTS) or self.options.get(_STRUCTURED, {}).get(_THOUGHTS)
+        return name
+
+    @property
     def can_score(self) -> bool:
         """Whether a prompt's own log-probabilities are to be had: vLLM fails over them beside adapters of the head."""
         return not self.adapters or _HEAD not in self.options.get("lora_target_modules", [_HEAD])
@@ -70,16 +95,21 @@ class Setup(Struct, frozen=True):
 
 def checked(loading: Loading) -> Read:
     """What is read here of a table's options. UsageError names one that vLLM does not know, or with a wrong value."""
-    known = _fields()
+    known = _fields() | {_TOOL_CALLS}
     for option in loading.options:
         if option in _NOT_OPTIONS:
             raise UsageError(f"{loading.name}: {option} is no option: {_NOT_OPTIONS[option]}")
         if option not in known:
             raise UsageError(f"{loading.name}: vLLM has no option {option!r}; {did_you_mean(option, known)}")
     try:
-        return msgspec.convert(loading.options, Read)
+        read = msgspec.convert(loading.options, Read)
     except msgspec.ValidationError as error:
         raise UsageError(f"{loading.name} options: {error}") from None
+    for option, place in _PARSERS.items():
+        name, names = getattr(read, option), _parsers(place)
+        if name is not None and names and name not in names:
+            raise UsageError(f"{loading.name}: vLLM has no {option} {name!r}; {did_you_mean(name, names)}")
+    return read
 
 
 def setup(path: Path, loading: Loading) -> Setup:
@@ -120,11 +150,25 @@ def _adapter(adapter: Path, where: str) -> _Adapter:
 
 @cache
 def _fields() -> frozenset[str]:
-    """The names of vLLM's engine arguments, read off its source: importing it takes seconds."""
-    spec = importlib.util.find_spec("vllm")
-    assert spec is not None
-    place = next(iter(spec.submodule_search_locations or ()))
-    tree = ast.parse((Path(place) / "engine" / "arg_utils.py").read_bytes())
+    """The names of vLLM's engine arguments."""
+    tree = _source("engine/arg_utils.py")
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name.endswith("EngineArgs")]
     fields = [part.target for node in classes for part in node.body if isinstance(part, ast.AnnAssign)]
     return frozenset(field.id for field in fields if isinstance(field, ast.Name) and not field.id.startswith("_"))
+
+
+@cache
+def _parsers(place: str) -> frozenset[str]:
+    """The names of the parsers that vLLM keeps in one of its packages; none where it keeps them in another way."""
+    tables = [node.value for node in _source(f"{place}/__init__.py").body if isinstance(node, ast.Assign)]
+    keys = [key for table in tables if isinstance(table, ast.Dict) for key in table.keys]
+    return frozenset(key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+
+
+def _source(path: str) -> ast.Module:
+    """A file of vLLM's, read and not imported: that takes seconds."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    place = next(iter(spec.submodule_search_locations or ()))
+    file = Path(place) / path
+    return ast.parse(file.read_bytes() if file.is_file() else b"")

@@ -3,31 +3,34 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from shoal.backends.chat_template import TEMPLATE_EXTRA
 from shoal.backends.openai_wire import wire_seed
+from shoal.backends.tools import TOOL_EXTRAS
+from shoal.backends.vllm.replies import Reader, constraint
 from shoal.errors import BadRequest, EngineError
 from shoal.runtime.types import Completion, Request, SamplingParams, TokenLogprob, Usage
 
 _NAMES = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "max_tokens")
 _EXTRAS = frozenset({"repetition_penalty", "min_tokens", "ignore_eos", "stop_token_ids", "bad_words", "logit_bias"})
-_FOR_THE_TEMPLATE = "chat_template_kwargs"
+_ELSEWHERE = TOOL_EXTRAS | {TEMPLATE_EXTRA}  # read where the prompt is written, and where the reply is
 
 
-def sampling(request: Request, n: int, defaults: dict[str, Any], *, stream: bool) -> Any:
+def sampling(request: Request, n: int, defaults: dict[str, Any], *, stream: bool, reader: Reader | None = None) -> Any:
     """vLLM's SamplingParams for n draws; `defaults` are the model's own for what the request leaves open."""
     from vllm import SamplingParams as Theirs
-    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+    from vllm.sampling_params import RequestOutputKind
 
     params = request.params
     given = {"max_tokens": None, **defaults}
     given |= {name: value for name in _NAMES if (value := getattr(params, name)) is not None}
     given |= _extras(params)
-    constraint = _constraint(params)
     return Theirs.from_optional(
         n=n,
         seed=wire_seed(request),
         stop=list(params.stop),
         logprobs=params.top_logprobs if params.logprobs or params.top_logprobs else None,
-        structured_outputs=StructuredOutputsParams(**constraint) if constraint else None,
+        structured_outputs=constraint(params) if reader is None else reader.constraint,
+        skip_special_tokens=reader is None or reader.skip_special_tokens,
         # Text that nobody reads before it is whole costs a third of the throughput to hand over in pieces.
         output_kind=RequestOutputKind.DELTA if stream else RequestOutputKind.FINAL_ONLY,
         **given,
@@ -46,20 +49,10 @@ def scoring() -> Any:
 
 def _extras(params: SamplingParams) -> dict[str, Any]:
     extra: dict[str, Any] = params.extra.value() if params.extra else {}
-    if unknown := sorted(extra.keys() - _EXTRAS - {_FOR_THE_TEMPLATE}):
-        known = ", ".join(sorted(_EXTRAS | {_FOR_THE_TEMPLATE}))
+    if unknown := sorted(extra.keys() - _EXTRAS - _ELSEWHERE):
+        known = ", ".join(sorted(_EXTRAS | _ELSEWHERE))
         raise BadRequest(f"the engine knows no {', '.join(unknown)}; of extras it takes {known}")
     return {name: value for name, value in extra.items() if name in _EXTRAS}
-
-
-def _constraint(params: SamplingParams) -> dict[str, Any]:
-    if params.json_schema is not None:
-        return {"json": params.json_schema.text}
-    if params.choices:
-        return {"choice": list(params.choices)}
-    if params.regex is not None:
-        return {"regex": params.regex}
-    return {"grammar": params.grammar} if params.grammar is not None else {}
 
 
 class Draft:
@@ -67,13 +60,13 @@ class Draft:
 
     def __init__(self) -> None:
         self._text: list[str] = []
-        self._ids: list[int] = []
+        self.ids: list[int] = []
         self._logprobs: list[Any] = []
 
     def extend(self, output: Any) -> str:
         """Take in the next piece; its text."""
         self._text.append(output.text)
-        self._ids += output.token_ids
+        self.ids += output.token_ids
         self._logprobs += output.logprobs or ()
         self._end = output
         text: str = output.text
@@ -87,13 +80,13 @@ class Draft:
         return Completion(
             text,
             self._end.finish_reason,
-            Usage(prompt_tokens, len(self._ids), calls=1),
+            Usage(prompt_tokens, len(self.ids), calls=1),
             logprobs=self._named(text, params.top_logprobs) if params.logprobs else None,
         )
 
     def _named(self, text: str, top: int) -> tuple[TokenLogprob, ...]:
         """The tokens of the text: neither the one that ends the turn nor what belongs to a stop string alone."""
-        named = [_token(token, at, top) for token, at in zip(self._ids, self._logprobs, strict=True)]
+        named = [_token(token, at, top) for token, at in zip(self.ids, self._logprobs, strict=True)]
         reason = self._end.stop_reason
         if isinstance(reason, str):
             return tuple(_within(named, len(text)))
@@ -122,13 +115,15 @@ def _spelt(found: Any) -> str:
     return found.decoded_token or ""
 
 
-def completions(output: Any, params: SamplingParams) -> list[Completion]:
+def completions(output: Any, params: SamplingParams, reader: Reader | None = None) -> list[Completion]:
     """All draws of a finished request; the prompt is paid for once, with the first."""
     drawn = []
     for i, each in enumerate(sorted(output.outputs, key=lambda one: one.index)):
         draft = Draft()
         draft.extend(each)
         drawn.append(draft.completion(0 if i else len(output.prompt_token_ids), params))
+        if reader is not None:
+            drawn[-1] = reader.whole(drawn[-1], draft.ids)
     return drawn
 
 

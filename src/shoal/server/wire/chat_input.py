@@ -92,9 +92,7 @@ class Chat(Sampling):
 
 
 # Told to whoever bills or stores: nothing that a model of ours could do otherwise for it.
-_HARMLESS = frozenset(
-    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "parallel_tool_calls")
-)
+_HARMLESS = frozenset(("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"))
 _READ = frozenset((*Common.__struct_fields__, *Chat.__struct_fields__, "extra_body", *OPTIONS))
 
 
@@ -152,6 +150,8 @@ def chat_request(
         if message.content is None and message.role != "assistant":
             raise invalid(f"messages[{i}].content is missing", f"messages[{i}].content")
     extra = extra_of(fields, _READ | known, to_server=to_server)
+    if not to_server and not chat.tools:
+        extra.pop("parallel_tool_calls", None)
     if extra.get("best_of", 1) != 1:  # answers that no budget would know of
         raise invalid("best_of: use a technique instead, such as best_of_n(n=4)@MODEL", "best_of")
     if to_server and chat.response_format is not None and chat.response_format.type == "json_object":
