@@ -13,6 +13,7 @@ from tests.scripting import run
 from tests.server.batching import auth, upload
 from tests.server.serving import Client, Reply, scripted_model, serving
 
+from shoal.batch.directory import atomic_writer
 from shoal.server.access.keys import settings_for
 from shoal.server.batches.files import _file, _Form
 
@@ -171,12 +172,15 @@ def test_what_was_in_the_directory_before_stays() -> None:
 
     theirs = [Path("state/files/notes.txt"), Path("state/batches/table.sqlite"), Path("state/files/file-1/deep.txt")]
     left = [Path(f"state/files/file-{'0' * 24}"), Path(f"state/batches/batch_{'a' * 24}.sqlite-wal")]
+    with atomic_writer(Path(f"state/files/file-{'1' * 24}")):
+        (unfinished,) = Path("state/files").iterdir()
+    left += [unfinished]
     for path in (*theirs, *left):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     run(main())
     assert all(path.exists() for path in theirs)
-    assert not any(path.exists() for path in left)  # of an upload and a batch that a crash cut short
+    assert not any(path.exists() for path in left)  # of uploads, an output and a batch that a crash cut short
 
 
 @pytest.mark.parametrize(

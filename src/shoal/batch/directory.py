@@ -222,6 +222,10 @@ def undisturbed(directory: Path) -> Iterator[None]:
         yield
 
 
+# What `atomic_writer` puts after a dot and a file's name until the file is whole; a killed process leaves it.
+UNFINISHED = r"\.[0-9a-f]{12}\.partial"
+
+
 @contextlib.contextmanager
 def atomic_writer(path: Path) -> Iterator[BinaryIO]:
     """Write a file that appears whole or not at all, and stays if the power goes."""

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import msgspec
 
-from shoal.batch.directory import DirectoryLock
+from shoal.batch.directory import UNFINISHED, DirectoryLock
 from shoal.errors import CorruptStore, StoreError
 from shoal.runtime.store import Statement, Store, checksum
 from shoal.server.batches.objects import ENDED, Batch, File
@@ -22,7 +22,9 @@ from shoal.server.batches.objects import ENDED, Batch, File
 log = logging.getLogger("shoal.server")
 T = TypeVar("T", File, Batch)
 _VERSION = 1
-_OURS = re.compile(r"file-[0-9a-f]{24}$|\.file-[0-9a-f]{24}\.\d+\.partial$|batch_[0-9a-f]{24}\.sqlite(-wal|-shm)?$")
+_OURS = re.compile(
+    rf"(file-[0-9a-f]{{24}}|\.file-[0-9a-f]{{24}}{UNFINISHED}|batch_[0-9a-f]{{24}}\.sqlite(-wal|-shm)?)$"
+)
 _SCHEMA = """
     CREATE TABLE file (seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, owner TEXT NOT NULL,
         purpose TEXT NOT NULL, bytes INTEGER NOT NULL, sum BLOB NOT NULL, value BLOB NOT NULL);
