@@ -1,6 +1,5 @@
 """A run's folder, named as Day Care has it: what was asked, what came of it, and the journal that it all stands on."""
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -237,20 +236,8 @@ def _remove(path: Path) -> None:
 def _replace(path: Path, value: Any, *, durable: bool = False) -> None:
     """Write a JSON file as a whole, unless it is there already; it is never seen in part, whatever ends the process."""
     data = msgspec.json.format(_encode(value), indent=2) + b"\n"
-    if durable:
-        with atomic_writer(path) as out:
-            out.write(data)
-        return
     with suppress(OSError):
-        if path.read_bytes() == data:
+        if not durable and path.read_bytes() == data:
             return
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
+    with atomic_writer(path, durable=durable) as out:
+        out.write(data)
