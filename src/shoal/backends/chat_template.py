@@ -50,13 +50,15 @@ def _filled(tokenizer: Any, turns: list[dict[str, Any]], tools: list[dict[str, A
 
 def _template_options(request: Request) -> dict[str, Any]:
     """What the request says to the template, and to nothing else: the function that fills it in has options, too."""
-    from transformers import PreTrainedTokenizerBase  # vLLM's own tokenizers hide what theirs takes
-
-    function = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys()
     extra = request.params.extra.value() if request.params.extra else {}
     options: dict[str, Any] = extra.get(TEMPLATE_EXTRA) or {}
     if not isinstance(options, dict):
         raise BadRequest(f"{TEMPLATE_EXTRA} is an object of what the template knows")
+    if not options:
+        return options
+    from transformers import PreTrainedTokenizerBase  # vLLM's own tokenizers hide what theirs takes
+
+    function = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys()
     if taken := sorted(options.keys() & (function | {"chat_template"})):
         raise BadRequest(f"{TEMPLATE_EXTRA}: {taken[0]} is not the template's")
     return options

@@ -9,7 +9,7 @@ from msgspec import Struct
 from shoal.backends.engine_wire import Answer, Draw, Drawn, Piece, Refused
 from shoal.backends.vllm.options import Setup
 from shoal.backends.vllm.prompts import choice_tokens, tokens
-from shoal.backends.vllm.replies import Parsers, Reader
+from shoal.backends.vllm.replies import Parsers, Reader, one_line
 from shoal.backends.vllm.sampling import Draft, completions, sampling, scored, scoring
 from shoal.errors import BadRequest, ContextLengthExceeded, EngineError, ModelError
 from shoal.runtime.backend import scores
@@ -118,7 +118,7 @@ class VllmEngine:
             raise EngineDied from None
         except (VLLMClientError, ValueError, TypeError, AttributeError) as error:  # it reads what it is given as it is
             self._engine.abort_request([name])  # some of its draws may have been taken in
-            raise BadRequest(_line(error)) from None
+            raise BadRequest(one_line(error, 500)) from None
         self._calls[name] = call
 
     def _sampling(self, call: _Call) -> Any:
@@ -186,10 +186,6 @@ def refused(id: int, error: Exception) -> Refused:
     if isinstance(error, BadRequest):
         return Refused(id, "request", str(error))
     return Refused(id, "engine", str(error) if isinstance(error, EngineError) else f"{type(error).__name__}: {error}")
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _adapters(setup: Setup) -> dict[str, Any]:

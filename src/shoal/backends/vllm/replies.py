@@ -73,7 +73,7 @@ class Parsers:
                     tokenizer=self._tokenizer,
                 )
             except Exception as error:  # noqa: BLE001 - parsers raise what they like at a tokenizer that is not theirs
-                raise BadRequest(f"vLLM's parser of replies: {_line(error)}") from None
+                raise BadRequest(f"vLLM's parser of replies: {one_line(error)}") from None
         return self._known[tool_calls, reasoning]
 
 
@@ -102,7 +102,7 @@ def _asked(request: Request, tools: Tools) -> Any:
     try:
         return ChatCompletionRequest.model_validate(body)
     except ValueError as error:
-        raise BadRequest(f"the request is none that vLLM's parsers know: {_line(error)}") from None
+        raise BadRequest(f"the request is none that vLLM's parsers know: {one_line(error)}") from None
 
 
 def _strict(tool: dict[str, Any]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Reader:
             self._parser = self._parser_of_a_draw()
             self._request = self._parser.adjust_request(asked)
         except Exception as error:  # noqa: BLE001 - parsers raise what they like at a request that is not for them
-            raise BadRequest(f"vLLM's parser of replies: {_line(error)}") from None
+            raise BadRequest(f"vLLM's parser of replies: {one_line(error)}") from None
         self.constraint = _bounded(self._request.structured_outputs)
         self.skip_special_tokens: bool = self._request.skip_special_tokens
         self._text = self._reasoning = self._blank = ""
@@ -212,5 +212,6 @@ def _own_id(id: str | None) -> str | None:
     return None if id is None or id.startswith(_MADE_UP) else id
 
 
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an error of vLLM's says, in one line of so many characters at the most."""
+    return " ".join(str(error).split())[:most] or type(error).__name__
